@@ -1,0 +1,29 @@
+"""CIFAR-10 with a small convolutional network: the parts that the notebooks of this report call.
+
+Data flows one way: params -> data, model -> train -> outputs -> report.
+"""
+
+from pathlib import Path
+
+__version__ = "0.1.0"
+
+
+class InputError(ValueError):
+    """Something the user gave cannot be used; the message names the value and the fix.
+
+    In a notebook it appears as its message alone: the traceback would only bury it.
+    """
+
+    def _render_traceback_(self) -> list[str]:
+        return [f"{type(self).__name__}: {self}"]
+
+
+def project_root() -> Path:
+    """The folder holding params/ and notebooks/: the checkout this package lies in, else one above the working
+    directory (where the package was installed without ``-e``). JupyterLab and papermill start kernels in different
+    folders, so the working directory alone would not do."""
+    here = Path.cwd()
+    for folder in (Path(__file__).resolve().parents[1], here, *here.parents):
+        if (folder / "params" / "run1.yaml").is_file():
+            return folder
+    raise InputError(f"no project found in {here} or above it: run from a clone, installed with `pip install -e .`")

@@ -1,0 +1,49 @@
+"""Random crop and flip of a whole batch at once, on its device (paper, section 1.2)."""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+PADDING = 4  # pixels on each side, before the random 32x32 crop
+
+
+def draw(seed: int, epoch: int, n: int) -> Tensor:
+    """How each of n images is cropped and flipped in this epoch: int64 (n, 3) of dy, dx in -4..4 and flip in 0, 1.
+
+    A function of (seed, epoch) alone: equal on every device, and nothing has to be saved for a resumed run.
+    """
+    generator = np.random.default_rng((seed, epoch, 0))
+    shift = generator.integers(-PADDING, PADDING + 1, (n, 2))
+    return torch.from_numpy(np.concatenate([shift, generator.integers(0, 2, (n, 1))], axis=1))
+
+
+def draw_order(seed: int, epoch: int, n: int) -> Tensor:
+    """The order of the n training images in this epoch: a permutation, int64 (n,)."""
+    return torch.from_numpy(np.random.default_rng((seed, epoch, 1)).permutation(n))
+
+
+def crop_and_flip(images: Tensor, index: Tensor, draws: Tensor, padding: str) -> Tensor:
+    """The batch ``images[index]`` padded by 4 pixels, cropped back to 32x32 and flipped as ``draws`` (B, 3) says.
+
+    images: (N, 3, H, W) in channels_last memory format; index: int64 (B,). padding "reflect" mirrors without
+    repeating the edge, "constant" puts zero. Returns (B, 3, H, W), channels_last: one gather of pixels, in which the
+    padding exists only as arithmetic on their positions.
+    """
+    c, height, width = images.shape[1:]
+    dy, dx, flip = (d[:, None] for d in draws.unbind(1))
+    y = torch.arange(height, device=images.device) + dy
+    x = torch.arange(width, device=images.device)
+    x = torch.where(flip.bool(), width - 1 - x, x) + dx
+    if padding == "reflect":
+        y = height - 1 - (height - 1 - y.abs()).abs()
+        x = width - 1 - (width - 1 - x.abs()).abs()
+        inside = None
+    else:
+        inside = ((y >= 0) & (y < height))[:, :, None] & ((x >= 0) & (x < width))[:, None, :]
+        y, x = y.clamp(0, height - 1), x.clamp(0, width - 1)
+    position = (index[:, None] * height + y)[:, :, None] * width + x[:, None, :]
+    pixels = images.permute(0, 2, 3, 1).reshape(-1, c).index_select(0, position.flatten())
+    batch = pixels.view(len(index), height, width, c)
+    if inside is not None:
+        batch = batch * inside[..., None]
+    return batch.permute(0, 3, 1, 2)

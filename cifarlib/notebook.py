@@ -1,0 +1,235 @@
+"""What the notebooks show: their parameters checked, tables, numbered figures with caption and alt text, progress."""
+
+import ast
+import base64
+import html
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import pandas as pd
+import torch
+from IPython import get_ipython
+from IPython.display import HTML, Markdown, display
+from matplotlib.figure import Figure
+from tqdm import tqdm
+
+from cifarlib import InputError, plots, project_root, records
+from cifarlib.model import build_model, layer_table
+from cifarlib.params import PAPER_EPOCHS, TRAIN_IMAGES, RunParams, did_you_mean
+from cifarlib.stats import binomial_interval
+from cifarlib.train import estimate_epoch_seconds, pick_device, pick_precision
+
+_figures = 0
+
+
+def notebook_parameters(**known) -> SimpleNamespace:
+    """The notebook's parameters, once no other name was given.
+
+    papermill injects a mistyped name without complaint. Here the cells run just before this one are read, as far as
+    they consist of nothing but ``name = literal`` (the parameters cell and papermill's); names they set must be among
+    ``known``. What a notebook itself assigns elsewhere is no parameter, so a second pass over all cells stays quiet.
+    """
+    global _figures
+    _figures = 0
+    shell = get_ipython()
+    for source in shell.user_ns["In"][-3:-1] if shell else ():
+        names = _literal_assignments(source)
+        for name in names:
+            if name not in known:
+                raise InputError(f"parameter {did_you_mean(name, known)}")
+    return SimpleNamespace(**known)
+
+
+def _literal_assignments(source: str) -> list[str]:
+    names = []
+    try:
+        for statement in ast.parse(source).body:
+            if not (isinstance(statement, ast.Assign) and isinstance(statement.targets[0], ast.Name)):
+                return []
+            ast.literal_eval(statement.value)
+            names.append(statement.targets[0].id)
+    except (SyntaxError, ValueError):
+        return []
+    return names
+
+
+def duration(seconds: float) -> str:
+    """ "45 s", "9 min", "2 h 45 min"."""
+    if seconds < 90:
+        return f"{max(seconds, 1):.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+
+
+class Text(Markdown):
+    """Markdown that a terminal (papermill's log) can read as well."""
+
+    def __repr__(self) -> str:
+        return self.data
+
+
+class Table(HTML):
+    """Rows as a table, in a terminal too. A dict becomes a table of name and value."""
+
+    def __init__(self, rows: list[dict] | dict):
+        if isinstance(rows, dict):
+            rows = [{"": name, "value": str(value)} for name, value in rows.items()]
+        self.frame = pd.DataFrame(rows)
+        super().__init__(self.frame.to_html(index=False, border=0, justify="left"))
+
+    def __repr__(self) -> str:
+        return self.frame.to_string(index=False)
+
+
+def announce(params: RunParams, device: str) -> Text:
+    """How long the run will take here, measured on a few steps, and how to ask for less."""
+    place = pick_device(device)
+    epoch = estimate_epoch_seconds(params, place)
+    where = {"cpu": "CPU", "mps": "Apple GPU"}.get(place.type, "GPU")
+    text = f"**About {duration(epoch * params.last_epoch)} on this {where}** for {params.last_epoch} "
+    text += f"epoch{'s' * (params.last_epoch > 1)} of {duration(epoch)}."
+    if params.last_epoch > 10:
+        text += f" For less: `-p epochs 10` takes about {duration(10 * epoch)} (the schedule squeezed into 10 epochs)."
+    return Text(text)
+
+
+def question(params: RunParams) -> Text:
+    return Text(f"> **{params.run}**: {params.question or 'its params file asks no question'}")
+
+
+def parameter_table(params: RunParams) -> Table:
+    """What defines the run: the settings of Table 1 and the rest."""
+    return Table({name.replace("_", " "): value for name, value in params.settings().items()})
+
+
+def provenance(device: str, data_sha256: str) -> Table:
+    """What it ran on: commit, versions, device and data."""
+    place, version = pick_device(device), records.code_version()
+    dirty = {True: ", with changes that are not committed", None: " (changes unknown)", False: ""}[version["dirty"]]
+    packages = ", ".join(f"{name} {number}" for name, number in records.package_versions().items())
+    return Table(
+        {
+            "device": f"{place.type}: {records.device_name(place)}",
+            "precision": pick_precision(place) + (" autocast" if pick_precision(place) != "float32" else ""),
+            "code": f"{version['commit'] or 'no commit'}{dirty}",
+            "packages": packages,
+            "data": f"CIFAR-10, SHA-256 {data_sha256}",
+        }
+    )
+
+
+def results_table(record: dict) -> Table:
+    """Validation and test accuracy with their binomial 95 % intervals, and loss."""
+    rows = []
+    for part in ("validation", "test"):
+        n, share = record[f"{part}_images"], record[f"{part}_accuracy"]
+        low, high = binomial_interval(share, n)
+        rows.append(
+            {
+                "part": part,
+                "images": f"{n:,}",
+                "accuracy": f"{100 * share:.2f} %",
+                "95 % interval (images only)": f"{100 * low:.2f} to {100 * high:.2f} %",
+                "loss per image": f"{record[f'{part}_loss']:.4f}",
+            }
+        )
+    return Table(rows)
+
+
+def verdict(record: dict, published: dict) -> Text:
+    """One sentence: what this run reached, and how that may be set beside the paper."""
+    ours = 100 * record["validation_accuracy"]
+    paper = published["validation_accuracy"].get(record["run"])
+    text = f"{record['run']}, seed {record['seed']}: **{ours:.2f} %** of the validation images are right"
+    text += f" after {record['epochs_trained']} epochs"
+    full = record["epochs_trained"] == PAPER_EPOCHS and record["train_images"] == TRAIN_IMAGES
+    if paper is None:
+        text += "; the paper has no such run."
+    elif full:
+        text += f"; the paper reports {paper:.2f} %. One seed: its chance is not in the interval below."
+    else:
+        text += (
+            f". The paper reports {paper:.2f} % after {PAPER_EPOCHS} epochs on all 40,000 training images: "
+            "this run has another schedule or less data and is no comparison."
+        )
+    return Text(text)
+
+
+def _bundle(figure: Figure, number: int, caption: str) -> dict:
+    source = base64.b64encode(plots.as_svg(figure).encode()).decode()
+    text = (
+        f'<figure style="margin:0"><img src="data:image/svg+xml;base64,{source}" alt="{html.escape(figure.alt)}" '
+        f'style="max-width:100%"><figcaption><b>Figure {number}.</b> {html.escape(caption)}</figcaption></figure>'
+    )
+    return {"text/html": text, "text/plain": f"Figure {number}. {caption}"}
+
+
+def show(figure: Figure, caption: str) -> None:
+    """A vector figure with its number, caption and alternative text."""
+    global _figures
+    _figures += 1
+    display(_bundle(figure, _figures, caption), raw=True)
+
+
+class Progress:
+    """One line of progress and, below it, the curves so far; what is left at the end is the finished figure."""
+
+    def __init__(self, params: RunParams):
+        global _figures
+        _figures += 1
+        self.params, self.number = params, _figures
+        self.bar, self.handle, self.shown, self.drawn = None, None, 0, 0.0
+
+    def __call__(self, epochs: float, history: list[dict]) -> None:
+        total = self.params.last_epoch
+        if self.bar is None:
+            self.bar = tqdm(
+                desc=f"{self.params.run} seed {self.params.seed}", initial=epochs, total=total, file=sys.stdout,
+                mininterval=10 if pick_device().type == "cpu" else 2, miniters=0, smoothing=0,
+                bar_format="{desc}: epoch {n:.1f} of {total}{postfix}, {elapsed} passed, {remaining} left",
+            )  # fmt: skip
+        if history and len(history) > self.shown:
+            row = history[-1]
+            text = f"loss {row['train_loss']:.4f}, validation {100 * row['validation_accuracy']:.2f} %"
+            self.bar.set_postfix_str(f"{text}, {row['train_seconds']:.1f} s an epoch", refresh=False)
+            self.shown = len(history)
+            if time.perf_counter() - self.drawn > 5 or len(history) == total:
+                self._draw(history)
+        self.bar.update(epochs - self.bar.n)
+        if len(history) == total:
+            self.bar.refresh()
+            self.bar.close()
+
+    def _draw(self, history: list[dict]) -> None:
+        figure = plots.training_curves(history, self.params.last_epoch, self.params.label_smoothing)
+        caption = (
+            "Loss per image and accuracy after each epoch; the training values are those met during the epoch, on "
+            "augmented images."
+        )
+        bundle = _bundle(figure, self.number, caption)
+        if self.handle is None:
+            self.handle = display(bundle, raw=True, display_id=True)
+        else:
+            self.handle.update(bundle, raw=True)
+        self.drawn = time.perf_counter()
+
+
+def layers(params: RunParams) -> Table:
+    """The network, layer by layer, with a line of totals."""
+    rows = layer_table(build_model(params.seed, torch.zeros(24, 3, 2, 2) if params.whitening else None))
+    counts = ("parameters", "trained")
+    rows.append({"layer": "all", "output": ""} | {k: sum(row[k] for row in rows) for k in counts})
+    return Table([row | {k: f"{row[k]:,}" for k in counts} for row in rows])
+
+
+def left_behind(folder: Path) -> Text:
+    """What the run left, and how to read it."""
+    names = [*records.read_record(folder)["files"], "record.json"]
+    text = "".join(f"\n- `{name}` ({(folder / name).stat().st_size / 1000:,.0f} kB)" for name in names)
+    shown = folder.relative_to(project_root()) if folder.is_relative_to(project_root()) else folder
+    return Text(
+        f"The record lies in `{shown}`:\n{text}\n\nRead it with `records.read_record(folder)`, the logits with "
+        "`records.read_predictions(folder)`, the model with `train.load_model(folder)`."
+    )

@@ -1,0 +1,454 @@
+"""The training loop: one run from its parameters to its record, resumable at any moment."""
+
+import ctypes
+import datetime
+import functools
+import logging
+import math
+import os
+import resource
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from filelock import FileLock, Timeout
+from torch import Tensor, nn
+
+from cifarlib import InputError, project_root, records
+from cifarlib.augment import crop_and_flip, draw, draw_order
+from cifarlib.data import CLASSES, Cifar10, channel_statistics, normalize
+from cifarlib.evaluate import accuracy, mean_loss, predict_logits
+from cifarlib.model import Network, build_model
+from cifarlib.params import RunParams
+from cifarlib.whitening import patch_covariance, whitening_filters
+
+log = logging.getLogger(__name__)
+
+GPU_CHECKPOINT_SECONDS = 10  # a CPU's epochs are long: there every one is saved
+FREE_BYTES = 100_000_000  # what a run may need: checkpoint and record, each twice for a moment
+
+
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C or the notebook's stop button; the message says what is saved and how to go on."""
+
+    def _render_traceback_(self) -> list[str]:
+        return [str(self)]
+
+
+class Diverged(ArithmeticError):
+    """The loss is not a number any more."""
+
+    def _render_traceback_(self) -> list[str]:
+        return [f"Diverged: {self}"]
+
+
+def pick_device(name: str = "auto") -> torch.device:
+    """ "auto": CUDA, else MPS, else the CPU. Raises InputError for a device that is not there."""
+    there = [f"cuda:{i}" for i in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
+    there += ["mps"] if torch.backends.mps.is_available() else []
+    there += ["cpu"]
+    if name == "auto":
+        return torch.device(there[0])
+    if name == "cuda" and "cuda:0" in there:
+        return torch.device("cuda:0")
+    if name not in there:
+        raise InputError(f"device = {name!r} is not there: choose one of auto, {', '.join(there)}")
+    return torch.device(name)
+
+
+@functools.cache
+def pick_precision(device: torch.device) -> str:
+    """ "bfloat16" (autocast; weights stay float32) where the device gains from it, else "float32".
+
+    CUDA with bf16 units gains. A CPU is measured, on the convolution where most of a step's time goes: some have
+    matrix units for bf16, some convert it. Between them lies a factor of two or more, so noise decides nothing.
+    """
+    if device.type == "cuda":
+        return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
+    if device.type != "cpu":
+        return "float32"
+    seconds = {}
+    with torch.no_grad():
+        for dtype in (torch.float32, torch.bfloat16):
+            x = torch.ones(32, 256, 15, 15, dtype=dtype).contiguous(memory_format=torch.channels_last)
+            weight = torch.ones(256, 256, 3, 3, dtype=dtype)
+            trials = []
+            for _ in range(4):
+                start = time.perf_counter()
+                F.conv2d(x, weight, padding=1)
+                trials.append(time.perf_counter() - start)
+            seconds[dtype] = min(trials)
+    return "bfloat16" if seconds[torch.float32] > 1.3 * seconds[torch.bfloat16] else "float32"
+
+
+@functools.cache
+def keep_freed_memory() -> None:
+    """Has glibc keep freed memory for the next step. By default it returns every large tensor to the system, which
+    then zeroes the pages of the next one: at batch 1024 that was half of a CPU step's time. Elsewhere: no effect."""
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if os.name == "posix" else None
+    if mallopt is not None:
+        mallopt(-3, 1 << 30)  # M_MMAP_THRESHOLD: no private mapping for tensors below 1 GiB
+        mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD: the heap's top is not given back
+
+
+def make_optimizer(params: RunParams, model: nn.Module, device: torch.device) -> torch.optim.Optimizer:
+    """SGD, SGD with Nesterov momentum (coupled weight decay) or AdamW (decoupled), over what is trained."""
+    trained = [p for p in model.parameters() if p.requires_grad]
+    common = {"lr": params.learning_rate, "weight_decay": params.weight_decay, "fused": device.type in ("cpu", "cuda")}
+    if params.optimizer == "adamw":
+        return torch.optim.AdamW(trained, **common)
+    nesterov = params.optimizer == "sgd-nesterov"
+    return torch.optim.SGD(trained, momentum=params.momentum, nesterov=nesterov, **common)
+
+
+def train_step(
+    model: nn.Module, optimizer: torch.optim.Optimizer, x: Tensor, y: Tensor, params: RunParams, dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
+    """One update from images (B, 3, 32, 32) and labels (B,): the loss in the run's reduction and the number right,
+    both still on the device."""
+    with torch.autocast(x.device.type, dtype=dtype, enabled=dtype != torch.float32):
+        logits = model(x)
+    logits = logits.float()
+    loss = F.cross_entropy(logits, y, label_smoothing=params.label_smoothing, reduction=params.loss_reduction)
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    optimizer.step()
+    return loss.detach(), (logits.detach().argmax(1) == y).sum()
+
+
+def train_epoch(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    images: Tensor,
+    labels: Tensor,
+    params: RunParams,
+    epoch: int,
+    dtype: torch.dtype,
+    on_step: Callable[[int], object] = lambda step: None,
+) -> dict:
+    """Epoch 1, 2, ... over normalised images (N, 3, 32, 32, channels_last) on their device, which is read once, at the
+    end."""
+    device, n, steps, size = images.device, len(images), params.steps_per_epoch, params.batch_size
+    order = draw_order(params.seed, epoch, n).to(device)
+    draws = draw(params.seed, epoch, n).to(device) if params.augmentation == "per_epoch" else None
+    loss_sum, right = torch.zeros((), device=device), torch.zeros((), dtype=torch.int64, device=device)
+    model.train()
+    for step in range(steps):
+        rate = params.learning_rate_at((epoch - 1) * steps + step)
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        part = slice(step * size, (step + 1) * size)
+        if draws is None:
+            x = images[order[part]]
+        else:
+            x = crop_and_flip(images, order[part], draws[part], params.padding)
+        loss, correct = train_step(model, optimizer, x, labels[order[part]], params, dtype)
+        loss_sum += loss
+        right += correct
+        on_step(step + 1)
+    images_seen = steps * size
+    return {
+        "epoch": epoch,
+        "learning_rate": rate,
+        "train_loss": loss_sum.item() / (images_seen if params.loss_reduction == "sum" else steps),
+        "train_accuracy": right.item() / images_seen,
+        "last_batch_loss": loss.item(),
+    }
+
+
+def estimate_epoch_seconds(params: RunParams, device: torch.device, validation_images: int = 10_000) -> float:
+    """Seconds an epoch will take here, validation included, from a few steps of a scratch network."""
+    if device.type == "cpu":
+        keep_freed_memory()
+    dtype = getattr(torch, pick_precision(device))
+    model = build_model(0, torch.zeros(24, 3, 2, 2) if params.whitening else None).to(device)
+    optimizer = make_optimizer(params, model, device)
+    batch = min(params.batch_size, 128 if device.type == "cpu" else 1024)
+    x = torch.zeros(batch, 3, 32, 32, device=device).contiguous(memory_format=torch.channels_last)
+    y = torch.zeros(batch, dtype=torch.int64, device=device)
+    steps = 2 if device.type == "cpu" else 10
+    for _ in range(2):  # warm-up
+        train_step(model, optimizer, x, y, params, dtype)[0].item()
+    start = time.perf_counter()
+    for _ in range(steps):
+        loss, _ = train_step(model, optimizer, x, y, params, dtype)
+    loss.item()  # waits for the device
+    per_image = (time.perf_counter() - start) / (batch * steps)
+    # a validation image costs the forward pass, a third of a training image's arithmetic
+    return per_image * (params.steps_per_epoch * params.batch_size + validation_images / 3)
+
+
+def train(
+    params: RunParams,
+    data: Cifar10,
+    output_folder: str | Path | None = None,
+    *,
+    device: str = "auto",
+    precision: str = "auto",
+    resume: bool = True,
+    deterministic: bool = False,
+    progress: Callable[[float, list[dict]], object] = lambda epochs, history: None,
+) -> Path:
+    """Trains one run and returns the folder of its record, ``output_folder/params.folder``.
+
+    Goes on from the folder's checkpoint where there is one of the same parameters (``resume=False``: starts afresh).
+    A finished record is replaced only once the new one is complete. ``progress(epochs done, history)`` is called
+    after every step and epoch. The same seed, machine and number of threads repeat a history bit for bit on a CPU,
+    stopped and resumed or not; on CUDA under ``deterministic``.
+
+    Raises InputError before any training where something given cannot be used, Diverged when the loss is no longer
+    finite, Interrupted (a KeyboardInterrupt) when stopped.
+    """
+    place = pick_device(device)
+    if place.type == "cpu":
+        keep_freed_memory()
+    folder = open_folder(params, output_folder)
+    try:
+        with FileLock(folder / ".lock", timeout=0), _reproducible(deterministic):
+            _train(params, data, folder, place, precision, resume, deterministic, progress)
+    except Timeout:
+        raise InputError(f"another process is training in {folder}: wait for it, or choose another seed") from None
+    return folder
+
+
+def open_folder(params: RunParams, output_folder: str | Path | None = None) -> Path:
+    """The run's folder, made and known to be writable with room for a run; below outputs/ unless given.
+
+    Raises InputError before anything expensive.
+    """
+    output_folder = Path(output_folder) if output_folder else project_root() / "outputs"
+    folder = output_folder / params.folder
+    try:
+        (folder / "unfinished").mkdir(parents=True, exist_ok=True)
+        records.write_text(folder / "unfinished" / "try", "")
+        (folder / "unfinished" / "try").unlink()
+        free = shutil.disk_usage(folder).free
+    except OSError as error:
+        raise InputError(f"output_folder = {str(output_folder)!r} cannot be written: {error}") from None
+    if free < FREE_BYTES:
+        raise InputError(f"{folder} has {free / 1e6:.0f} MB free, a run needs {FREE_BYTES / 1e6:.0f} MB")
+    return folder
+
+
+class _reproducible:
+    """Bit-equal repetition on CUDA while it holds, at some cost; a CPU needs nothing."""
+
+    def __init__(self, on: bool):
+        self.on = on
+
+    def __enter__(self) -> None:
+        self.before = torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark
+        if self.on:
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(self.on)
+        torch.backends.cudnn.benchmark = not self.on
+
+    def __exit__(self, *_) -> None:
+        torch.use_deterministic_algorithms(self.before[0])
+        torch.backends.cudnn.benchmark = self.before[1]
+
+
+def _save_checkpoint(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, about: dict) -> None:
+    tensors = {f"model.{k}": v for k, v in model.state_dict().items()}
+    for index, state in optimizer.state_dict()["state"].items():
+        tensors |= {f"optimizer.{index}.{k}": v for k, v in state.items() if isinstance(v, Tensor)}
+    history = about["history"]
+    try:
+        records.save_tensors(folder / "unfinished" / "checkpoint.safetensors", tensors, about)
+        records.write_text(folder / "unfinished" / "history.csv", records.history_csv(history))
+        records.write_text(folder / "unfinished" / "log.txt", records.log_epochs(history))
+    except OSError as error:
+        raise OSError(
+            f"epoch {len(history)} could not be saved in {folder}: {error}. The checkpoint before it is intact: make "
+            "room, and the same command goes on from there."
+        ) from None
+
+
+def _load_checkpoint(
+    path: Path, identity: dict, model: nn.Module, optimizer: torch.optim.Optimizer, resume: bool
+) -> dict:
+    """``about`` of the checkpoint whose state now is the model's and optimizer's; {} where there is none."""
+    if not resume or not path.exists():
+        return {}
+    way_out = "Give resume = False to start afresh, or move it away."
+    try:
+        tensors, about = records.load_tensors(path)
+    except InputError as error:
+        raise InputError(f"{error}. {way_out}") from None
+    theirs = about.get("identity", {})
+    different = [f"{k} {theirs.get(k)!r}, now {v!r}" for k, v in identity.items() if theirs.get(k) != v]
+    if different:
+        raise InputError(f"{path} belongs to a run of other parameters ({'; '.join(different)}). {way_out}")
+    model.load_state_dict({k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")})
+    state: dict[int, dict[str, Tensor]] = {}
+    trained = optimizer.param_groups[0]["params"]
+    for name, tensor in tensors.items():
+        if name.startswith("optimizer."):
+            _, index, key = name.split(".")
+            if tensor.dim():  # in the parameter's own memory format: fused kernels walk both side by side
+                tensor = torch.empty_like(trained[int(index)]).copy_(tensor)
+            state.setdefault(int(index), {})[key] = tensor
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+    return about
+
+
+def _train(params, data, folder, device, precision, resume, deterministic, progress) -> None:
+    started = datetime.datetime.now(datetime.timezone.utc)
+    checkpoint = folder / "unfinished" / "checkpoint.safetensors"
+    if precision == "auto":
+        precision = pick_precision(device)
+    dtype = getattr(torch, precision)
+    identity = params.settings() | {
+        "device": device.type,
+        "precision": precision,
+        "deterministic": deterministic,
+        "data_sha256": data.sha256,
+    }
+
+    # whitening counts on the training split as it is normalised, before any crop or flip
+    raw = data.train_images[: params.train_images]
+    statistics = channel_statistics(raw)
+    images = normalize(raw, params.normalization, statistics)
+    filters = whitening_filters(patch_covariance(images), params.whitening_eps) if params.whitening else None
+    model = build_model(params.seed, filters).to(device)
+    if device.type == "cuda":  # a CPU's convolutions reorder their weights anyway and were slower with it
+        model = model.to(memory_format=torch.channels_last)
+    optimizer = make_optimizer(params, model, device)
+    about = _load_checkpoint(checkpoint, identity, model, optimizer, resume)
+    history = about.get("history", [])
+    session = {**records.code_version(), "first_epoch": len(history) + 1, "started": f"{started:%Y-%m-%dT%H:%M:%SZ}"}
+    sessions = [*about.get("sessions", []), session]
+    if history:
+        log.info("going on in %s after epoch %d", folder, len(history))
+
+    # data in the compute type: autocast would round the same values to it in the first convolution
+    images = images.to(device, dtype)
+    labels = data.train_labels[: params.train_images].to(device)
+    validation_images = normalize(data.validation_images, params.normalization, statistics).to(device, dtype)
+    validation_labels = data.validation_labels.to(device)
+    if params.augmentation == "once":
+        everything = torch.arange(len(images), device=device)
+        images = crop_and_flip(images, everything, draw(params.seed, 0, len(images)).to(device), params.padding)
+
+    logits, last_save = None, time.perf_counter()
+    progress(len(history), history)
+    try:
+        for epoch in range(len(history) + 1, params.last_epoch + 1):
+            start = time.perf_counter()
+            on_step = lambda step, done=epoch - 1: progress(done + step / params.steps_per_epoch, history)  # noqa: E731
+            row = train_epoch(model, optimizer, images, labels, params, epoch, dtype, on_step)
+            middle = time.perf_counter()
+            logits = predict_logits(model, validation_images, dtype)
+            row["validation_loss"] = mean_loss(logits, validation_labels, params.label_smoothing)
+            row["validation_accuracy"] = accuracy(logits, validation_labels)
+            row["train_seconds"] = round(middle - start, 4)
+            row["validation_seconds"] = round(time.perf_counter() - middle, 4)
+            if not (math.isfinite(row["train_loss"]) and math.isfinite(row["validation_loss"])):
+                raise Diverged(
+                    f"the loss of {params.run} is {row['train_loss']} in epoch {epoch}, validation "
+                    f"{row['validation_loss']} (learning_rate {params.learning_rate}, weight_decay "
+                    f"{params.weight_decay}, loss_reduction {params.loss_reduction}, optimizer {params.optimizer}, "
+                    f"batch_size {params.batch_size}): try a smaller learning_rate"
+                )
+            history.append(row)
+            overdue = time.perf_counter() - last_save > GPU_CHECKPOINT_SECONDS
+            if device.type == "cpu" or overdue or epoch == params.last_epoch:
+                about = {"identity": identity, "history": history, "sessions": sessions}
+                _save_checkpoint(folder, model, optimizer, about)
+                last_save = time.perf_counter()
+            progress(epoch, history)
+    except KeyboardInterrupt:
+        saved = len(about.get("history", []))
+        raise Interrupted(
+            f"Stopped in epoch {len(history) + 1} of {params.last_epoch}. Epochs 1 to {saved} are saved in {folder}: "
+            "run the same again to go on from there."
+        ) from None
+
+    if logits is None:  # killed between the last epoch and the record
+        logits = predict_logits(model, validation_images, dtype)
+    _write_record(params, data, folder, model, dtype, statistics, history, identity, sessions, logits)
+
+
+def _write_record(params, data, folder, model, dtype, statistics, history, identity, sessions, logits) -> None:
+    """Reads the test set, for the first and only time, and leaves the record."""
+    device = logits.device
+    test_images = normalize(data.test_images, params.normalization, statistics).to(device, dtype)
+    test_logits = predict_logits(model, test_images, dtype)
+    results = {}
+    text = records.log_epochs(history) + "Checkpoint has been created.\n"
+    for name, some, labels in (
+        ("Validation", logits, data.validation_labels.to(device)),
+        ("Test", test_logits, data.test_labels.to(device)),
+    ):
+        results[f"{name.lower()}_accuracy"] = accuracy(some, labels)
+        results[f"{name.lower()}_loss"] = loss = mean_loss(some, labels, params.label_smoothing)
+        printed = loss * len(labels) if params.loss_reduction == "sum" else loss
+        text += records.log_result(name, results[f"{name.lower()}_accuracy"], printed)
+
+    staged = folder / "unfinished"
+    as_float16 = {"validation": logits.half().cpu().numpy(), "test": test_logits.half().cpu().numpy()}
+    first_layer = model.first_layer.weight.detach().cpu().contiguous().numpy()
+    mean, std = (s.tolist() for s in statistics)
+    records.write_atomically(staged / "predictions.npz", lambda file: np.savez_compressed(file, **as_float16))
+    records.write_atomically(staged / "first_layer.npy", lambda file: np.save(file, first_layer))
+    records.write_text(staged / "history.csv", records.history_csv(history))
+    records.write_text(staged / "log.txt", text)
+    about = {
+        "parameters": params.settings(),
+        "channel_mean": mean,
+        "channel_std": std,
+        "classes": CLASSES,
+        **results,
+    }
+    records.save_tensors(staged / "model.safetensors", model.state_dict(), about)
+    if device.type == "cuda":
+        peak = torch.cuda.max_memory_allocated(device)
+    else:
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # Linux counts in KiB
+    records.finish(
+        folder,
+        {
+            "run": params.run,
+            "question": params.question,
+            "seed": params.seed,
+            "epochs": params.epochs,
+            "stop_epoch": params.stop_epoch,
+            "epochs_trained": len(history),
+            "train_images": params.train_images,
+            "validation_images": len(data.validation_labels),
+            "test_images": len(data.test_labels),
+            **results,
+            "train_loss": history[-1]["train_loss"],
+            "loss_reduction": params.loss_reduction,
+            "device": device.type,
+            "device_name": records.device_name(device),
+            "precision": identity["precision"],
+            "deterministic": identity["deterministic"],
+            "data_sha256": data.sha256,
+            "commit": sessions[-1]["commit"],
+            "dirty": sessions[-1]["dirty"],
+            "finished": f"{datetime.datetime.now(datetime.timezone.utc):%Y-%m-%dT%H:%M:%SZ}",
+            "sessions": sessions,
+            "parameter_count": sum(p.numel() for p in model.parameters()),
+            "parameters": params.settings(),
+            "packages": records.package_versions(),
+            "peak_memory_bytes": peak,
+            "epoch_seconds": [round(row["train_seconds"] + row["validation_seconds"], 4) for row in history],
+        },
+    )
+
+
+def load_model(folder: str | Path, device: str = "auto") -> tuple[Network, dict]:
+    """The trained network of a run's folder, in evaluation mode, and what its file says of it (normalisation,
+    channel_mean and channel_std, classes, accuracies). Nothing in the file is executed."""
+    tensors, about = records.load_model_file(Path(folder))
+    model = Network()
+    try:
+        model.load_state_dict(tensors)
+    except RuntimeError as error:
+        raise InputError(f"{folder}/model.safetensors is of another network: {error}") from None
+    return model.to(pick_device(device)).eval(), about
