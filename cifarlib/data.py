@@ -231,12 +231,13 @@ def _from_download(temporary: Path) -> bytearray:
 
 def channel_statistics(images: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation (3,) of each colour channel over uint8 images (N, 3, H, W), on the scale 0 to 1."""
-    values = torch.arange(256, dtype=torch.float64) / 255
-    counts = torch.stack([torch.bincount(images[:, c].flatten().long(), minlength=256) for c in range(3)]).double()
-    share = counts / counts.sum(1, keepdim=True)
-    mean = share @ values
-    std = (share @ values**2 - mean**2).sqrt()
-    return mean.float(), std.float()
+    mean, std = [], []
+    for channel in images.unbind(1):
+        x = channel.int()
+        m = x.sum().item() / x.numel()  # sums of integers are exact
+        mean.append(m / 255)
+        std.append(((x * x).sum().item() / x.numel() - m * m) ** 0.5 / 255)
+    return torch.tensor(mean), torch.tensor(std)
 
 
 def normalize(images: Tensor, mode: str, statistics: tuple[Tensor, Tensor]) -> Tensor:

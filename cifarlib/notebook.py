@@ -43,14 +43,14 @@ def notebook_parameters(**known) -> SimpleNamespace:
 
 
 def _literal_assignments(source: str) -> list[str]:
+    """The names a cell of nothing but ``name = literal`` sets; none for any other cell."""
     names = []
     try:
         for statement in ast.parse(source).body:
-            if not (isinstance(statement, ast.Assign) and isinstance(statement.targets[0], ast.Name)):
-                return []
+            target = statement.target if isinstance(statement, ast.AnnAssign) else statement.targets[0]
+            names.append(target.id)
             ast.literal_eval(statement.value)
-            names.append(statement.targets[0].id)
-    except (SyntaxError, ValueError):
+    except (SyntaxError, ValueError, AttributeError):
         return []
     return names
 

@@ -203,6 +203,9 @@ def train(
     Raises InputError before any training where something given cannot be used, Diverged when the loss is no longer
     finite, Interrupted (a KeyboardInterrupt) when stopped.
     """
+    for name, value in (("resume", resume), ("deterministic", deterministic)):
+        if not isinstance(value, bool):  # papermill reads -p resume false as the text 'false'
+            raise InputError(f"{name} = {value!r}: give True or False")
     place = pick_device(device)
     if place.type == "cpu":
         keep_freed_memory()
@@ -244,7 +247,8 @@ class _reproducible:
         self.before = torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark
         if self.on:
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-        torch.use_deterministic_algorithms(self.on)
+        # only warns: CUDA's max-pooling counts as nondeterministic, but windows that do not overlap never add twice
+        torch.use_deterministic_algorithms(self.on, warn_only=True)
         torch.backends.cudnn.benchmark = not self.on
 
     def __exit__(self, *_) -> None:
@@ -310,7 +314,7 @@ def _train(params, data, folder, device, precision, resume, deterministic, progr
     }
 
     # whitening counts on the training split as it is normalised, before any crop or flip
-    raw = data.train_images[: params.train_images]
+    raw = data.train_images[: params.train_images].to(device)
     statistics = channel_statistics(raw)
     images = normalize(raw, params.normalization, statistics)
     filters = whitening_filters(patch_covariance(images), params.whitening_eps) if params.whitening else None
@@ -326,9 +330,9 @@ def _train(params, data, folder, device, precision, resume, deterministic, progr
         log.info("going on in %s after epoch %d", folder, len(history))
 
     # data in the compute type: autocast would round the same values to it in the first convolution
-    images = images.to(device, dtype)
+    images = images.to(dtype)
     labels = data.train_labels[: params.train_images].to(device)
-    validation_images = normalize(data.validation_images, params.normalization, statistics).to(device, dtype)
+    validation_images = normalize(data.validation_images.to(device), params.normalization, statistics).to(dtype)
     validation_labels = data.validation_labels.to(device)
     if params.augmentation == "once":
         everything = torch.arange(len(images), device=device)
@@ -376,7 +380,7 @@ def _train(params, data, folder, device, precision, resume, deterministic, progr
 def _write_record(params, data, folder, model, dtype, statistics, history, identity, sessions, logits) -> None:
     """Reads the test set, for the first and only time, and leaves the record."""
     device = logits.device
-    test_images = normalize(data.test_images, params.normalization, statistics).to(device, dtype)
+    test_images = normalize(data.test_images.to(device), params.normalization, statistics).to(dtype)
     test_logits = predict_logits(model, test_images, dtype)
     results = {}
     text = records.log_epochs(history) + "Checkpoint has been created.\n"

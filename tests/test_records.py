@@ -1,0 +1,101 @@
+import json
+import pickle
+
+import numpy as np
+import pytest
+import torch
+
+from cifarlib import InputError, records
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A finished folder, made as train does, without the training."""
+    (tmp_path / "unfinished").mkdir()
+    (tmp_path / "unfinished" / "log.txt").write_text("log")
+    (tmp_path / "unfinished" / "checkpoint.safetensors").write_text("checkpoint")
+    records.finish(tmp_path, {"run": "run7"})
+    return tmp_path
+
+
+def test_finish_moves_all_but_the_checkpoint(folder):
+    assert {p.name for p in folder.iterdir()} == {"log.txt", "record.json"}
+    assert list(records.read_record(folder)["files"]) == ["log.txt"]
+
+
+def test_a_file_of_another_run_is_noticed(folder):
+    (folder / "log.txt").write_text("other")
+    with pytest.raises(InputError, match=r"log.txt does not belong"):
+        records.read_record(folder)
+
+
+def test_a_file_that_was_not_kept_is_no_fault(folder):
+    (folder / "log.txt").unlink()
+    assert records.read_record(folder)["run"] == "run7"
+
+
+def test_a_cut_off_record_is_no_record(folder):
+    (folder / "record.json").write_text((folder / "record.json").read_text()[:20])
+    with pytest.raises(InputError, match="damaged"):
+        records.read_record(folder)
+
+
+def test_no_record_is_said_as_such(tmp_path):
+    with pytest.raises(InputError, match="has no record"):
+        records.read_record(tmp_path)
+
+
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
+    path = tmp_path / "a.txt"
+    records.write_text(path, "old")
+
+    def fail(file):
+        file.write(b"new, but")
+        raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        records.write_atomically(path, fail)
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_tensors_come_back_as_they_were(tmp_path):
+    tensors = {"a": torch.randn(3, 2, 4, 4).contiguous(memory_format=torch.channels_last), "b": torch.tensor(3.0)}
+    records.save_tensors(tmp_path / "t.safetensors", tensors, {"why": ["x", 1]})
+    back, about = records.load_tensors(tmp_path / "t.safetensors")
+    assert about == {"why": ["x", 1]}
+    assert all(torch.equal(back[k], tensors[k]) for k in tensors)
+
+
+class Evil:
+    def __reduce__(self):
+        return (open, ("/tmp/executed-by-pickle", "w"))
+
+
+def test_an_untrusted_model_file_is_refused_without_executing_it(tmp_path):
+    for name, content in (("p", pickle.dumps(Evil())), ("t", None), ("j", json.dumps({}).encode())):
+        path = tmp_path / name
+        if content is None:
+            torch.save(Evil(), path)
+        else:
+            path.write_bytes(content)
+        with pytest.raises(InputError, match="damaged, or no file of this project"):
+            records.load_tensors(path)
+    with pytest.raises(InputError, match="no file"):
+        records.load_tensors(tmp_path / "missing")
+    from pathlib import Path
+
+    assert not Path("/tmp/executed-by-pickle").exists()
+
+
+def test_predictions_with_pickles_inside_are_refused(tmp_path):
+    np.savez(tmp_path / "predictions.npz", test=np.array([Evil()], dtype=object))
+    with pytest.raises(ValueError, match="allow_pickle"):
+        records.read_predictions(tmp_path)
+
+
+def test_the_code_version_comes_from_git_or_a_variable(monkeypatch, tmp_path):
+    assert len(records.code_version()["commit"]) == 40
+    monkeypatch.setattr(records, "project_root", lambda: tmp_path)
+    monkeypatch.setenv("CIFARLIB_COMMIT", "abc")
+    assert records.code_version() == {"commit": "abc", "dirty": None}

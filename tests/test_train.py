@@ -1,0 +1,346 @@
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from cifarlib import InputError, records
+from cifarlib.evaluate import accuracy
+from cifarlib.model import build_model
+from cifarlib.params import load_params
+from cifarlib.train import (
+    Diverged,
+    Interrupted,
+    estimate_epoch_seconds,
+    load_model,
+    pick_device,
+    pick_precision,
+    train,
+)  # fmt: skip
+
+TIMES = ("train_seconds", "validation_seconds")
+SHORT = {"train_images": 256, "epochs": 3}
+
+
+def outcome(folder):
+    """All of a run that must not depend on when or how often it was stopped."""
+    history = [{k: v for k, v in row.items() if k not in TIMES} for row in records.read_history(folder)]
+    tensors, _ = records.load_model_file(folder)
+    return history, {k: v.tolist() for k, v in records.read_predictions(folder).items()}, records._digest(tensors)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(small, tmp_path_factory):
+    return train(load_params(7, **SHORT), small, tmp_path_factory.mktemp("undisturbed"), device="cpu")
+
+
+def test_the_record_says_what_ran_and_what_came_out(undisturbed, small):
+    record = records.read_record(undisturbed)
+    assert undisturbed.parts[-2:] == ("run7", "seed0-epochs3-images256")
+    assert (record["run"], record["seed"], record["epochs"], record["epochs_trained"]) == ("run7", 0, 3, 3)
+    assert (record["train_images"], record["loss_reduction"], record["device"]) == (256, "sum", "cpu")
+    assert record["data_sha256"].startswith(small.sha256[:64])
+    assert {"commit", "dirty", "packages", "parameters"} <= set(record)
+    assert len(record["epoch_seconds"]) == 3
+    assert record["parameter_count"] == 1_972_792
+    history = records.read_history(undisturbed)
+    assert [row["epoch"] for row in history] == [1, 2, 3]
+    assert history[-1]["validation_accuracy"] == record["validation_accuracy"]
+    predictions = records.read_predictions(undisturbed)
+    assert accuracy(predictions["validation"], small.validation_labels) == record["validation_accuracy"]
+    assert accuracy(predictions["test"], small.test_labels) == record["test_accuracy"]
+    assert not (undisturbed / "unfinished").exists()
+
+
+def test_the_log_has_the_papers_format(undisturbed):
+    record, history = records.read_record(undisturbed), records.read_history(undisturbed)
+    lines = (undisturbed / "log.txt").read_text().splitlines()
+    last = history[2]
+    assert lines[2] == f"Epoch 3 Loss {last['last_batch_loss']:.6f} Duration {last['train_seconds']:.3f} seconds."
+    assert lines[3:5] == ["Checkpoint has been created.", "### Validation ###"]
+    assert lines[5].startswith(f"Valid accuracy: {record['validation_accuracy']:.4f} Loss ")
+    summed = float(lines[5].split()[-1])  # run 7's loss is a sum, over the batch as over the validation images
+    assert summed == pytest.approx(100 * record["validation_loss"], rel=1e-5)
+    assert history[2]["last_batch_loss"] > 64 * history[2]["train_loss"]
+
+
+def test_the_saved_model_gives_the_saved_predictions(undisturbed, small):
+    from cifarlib.data import normalize
+
+    model, about = load_model(undisturbed, "cpu")
+    images = normalize(small.test_images, about["parameters"]["normalization"],
+                       (torch.tensor(about["channel_mean"]), torch.tensor(about["channel_std"])))  # fmt: skip
+    with torch.no_grad():
+        logits = model(images)
+    saved = torch.from_numpy(records.read_predictions(undisturbed)["test"])
+    torch.testing.assert_close(logits, saved, rtol=2e-3, atol=2e-3)
+    assert about["classes"][3] == "cat"
+
+
+def test_the_whitening_layer_stays_and_its_bias_moves(undisturbed):
+    tensors, _ = records.load_model_file(undisturbed)
+    first = tensors["net.0.weight"]
+    assert torch.equal(first[:12], -first[12:])
+    assert (first.numpy() == np.load(undisturbed / "first_layer.npy")).all()
+    assert not torch.equal(tensors["net.0.bias"], build_model(0, first).first_layer.bias)
+
+
+def test_the_same_seed_repeats_bit_for_bit_and_another_does_not(undisturbed, small, tmp_path):
+    again = train(load_params(7, **SHORT), small, tmp_path, device="cpu")
+    assert outcome(again) == outcome(undisturbed)
+    other = train(load_params(7, seed=1, **SHORT), small, tmp_path, device="cpu")
+    assert outcome(other)[0] != outcome(undisturbed)[0]
+
+
+if torch.cuda.is_available():
+
+    def test_cuda_repeats_bit_for_bit_when_deterministic(small, tmp_path):
+        p = load_params(7, **SHORT)
+        one, two = (train(p, small, tmp_path / i, device="cuda", deterministic=True) for i in "ab")
+        assert outcome(one) == outcome(two)
+
+
+TRAIN = """
+import sys
+from cifarlib.data import load_cifar10
+from cifarlib.params import load_params
+from cifarlib.train import train
+train(load_params(sys.argv[2], train_images=256, epochs=3), load_cifar10().head(512, 100, 100), sys.argv[1], device="cpu",
+      progress=lambda epochs, history: print(epochs, flush=True))
+"""
+
+
+def start(folder):
+    command = [sys.executable, "-c", TRAIN, str(folder), "run7"]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def test_killed_and_resumed_equals_undisturbed(undisturbed, tmp_path):
+    first = start(tmp_path)
+    for line in first.stdout:
+        if float(line) > 1.3:  # in the second epoch
+            break
+    first.send_signal(signal.SIGKILL)
+    first.wait()
+    folder = tmp_path / "run7" / "seed0-epochs3-images256"
+    with pytest.raises(InputError, match="unfinished"):
+        records.read_record(folder)
+    second = start(tmp_path)
+    out, err = second.communicate()
+    assert second.returncode == 0, err
+    assert float(out.split()[0]) == 1.0
+    assert outcome(folder) == outcome(undisturbed)
+    assert [s["first_epoch"] for s in records.read_record(folder)["sessions"]] == [1, 2]
+
+
+class StopAt:
+    """The stop button, pressed once so many epochs are done."""
+
+    def __init__(self, epochs):
+        self.epochs = epochs
+
+    def __call__(self, epochs, history):
+        if epochs >= self.epochs:
+            raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("run", [1, 2, 7])
+def test_stopped_says_what_is_saved_and_resumes(run, small, tmp_path):
+    p = dataclasses.replace(load_params(run), batch_size=128, **SHORT)
+    with pytest.raises(Interrupted, match=r"epoch 3 of 3. Epochs 1 to 2 are saved in .*seed0-epochs3-images256"):
+        train(p, small, tmp_path / "stopped", device="cpu", progress=StopAt(2.5))
+    stopped = train(p, small, tmp_path / "stopped", device="cpu")
+    assert outcome(stopped) == outcome(train(p, small, tmp_path / "whole", device="cpu"))
+
+
+def test_killed_before_the_record_only_the_record_is_made(undisturbed, small, tmp_path, monkeypatch):
+    p = load_params(7, **SHORT)
+    with monkeypatch.context() as patched:
+        patched.delattr(records, "finish")
+        with pytest.raises(AttributeError):
+            train(p, small, tmp_path, device="cpu")
+    seen = []
+    folder = train(p, small, tmp_path, device="cpu", progress=lambda epochs, history: seen.append(epochs))
+    assert seen == [3]
+    assert outcome(folder) == outcome(undisturbed)
+
+
+def test_a_finished_record_stays_until_the_new_one_is_complete(small, tmp_path):
+    p = load_params(7, train_images=128, epochs=2)
+    folder = train(p, small, tmp_path, device="cpu")
+    before = (folder / "record.json").read_text()
+    with pytest.raises(Interrupted):
+        train(p, small, tmp_path, device="cpu", progress=StopAt(1))
+    assert (folder / "record.json").read_text() == before
+    records.read_record(folder)
+    train(p, small, tmp_path, device="cpu")
+    assert (folder / "record.json").read_text() != before
+
+
+def test_stop_epoch_follows_the_whole_schedule_up_to_there(undisturbed, small, tmp_path):
+    folder = train(load_params(7, stop_epoch=2, **SHORT), small, tmp_path, device="cpu")
+    assert outcome(folder)[0] == outcome(undisturbed)[0][:2]
+    assert records.read_record(folder)["epochs_trained"] == 2
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+def test_sum_loss_equals_mean_loss_at_128_times_the_rate(smoothing, small, tmp_path):
+    sum_ = dataclasses.replace(load_params(7, **SHORT), label_smoothing=smoothing)
+    mean = dataclasses.replace(sum_, loss_reduction="mean", learning_rate=128 * 0.08, weight_decay=0.02 / 128)
+    one = outcome(train(sum_, small, tmp_path / "sum", device="cpu", precision="float32"))[0]
+    two = outcome(train(mean, small, tmp_path / "mean", device="cpu", precision="float32"))[0]
+    for a, b in zip(one, two, strict=True):
+        for column in ("train_loss", "train_accuracy", "validation_loss", "validation_accuracy"):
+            assert a[column] == pytest.approx(b[column], rel=1e-5), column
+        assert a["last_batch_loss"] == pytest.approx(128 * b["last_batch_loss"], rel=1e-5)
+
+
+def test_it_learns(small, device, tmp_path):
+    folder = train(load_params("run7-mean", train_images=512, epochs=8), small, tmp_path, device=device)
+    assert records.read_history(folder)[-1]["train_accuracy"] > 0.3  # chance: 0.1
+
+
+def test_one_step_is_the_textbooks_sgd(small, device):
+    """Nesterov momentum and coupled weight decay, written out, against the fused optimizer."""
+    from cifarlib.train import make_optimizer, train_step
+
+    p, place = load_params(7), torch.device(device)
+    x, y = torch.randn(128, 3, 32, 32, device=place), small.train_labels[:128].to(place)
+    model = build_model(0, torch.randn(24, 3, 2, 2)).to(place)
+    twin = build_model(0, torch.randn(24, 3, 2, 2)).to(place)
+    twin.load_state_dict(model.state_dict())
+    loss, _ = train_step(model, make_optimizer(p, model, place), x, y, p, torch.float32)
+    expected = F.cross_entropy(twin(x), y, label_smoothing=0.2, reduction="sum")
+    expected.backward()
+    torch.testing.assert_close(loss, expected.detach())
+    for ours, theirs in zip(model.parameters(), twin.parameters(), strict=True):
+        if theirs.requires_grad:
+            gradient = theirs.grad + 0.02 * theirs.detach()
+            torch.testing.assert_close(ours, theirs - 0.08 * (gradient + 0.9 * gradient), rtol=1e-3, atol=1e-4)
+
+
+def test_images_augmented_once_are_the_same_in_every_epoch(small, tmp_path, monkeypatch):
+    import cifarlib.train as module
+
+    met = []
+    step = module.train_step
+    monkeypatch.setattr(module, "train_step", lambda m, o, x, *rest: met.append(x.clone()) or step(m, o, x, *rest))
+    for name in ("run7-preprocessed", "run7"):
+        train(load_params(name, train_images=128, epochs=2), small, tmp_path, device="cpu")
+    once, fresh = met[:2], met[2:]
+    multiset = lambda x: sorted(x.flatten(1).double().sum(1).tolist())  # noqa: E731
+    assert multiset(once[0]) == multiset(once[1])
+    assert multiset(fresh[0]) != multiset(fresh[1])
+    raw = module.normalize(small.train_images[:128], "channel", module.channel_statistics(small.train_images[:128]))
+    assert multiset(once[0]) != multiset(raw)
+
+
+def test_a_diverged_loss_is_one_error_and_keeps_the_checkpoint(small, tmp_path):
+    p = dataclasses.replace(load_params(7, **SHORT), learning_rate=1000.0, optimizer="adamw", weight_decay=900.0)
+    with pytest.raises(Diverged, match=r"run7 is .* in epoch \d.*learning_rate 1000.*weight_decay 900"):
+        train(p, small, tmp_path, device="cpu")
+
+
+@pytest.mark.parametrize("device", ["cuda:9", "tpu", "gpu", ""])
+def test_a_device_that_is_not_there_is_named(device):
+    with pytest.raises(InputError, match=r"device = .*cpu"):
+        pick_device(device)
+
+
+@pytest.mark.parametrize(("name", "value"), [("resume", "false"), ("resume", 0), ("deterministic", "no")])
+def test_a_switch_is_true_or_false(name, value, small, tmp_path):
+    with pytest.raises(InputError, match=f"{name} = {value!r}"):
+        train(load_params(7, **SHORT), small, tmp_path, **{name: value})
+
+
+def test_an_output_folder_that_cannot_be_written_is_named(small):
+    with pytest.raises(InputError, match="output_folder = '/proc/no'"):
+        train(load_params(7, **SHORT), small, "/proc/no")
+
+
+def test_a_full_disk_is_named_before_training(small, tmp_path, monkeypatch):
+    monkeypatch.setattr("shutil.disk_usage", lambda _: type("Usage", (), {"free": 5_000_000}))
+    with pytest.raises(InputError, match="5 MB free"):
+        train(load_params(7, **SHORT), small, tmp_path)
+
+
+def test_a_disk_full_in_the_middle_keeps_the_last_checkpoint(undisturbed, small, tmp_path, monkeypatch):
+    save = records.save_tensors
+
+    def full(path, tensors, about):
+        if len(about.get("history", [])) == 2:
+            raise OSError(28, "No space left on device")
+        save(path, tensors, about)
+
+    p = load_params(7, **SHORT)
+    with monkeypatch.context() as patched:
+        patched.setattr(records, "save_tensors", full)
+        with pytest.raises(OSError, match=r"epoch 2 could not be saved.*goes on from there"):
+            train(p, small, tmp_path, device="cpu")
+    assert outcome(train(p, small, tmp_path, device="cpu")) == outcome(undisturbed)
+
+
+@pytest.fixture
+def unfinished(small, tmp_path):
+    """The folder of a run stopped in its second epoch."""
+    p = load_params(7, train_images=128, epochs=3)
+    with pytest.raises(Interrupted):
+        train(p, small, tmp_path, device="cpu", progress=StopAt(1.5))
+    return tmp_path / p.folder
+
+
+@pytest.mark.parametrize("damage", ["flip", "truncate", "empty"])
+def test_a_damaged_checkpoint_is_refused(unfinished, small, tmp_path, damage):
+    path = unfinished / "unfinished" / "checkpoint.safetensors"
+    content = bytearray(path.read_bytes())
+    if damage == "flip":
+        content[-1000] ^= 1
+    else:
+        del content[len(content) // 2 if damage == "truncate" else 0 :]
+    path.write_bytes(content)
+    p = load_params(7, train_images=128, epochs=3)
+    with pytest.raises(InputError, match=r"damaged.*resume = False"):
+        train(p, small, tmp_path, device="cpu")
+    train(p, small, tmp_path, device="cpu", resume=False)
+    assert len(records.read_history(unfinished)) == 3
+
+
+def test_a_checkpoint_of_other_parameters_is_refused(unfinished, small, tmp_path):
+    p = dataclasses.replace(load_params(7, train_images=128, epochs=3), momentum=0.8)
+    with pytest.raises(InputError, match=r"other parameters .momentum 0.9, now 0.8"):
+        train(p, small, tmp_path, device="cpu")
+
+
+def test_two_processes_do_not_write_to_one_folder(small, tmp_path):
+    first = start(tmp_path)
+    while not list(tmp_path.glob("**/.lock")) or not first.stdout.readline():
+        time.sleep(0.05)
+    try:
+        with pytest.raises(InputError, match="another process is training in"):
+            train(load_params(7, **SHORT), small, tmp_path)
+    finally:
+        os.kill(first.pid, signal.SIGKILL)
+        first.wait()
+
+
+def test_the_estimate_and_the_precision_are_measured(device):
+    place = torch.device(device)
+    assert pick_precision(place) in ("float32", "bfloat16")
+    assert 0 < estimate_epoch_seconds(load_params(7), place) < 3600
+
+
+def test_bfloat16_trains_like_float32(small, tmp_path):
+    losses = {}
+    for precision in ("float32", "bfloat16"):
+        p = load_params("run7-mean", train_images=256, epochs=2)
+        folder = train(p, small, tmp_path / precision, device="cpu", precision=precision)
+        assert json.loads((folder / "record.json").read_text())["precision"] == precision
+        losses[precision] = records.read_history(folder)[-1]["train_loss"]
+    assert losses["bfloat16"] == pytest.approx(losses["float32"], rel=0.05)

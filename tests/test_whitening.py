@@ -1,0 +1,61 @@
+import pytest
+import torch
+import torch.nn.functional as F
+
+from cifarlib.data import channel_statistics, normalize
+from cifarlib.whitening import eigenpatches, patch_covariance, whitening_filters
+
+
+@pytest.fixture(scope="module")
+def images(cifar10):
+    raw = cifar10.train_images[:3000]
+    return normalize(raw, "channel", channel_statistics(raw))
+
+
+@pytest.fixture(scope="module")
+def covariance(images):
+    return patch_covariance(images)
+
+
+def patches_of(images, size=2):
+    return F.unfold(images.double().contiguous(), size).transpose(0, 1).reshape(3 * size * size, -1)
+
+
+@pytest.mark.parametrize("size", [2, 3])
+def test_covariance_is_that_of_all_patches(images, size):
+    ours = patch_covariance(images[:500], size, chunk=170)
+    torch.testing.assert_close(ours, torch.cov(patches_of(images[:500], size)), rtol=1e-5, atol=1e-5)
+
+
+def test_a_patch_counts_as_a_convolution_weight_does(images):
+    patch = patches_of(images[:1])[:, 0].view(3, 2, 2)
+    torch.testing.assert_close(patch, images[0, :, :2, :2].double())
+
+
+@pytest.mark.parametrize("eps", [5e-4, 1e-2])
+def test_whitened_patches_have_covariance_l_over_l_plus_eps(images, covariance, eps):
+    filters = whitening_filters(covariance, eps)[:12].double()
+    responses = F.conv2d(images.double(), filters).transpose(0, 1).reshape(12, -1)
+    values, _ = eigenpatches(covariance)
+    torch.testing.assert_close(torch.cov(responses), torch.diag(values / (values + eps)), rtol=0, atol=1e-3)
+
+
+def test_as_eps_goes_to_zero_the_covariance_becomes_the_identity(images, covariance):
+    filters = whitening_filters(covariance, 1e-12)[:12].double()
+    responses = F.conv2d(images.double(), filters).transpose(0, 1).reshape(12, -1)
+    torch.testing.assert_close(torch.cov(responses), torch.eye(12, dtype=torch.float64), rtol=0, atol=1e-3)
+
+
+def test_filters_come_in_pairs(covariance):
+    filters = whitening_filters(covariance)
+    assert filters.shape == (24, 3, 2, 2)
+    assert torch.equal(filters[:12], -filters[12:])
+
+
+def test_eigenpatches_are_ordered_orthonormal_and_signed(covariance):
+    values, vectors = eigenpatches(covariance)
+    assert (values.diff() <= 0).all()
+    torch.testing.assert_close(vectors @ vectors.T, torch.eye(12, dtype=torch.float64))
+    torch.testing.assert_close(vectors.T @ torch.diag(values) @ vectors, covariance)
+    assert (vectors.gather(1, vectors.abs().argmax(1, keepdim=True)) > 0).all()
+    assert torch.equal(eigenpatches(covariance)[1], vectors)
