@@ -28,8 +28,8 @@ def matrix_rate(dtype: torch.dtype, device: torch.device, n: int = 4096) -> floa
 
 
 def images_per_second(batch: int, precision: str, device: torch.device, steps: int) -> float:
-    """The loop's rate over ``steps`` steps of run 7: augmentation, forward, loss, backward, optimizer."""
-    params, dtype = load_params(7), getattr(torch, precision)
+    """The loop's rate over ``steps`` steps of run7-mean: augmentation, forward, loss, backward, optimizer."""
+    params, dtype = load_params("run7-mean"), getattr(torch, precision)  # a sum over 1,024 images would diverge
     model = build_model(0, torch.randn(24, 3, 2, 2)).to(device)
     optimizer = make_optimizer(params, model, device)
     images = torch.randn(4096, 3, 32, 32, device=device).to(dtype).contiguous(memory_format=torch.channels_last)
@@ -62,14 +62,16 @@ def main(batches: tuple[int, ...] = (128, 1024), repeats: int = 5) -> None:
         for batch, rates in loop.items():
             rates.append(images_per_second(batch, precision, device, steps=max(2, 2048 // batch)))
     for name, rates in matrix.items():
-        print(f"matrix product, {name}: {max(rates) / 1e9:.0f} GFLOP/s (best of {5 * repeats})")
+        print(f"matrix product, {name}: {_spread([r / 1e9 for r in rates])} GFLOP/s")
     for batch, rates in loop.items():
-        median = statistics.median(rates)
-        shares = ", ".join(f"{median * FLOP_PER_IMAGE / max(m):.0%} of {name}'s" for name, m in matrix.items())
-        print(
-            f"training, batch {batch}, {precision}: {median:.0f} images/s ({min(rates):.0f} to {max(rates):.0f}), "
-            f"{median * FLOP_PER_IMAGE / 1e9:.0f} GFLOP/s, {shares} matrix rate"
-        )
+        print(f"training, batch {batch}, {precision}: {_spread(rates)} images/s")
+        for name, others in matrix.items():  # a share compares neighbours in time: machines are noisy
+            shares = [100 * FLOP_PER_IMAGE * r / m for r, m in zip(rates, others, strict=True)]
+            print(f"  {_spread(shares)} % of the {name} matrix rate")
+
+
+def _spread(values: list[float]) -> str:
+    return f"{statistics.median(values):.0f} ({min(values):.0f} to {max(values):.0f})"
 
 
 if __name__ == "__main__":

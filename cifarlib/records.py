@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 
 from cifarlib import InputError, project_root
+from cifarlib.params import TRAIN_IMAGES, load_published
 
 PACKAGES = ("torch", "torchvision", "numpy", "papermill", "matplotlib", "scipy", "safetensors")
 
@@ -200,3 +201,27 @@ def read_predictions(folder: str | Path) -> dict[str, np.ndarray]:
     """{"validation": logits (N, 10), "test": logits (N, 10)}, float32, as saved in float16 by the run."""
     with np.load(Path(folder) / "predictions.npz", allow_pickle=False) as file:
         return {name: file[name].astype(np.float32) for name in file.files}
+
+
+def finished(output_folder: str | Path | None = None) -> list[dict]:
+    """The records of all finished runs below outputs/ (default: the project's), in the order of their folders."""
+    output_folder = Path(output_folder) if output_folder else project_root() / "outputs"
+    return [read_record(path.parent) for path in sorted(output_folder.glob("*/seed*/record.json"))]
+
+
+def results_markdown(found: list[dict]) -> str:
+    """The README's table of results, a line a record; accuracies in per cent."""
+    lines = []
+    for r in found:
+        schedule = f"{r['epochs_trained']} of {r['epochs']}" if r["stop_epoch"] else str(r["epochs"])
+        part = "" if r["train_images"] == TRAIN_IMAGES else f", {r['train_images']:,} images"
+        paper = load_published()["validation_accuracy"].get(r["run"])
+        accuracies = f"{100 * r['validation_accuracy']:.2f} | {100 * r['test_accuracy']:.2f}"
+        lines.append(
+            f"| {r['run']} | {schedule}{part} | {r['seed']} | {accuracies} | {f'{paper:.2f}' if paper else ''} |"
+        )
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    print(results_markdown(finished()))

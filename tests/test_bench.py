@@ -18,4 +18,4 @@ def test_the_benchmark_prints_rates_and_shares(capsys):
     text = capsys.readouterr().out
     assert "matrix product, bfloat16" in text
     assert "training, batch 128" in text
-    assert "% of float32's" in text
+    assert "% of the float32 matrix rate" in text
