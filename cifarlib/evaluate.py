@@ -20,8 +20,9 @@ def predict_logits(model: nn.Module, images: Tensor, dtype: torch.dtype = torch.
 
 
 def accuracy(logits: Tensor | np.ndarray, labels: Tensor | np.ndarray) -> float:
-    """Share of images whose largest logit is their label's."""
-    return (torch.as_tensor(logits).argmax(1) == torch.as_tensor(labels)).sum().item() / len(labels)
+    """Share of images whose largest logit, of equal ones the first, is their label's."""
+    logits, labels = (x.cpu().numpy() if isinstance(x, Tensor) else x for x in (logits, labels))
+    return int((logits.argmax(1) == labels).sum()) / len(labels)
 
 
 def mean_loss(logits: Tensor, labels: Tensor, label_smoothing: float) -> float:

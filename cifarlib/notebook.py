@@ -3,15 +3,15 @@
 import ast
 import base64
 import html
+import re
 import sys
 import time
 from pathlib import Path
-from types import SimpleNamespace
 
 import pandas as pd
 import torch
 from IPython import get_ipython
-from IPython.display import HTML, Markdown, display
+from IPython.display import HTML, Markdown, clear_output, display
 from matplotlib.figure import Figure
 from tqdm import tqdm
 
@@ -24,22 +24,20 @@ from cifarlib.train import estimate_epoch_seconds, pick_device, pick_precision
 _figures = 0
 
 
-def notebook_parameters(**known) -> SimpleNamespace:
-    """The notebook's parameters, once no other name was given.
+def check_parameters(known: str) -> None:
+    """Raises InputError where a parameter was given that is not among the names in ``known``, separated by spaces.
 
     papermill injects a mistyped name without complaint. Here the cells run just before this one are read, as far as
-    they consist of nothing but ``name = literal`` (the parameters cell and papermill's); names they set must be among
-    ``known``. What a notebook itself assigns elsewhere is no parameter, so a second pass over all cells stays quiet.
+    they consist of nothing but ``name = literal`` (the parameters cell and papermill's). What a notebook itself
+    assigns elsewhere is no parameter, so a second pass over all cells stays quiet. Figures are numbered from 1 again.
     """
     global _figures
     _figures = 0
     shell = get_ipython()
     for source in shell.user_ns["In"][-3:-1] if shell else ():
-        names = _literal_assignments(source)
-        for name in names:
-            if name not in known:
-                raise InputError(f"parameter {did_you_mean(name, known)}")
-    return SimpleNamespace(**known)
+        for name in _literal_assignments(source):
+            if name not in known.split():
+                raise InputError(f"parameter {did_you_mean(name, known.split())}")
 
 
 def _literal_assignments(source: str) -> list[str]:
@@ -74,10 +72,11 @@ class Table(HTML):
     """Rows as a table, in a terminal too. A dict becomes a table of name and value."""
 
     def __init__(self, rows: list[dict] | dict):
-        if isinstance(rows, dict):
-            rows = [{"": name, "value": str(value)} for name, value in rows.items()]
-        self.frame = pd.DataFrame(rows)
-        super().__init__(self.frame.to_html(index=False, border=0, justify="left"))
+        named = isinstance(rows, dict)
+        self.frame = pd.DataFrame([{"": k, "value": str(v)} for k, v in rows.items()] if named else rows)
+        # text to the left: all of names and values, otherwise the first column
+        cell = r"<t([dh])>" if named else r"(?<=<tr>)\s*<t([dh])>"
+        super().__init__(re.sub(cell, r'<t\1 style="text-align:left">', self.frame.to_html(index=False, border=0)))
 
     def __repr__(self) -> str:
         return self.frame.to_string(index=False)
@@ -174,7 +173,10 @@ def show(figure: Figure, caption: str) -> None:
 
 
 class Progress:
-    """One line of progress and, below it, the curves so far; what is left at the end is the finished figure."""
+    """One line of progress and, below it, the curves so far; at the end both are replaced by their final form.
+
+    The line goes to stdout, so that ``papermill --log-output`` shows it in a terminal, too.
+    """
 
     def __init__(self, params: RunParams):
         global _figures
@@ -190,17 +192,21 @@ class Progress:
                 mininterval=10 if pick_device().type == "cpu" else 2, miniters=0, smoothing=0,
                 bar_format="{desc}: epoch {n:.1f} of {total}{postfix}, {elapsed} passed, {remaining} left",
             )  # fmt: skip
-        if history and len(history) > self.shown:
+        if len(history) > self.shown:
             row = history[-1]
             text = f"loss {row['train_loss']:.4f}, validation {100 * row['validation_accuracy']:.2f} %"
             self.bar.set_postfix_str(f"{text}, {row['train_seconds']:.1f} s an epoch", refresh=False)
             self.shown = len(history)
-            if time.perf_counter() - self.drawn > 5 or len(history) == total:
+            if len(history) < total and time.perf_counter() - self.drawn > 5:
                 self._draw(history)
         self.bar.update(epochs - self.bar.n)
         if len(history) == total:
-            self.bar.refresh()
+            line = str(self.bar)
             self.bar.close()
+            clear_output(wait=True)
+            print(line)
+            self.handle = None
+            self._draw(history)
 
     def _draw(self, history: list[dict]) -> None:
         figure = plots.training_curves(history, self.params.last_epoch, self.params.label_smoothing)

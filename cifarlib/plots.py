@@ -80,7 +80,7 @@ def training_curves(history: Sequence[dict], epochs: int, label_smoothing: float
         left.set(xlabel="epoch", ylabel="cross-entropy per image (nats)", title="Loss")
         right.set(xlabel="epoch", ylabel="accuracy (%)", title="Accuracy", ylim=(0, 100))
         for axes in (left, right):
-            axes.set_xlim(1 - 0.02 * epochs, max(epochs, 2))
+            axes.set_xlim(1 - 0.03 * epochs, 1.03 * max(epochs, 2))
             axes.xaxis.get_major_locator().set_params(integer=True)
             axes.legend(frameon=True)
     return figure
@@ -143,6 +143,6 @@ def mistakes(images: Tensor, logits: np.ndarray, labels: np.ndarray, n: int = 12
             axes.set_axis_off()
         for axes, (index, predicted, confidence) in zip(grid, chosen, strict=False):
             axes.imshow(images[index].permute(1, 2, 0).numpy(), interpolation="nearest")
-            title = f"{CLASSES[predicted]} ({100 * confidence:.0f} %)\nis {CLASSES[int(labels[index])]}"
+            title = f"says {CLASSES[predicted]}, {100 * confidence:.0f} %\nis {CLASSES[int(labels[index])]}"
             axes.set_title(title, fontsize=9)
     return figure

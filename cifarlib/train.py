@@ -346,7 +346,7 @@ def _train(params, data, folder, device, precision, resume, deterministic, progr
             on_step = lambda step, done=epoch - 1: progress(done + step / params.steps_per_epoch, history)  # noqa: E731
             row = train_epoch(model, optimizer, images, labels, params, epoch, dtype, on_step)
             middle = time.perf_counter()
-            logits = predict_logits(model, validation_images, dtype)
+            logits = _as_saved(predict_logits(model, validation_images, dtype))
             row["validation_loss"] = mean_loss(logits, validation_labels, params.label_smoothing)
             row["validation_accuracy"] = accuracy(logits, validation_labels)
             row["train_seconds"] = round(middle - start, 4)
@@ -373,15 +373,24 @@ def _train(params, data, folder, device, precision, resume, deterministic, progr
         ) from None
 
     if logits is None:  # killed between the last epoch and the record
-        logits = predict_logits(model, validation_images, dtype)
+        logits = _as_saved(predict_logits(model, validation_images, dtype))
     _write_record(params, data, folder, model, dtype, statistics, history, identity, sessions, logits)
+
+
+def _as_saved(logits: Tensor) -> Tensor:
+    """Logits as predictions.npz holds them, so that every number can be had again from there, to the last image.
+
+    Half a dozen steps after the start they can lie beyond float16's range: there they are cut off, not infinite.
+    """
+    limit = torch.finfo(torch.float16).max
+    return logits.clamp(-limit, limit).half().float()
 
 
 def _write_record(params, data, folder, model, dtype, statistics, history, identity, sessions, logits) -> None:
     """Reads the test set, for the first and only time, and leaves the record."""
     device = logits.device
     test_images = normalize(data.test_images.to(device), params.normalization, statistics).to(dtype)
-    test_logits = predict_logits(model, test_images, dtype)
+    test_logits = _as_saved(predict_logits(model, test_images, dtype))
     results = {}
     text = records.log_epochs(history) + "Checkpoint has been created.\n"
     for name, some, labels in (

@@ -59,12 +59,12 @@ def test_every_parameter_is_listed_with_its_meaning():
 
 @pytest.fixture(scope="module")
 def executed(tmp_path_factory):
-    """run 7 on 128 images for 3 epochs, started from a foreign folder, killed with its kernel in the middle, and
+    """run 7 on 128 images for 2 epochs, started from a foreign folder, killed with its kernel in the middle, and
     started again by the same command. Gives the executed notebook's path and the record's folder."""
     folder = tmp_path_factory.mktemp("elsewhere")
-    parameters = pairs(run=7, epochs=3, train_images=128, output_folder="out")
+    parameters = pairs(run=7, epochs=2, train_images=128, output_folder="out")
     command, options = papermill("executed.ipynb", *parameters, cwd=folder)
-    record = folder / "out" / "run7" / "seed0-epochs3-images128"
+    record = folder / "out" / "run7" / "seed0-epochs2-images128"
     first = subprocess.Popen(command, **options)
     while not (record / "unfinished" / "checkpoint.safetensors").exists():
         assert first.poll() is None, first.stdout.read()
@@ -90,8 +90,8 @@ def test_papermill_resumes_a_killed_run(executed):
     record = records.read_record(executed[1])
     sessions = record["sessions"]
     assert sessions[0]["first_epoch"] == 1
-    assert 2 <= sessions[1]["first_epoch"] <= 4
-    assert len(records.read_history(executed[1])) == 3
+    assert 2 <= sessions[1]["first_epoch"] <= 3
+    assert len(records.read_history(executed[1])) == 2
 
 
 def test_the_first_output_says_how_long_it_takes(executed):
@@ -123,8 +123,7 @@ def test_one_line_of_progress_is_left(executed, tmp_path):
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     page = (tmp_path / "executed.html").read_text()
-    assert page.count("epoch 3.0 of 3, loss") == 1
-    assert "epoch 1.0 of 3" not in page
+    assert page.count("run7 seed 0: epoch ") == page.count("epoch 2.0 of 2, loss") == 1
     assert page.count("<figcaption>") == 4
 
 
