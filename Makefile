@@ -3,21 +3,28 @@ SHELL := bash
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+OUTPUTS ?= outputs
 RUN ?= 7
 SEED ?= 0
+RUNS ?= 1 2 3 4 5 6 7 run7-mean run6-sum run4-reflect run4-nesterov run6-image-channel run7-preprocessed
+SEEDS ?= 0
 
-# papermill's arguments from EPOCHS=, STOP=, IMAGES=, DEVICE=, DATA=; and the same as name=value
-EXTRA := $(if $(EPOCHS),epochs=$(EPOCHS)) $(if $(STOP),stop_epoch=$(STOP)) $(if $(IMAGES),train_images=$(IMAGES))
-WHERE := $(if $(DEVICE),device=$(DEVICE)) $(if $(DATA),data_folder=$(DATA))
+# EPOCHS=, STOP=, IMAGES=, OUTPUTS=, DEVICE=, DATA= as the notebook's parameters, and as the grid's options
+SCHEDULE := $(if $(EPOCHS),epochs=$(EPOCHS)) $(if $(STOP),stop_epoch=$(STOP)) $(if $(IMAGES),train_images=$(IMAGES))
+WHERE := output_folder=$(OUTPUTS) $(if $(DEVICE),device=$(DEVICE)) $(if $(DATA),data_folder=$(DATA))
 papermill_arguments = $(foreach pair,$(1),-p $(subst =, ,$(pair)))
+GRID := $(BIN)/python -m cifarlib.grid --output-folder $(OUTPUTS) \
+  $(if $(EPOCHS),--epochs $(EPOCHS)) $(if $(STOP),--stop-epoch $(STOP)) $(if $(IMAGES),--train-images $(IMAGES))
 
-.PHONY: help setup data train bench lab test lint
+.PHONY: help setup data train table status bench lab test lint
 help:
-	@echo "make train RUN=7 EPOCHS=10   train a run of Table 1 (also SEED= STOP= IMAGES= DEVICE= DATA=)"
-	@echo "make lab                     open JupyterLab on the notebooks"
-	@echo "make bench                   images per second of the training loop beside this machine's matrix rate"
-	@echo "make test                    lint and tests"
-	@echo "make data                    fetch and verify CIFAR-10"
+	@echo "make train RUN=7 EPOCHS=10        train a run of Table 1 (also SEED= STOP= IMAGES= DEVICE= DATA= OUTPUTS=)"
+	@echo 'make table SEEDS="0 1" EPOCHS=8   train what is missing of Table 1 and its variants (also RUNS=)'
+	@echo "make status                       what of the same grid is done, without training"
+	@echo "make lab                          open JupyterLab on the notebooks"
+	@echo "make bench                        images per second of the training loop beside this machine's matrix rate"
+	@echo "make test                         lint and tests"
+	@echo "make data                         fetch and verify CIFAR-10"
 
 setup: $(VENV)/.installed
 $(VENV)/.installed: pyproject.toml
@@ -30,13 +37,28 @@ $(VENV)/.installed: pyproject.toml
 data: setup
 	@$(BIN)/python -m cifarlib.data $(DATA)
 
+# the executed notebook lies beside the record; a terminal sees its outputs, not papermill's word on each cell
 train: setup
-	@set -o pipefail; folder=outputs/$$($(BIN)/python -m cifarlib.params $(RUN) seed=$(SEED) $(EXTRA)) && mkdir -p $$folder && \
+	@set -o pipefail; \
+	folder=$(OUTPUTS)/$$($(BIN)/python -m cifarlib.params $(RUN) seed=$(SEED) $(SCHEDULE)) && mkdir -p $$folder && \
 	echo "== training run $(RUN), seed $(SEED): record and executed notebook in $$folder" && \
 	$(BIN)/papermill notebooks/train.ipynb $$folder/train.ipynb --log-output --no-progress-bar \
-	  $(call papermill_arguments,run=$(RUN) seed=$(SEED) $(EXTRA) $(WHERE)) 2>&1 | \
+	  $(call papermill_arguments,run=$(RUN) seed=$(SEED) $(SCHEDULE) $(WHERE)) 2>&1 | \
 	  grep --line-buffered -vE '^(Executing|Ending) Cell |IPKernelApp|^$$' && \
 	echo "== done: open $$folder/train.ipynb (make lab), or read $$folder/record.json"
+
+# one target a run and seed, so that make keeps going past a failure; papermill resumes what was begun
+table: setup
+	@set -o pipefail; cells=$$($(GRID) $(RUNS) --seeds $(SEEDS) --todo | sed 's|^|cell/|') && $(GRID) $(RUNS) --seeds $(SEEDS) && \
+	{ [ -z "$$cells" ] || $(MAKE) --no-print-directory --keep-going $$cells; failed=$$?; \
+	  echo "== the grid in $(OUTPUTS)"; $(GRID) $(RUNS) --seeds $(SEEDS); exit $$failed; }
+cell/%:
+	@echo "== grid: $$($(GRID) $(RUNS) --seeds $(SEEDS) --brief)"
+	@[ -z "$$($(GRID) $(*D) --seeds $(*F) --wait --todo)" ] || \
+	  $(MAKE) --no-print-directory train RUN=$(*D) SEED=$(*F)
+
+status: setup
+	@$(GRID) $(RUNS) --seeds $(SEEDS)
 
 bench: setup
 	@$(BIN)/python -m cifarlib.bench

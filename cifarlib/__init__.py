@@ -27,3 +27,10 @@ def project_root() -> Path:
         if (folder / "params" / "run1.yaml").is_file():
             return folder
     raise InputError(f"no project found in {here} or above it: run from a clone, installed with `pip install -e .`")
+
+
+def user_path(name: str, value: str | Path | None) -> Path | None:
+    """A folder that the user gave, or None; papermill makes a number of ``-p output_folder 2026``."""
+    if value is None or isinstance(value, (str, Path)):
+        return Path(value) if value else None
+    raise InputError(f"{name} = {value!r}: give a path, in quotes, or ./{value}")

@@ -22,28 +22,32 @@ def draw_order(seed: int, epoch: int, n: int) -> Tensor:
     return torch.from_numpy(np.random.default_rng((seed, epoch, 1)).permutation(n))
 
 
-def crop_and_flip(images: Tensor, index: Tensor, draws: Tensor, padding: str) -> Tensor:
-    """The batch ``images[index]`` padded by 4 pixels, cropped back to 32x32 and flipped as ``draws`` (B, 3) says.
+def crop_and_flip(
+    images: Tensor, mean: Tensor, std: Tensor, index: Tensor, draws: Tensor | None, padding: str
+) -> Tensor:
+    """The batch ``images[index]``, normalised, padded by 4 pixels, cropped back and flipped as ``draws`` says.
 
-    images: (N, 3, H, W) in channels_last memory format; index: int64 (B,). padding "reflect" mirrors without
-    repeating the edge, "constant" puts zero. Returns (B, 3, H, W), channels_last: one gather of pixels, in which the
-    padding exists only as arithmetic on their positions.
+    images: uint8 (N, 3, H, W) in channels_last memory format; mean, std: (1 or N, 1 or 3, 1, 1), see
+    ``data.normalization``; index: int64 (B,); draws: int64 (B, 3), see ``draw``, or None for neither crop nor flip.
+    padding "reflect" mirrors without repeating the edge, "constant" puts zero after normalisation. Returns float32
+    (B, 3, H, W), channels_last: one gather of pixels, in which the padding exists only as arithmetic on positions.
     """
     c, height, width = images.shape[1:]
+    if draws is None:
+        draws = torch.zeros(len(index), 3, dtype=torch.int64, device=images.device)
     dy, dx, flip = (d[:, None] for d in draws.unbind(1))
     y = torch.arange(height, device=images.device) + dy
     x = torch.arange(width, device=images.device)
     x = torch.where(flip.bool(), width - 1 - x, x) + dx
     if padding == "reflect":
+        inside = None
         y = height - 1 - (height - 1 - y.abs()).abs()
         x = width - 1 - (width - 1 - x.abs()).abs()
-        inside = None
     else:
-        inside = ((y >= 0) & (y < height))[:, :, None] & ((x >= 0) & (x < width))[:, None, :]
+        inside = ((y >= 0) & (y < height))[:, None, :, None] & ((x >= 0) & (x < width))[:, None, None, :]
         y, x = y.clamp(0, height - 1), x.clamp(0, width - 1)
     position = (index[:, None] * height + y)[:, :, None] * width + x[:, None, :]
     pixels = images.permute(0, 2, 3, 1).reshape(-1, c).index_select(0, position.flatten())
-    batch = pixels.view(len(index), height, width, c)
-    if inside is not None:
-        batch = batch * inside[..., None]
-    return batch.permute(0, 3, 1, 2)
+    batch = pixels.view(len(index), height, width, c).permute(0, 3, 1, 2).float()
+    batch = batch.sub_(mean[index] if len(mean) > 1 else mean).div_(std[index] if len(std) > 1 else std)
+    return batch if inside is None else batch.mul_(inside)

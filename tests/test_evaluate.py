@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import torch
 
+from cifarlib.data import normalization
 from cifarlib.evaluate import (
     accuracy,
     confusion_matrix,
@@ -30,10 +31,10 @@ def test_the_most_confident_mistake_comes_first_and_right_answers_never():
 
 def test_prediction_depends_on_no_batch_and_leaves_the_mode(device):
     model = build_model(0).to(device).train()
-    x = torch.randn(30, 3, 32, 32, device=device)
-    torch.testing.assert_close(
-        predict_logits(model, x, batch=7), predict_logits(model, x, batch=30), rtol=1e-4, atol=1e-4
-    )
+    x = torch.randint(0, 256, (30, 3, 32, 32), dtype=torch.uint8, device=device)
+    scale = normalization(x, "length", (torch.zeros(3), torch.ones(3)))
+    one, other = (predict_logits(model, x, *scale, batch=batch) for batch in (7, 30))
+    torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
     assert model.training
 
 

@@ -121,6 +121,13 @@ def test_the_folder_names_every_override():
     assert load_params(1, epochs=4, stop_epoch=2, train_images=2000).folder == "run1/seed0-epochs4-stop2-images2000"
 
 
+def test_overrides_of_what_is_trained_show_and_choose_the_rate():
+    assert load_params(7, batch_size=256).folder == "run7/seed0-batch_size256"
+    assert load_params(7, optimizer="adamw").learning_rate == 0.001
+    with pytest.raises(InputError, match=r"momentum = 0\.0: Nesterov"):
+        load_params(7, momentum=0)
+
+
 def test_the_rate_falls_tenfold_every_30_epochs():
     p = load_params(7)
     steps = p.steps_per_epoch

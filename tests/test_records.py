@@ -67,6 +67,17 @@ def test_tensors_come_back_as_they_were(tmp_path):
     assert all(torch.equal(back[k], tensors[k]) for k in tensors)
 
 
+def test_a_changed_byte_anywhere_is_noticed(tmp_path):
+    path = tmp_path / "t.safetensors"
+    records.save_tensors(path, {"a": torch.arange(4.0)}, {"mean": 2.125})
+    whole = path.read_bytes()
+    for old, new in ((b"2.125", b"9.125"), (torch.tensor(3.0).numpy().tobytes(), torch.tensor(5.0).numpy().tobytes())):
+        assert whole.count(old) == 1
+        path.write_bytes(whole.replace(old, new))
+        with pytest.raises(InputError, match="damaged"):
+            records.load_tensors(path)
+
+
 class Evil:
     def __reduce__(self):
         return (open, ("/tmp/executed-by-pickle", "w"))
@@ -98,6 +109,9 @@ def test_the_code_version_comes_from_git_or_a_variable(monkeypatch, tmp_path):
     assert len(records.code_version()["commit"]) == 40
     monkeypatch.setattr(records, "project_root", lambda: tmp_path)
     monkeypatch.setenv("CIFARLIB_COMMIT", "abc")
+    assert records.code_version() == {"commit": "abc", "dirty": None}
+    copy = records.Path(records.__file__).parent  # a folder inside another checkout is not that checkout
+    monkeypatch.setattr(records, "project_root", lambda: copy)
     assert records.code_version() == {"commit": "abc", "dirty": None}
 
 

@@ -1,0 +1,144 @@
+"""`make table` on real data, tiny: failures, kills and stale records."""
+
+import json
+import os
+import signal
+import subprocess
+import time
+
+import psutil
+import pytest
+from filelock import FileLock
+
+from cifarlib import grid, project_root, records
+from cifarlib.params import load_params
+from cifarlib.train import train
+
+TINY = {"train_images": 128, "epochs": 2}
+RUNS = ("run6", "run7")
+
+
+def folder_of(run, outputs):
+    return outputs / load_params(run, **TINY).folder
+
+
+def make_table(outputs):
+    command = ["make", "table", f"RUNS={' '.join(RUNS)}", "EPOCHS=2", "IMAGES=128", f"OUTPUTS={outputs}"]
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("MAKE")}  # pytest may run under make itself
+    return command, {"cwd": project_root(), "env": environment, "text": True,
+                     "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}  # fmt: skip
+
+
+def history(folder):
+    return [{k: v for k, v in row.items() if "seconds" not in k} for row in records.read_history(folder)]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(cifar10, tmp_path_factory):
+    outputs = tmp_path_factory.mktemp("undisturbed")
+    return {run: history(train(load_params(run, **TINY), cifar10, outputs, device="cpu")) for run in RUNS}
+
+
+def state(run, outputs):
+    return grid.look(load_params(run, **TINY), outputs)
+
+
+@pytest.fixture(scope="module")
+def broken(tmp_path_factory):
+    """A grid in which run 6 cannot start, because its checkpoint is garbage, and run 7 can."""
+    outputs = tmp_path_factory.mktemp("grid")
+    checkpoint = folder_of("run6", outputs) / "unfinished" / "checkpoint.safetensors"
+    checkpoint.parent.mkdir(parents=True)
+    checkpoint.write_text("garbage")
+    command, options = make_table(outputs)
+    return outputs, subprocess.run(command, **options)
+
+
+def test_a_failure_stops_no_other_run_and_is_named(broken, undisturbed):
+    outputs, done = broken
+    assert done.returncode != 0
+    last = done.stdout[done.stdout.rindex("== the grid in") :]
+    assert "1 done, 1 failed" in last
+    assert "failed" in last
+    assert "checkpoint.safetensors is damaged" in last
+    assert state("run6", outputs).state == "failed"
+    assert history(folder_of("run7", outputs)) == undisturbed["run7"]
+    assert (folder_of("run7", outputs) / "train.ipynb").exists()
+
+
+def test_the_second_call_repairs_only_the_failed_one(broken, undisturbed):
+    outputs, _ = broken
+    before = (folder_of("run7", outputs) / "record.json").stat().st_mtime_ns
+    (folder_of("run6", outputs) / "unfinished" / "checkpoint.safetensors").unlink()
+    command, options = make_table(outputs)
+    done = subprocess.run(command, **options)
+    assert done.returncode == 0, done.stdout
+    assert done.stdout.count("== training run") == 1
+    assert "2 done" in done.stdout.splitlines()[-1]
+    assert (folder_of("run7", outputs) / "record.json").stat().st_mtime_ns == before
+    assert history(folder_of("run6", outputs)) == undisturbed["run6"]
+    third = subprocess.run(command, **options)
+    assert third.returncode == 0
+    assert "== training run" not in third.stdout
+
+
+@pytest.mark.parametrize("victim", ["make", "papermill", "kernel"])
+def test_sigkill_leaves_nothing_that_looks_done_and_the_next_call_completes_it(victim, undisturbed, tmp_path):
+    command, options = make_table(tmp_path)
+    command[2] = "RUNS=run7"
+    first = subprocess.Popen(command, **options)
+    folder = folder_of("run7", tmp_path)
+    while not (folder / "unfinished" / "checkpoint.safetensors").exists():
+        assert first.poll() is None, first.stdout.read()
+        time.sleep(0.05)
+    names = {"make": "make", "papermill": "papermill notebooks", "kernel": "ipykernel_launcher"}
+    for process in [psutil.Process(first.pid), *psutil.Process(first.pid).children(recursive=True)]:
+        if names[victim] in " ".join(process.cmdline()):
+            process.send_signal(signal.SIGKILL)
+    assert not (folder / "record.json").exists()
+    second = subprocess.run(command, **options)
+    first.communicate()
+    assert second.returncode == 0, second.stdout
+    assert state("run7", tmp_path).state == "done"
+    assert history(folder) == undisturbed["run7"]
+
+
+def test_states_of_a_folder(tmp_path, small):
+    p = load_params(7, **TINY)
+    assert state("run7", tmp_path).state == "missing"
+    folder = train(p, small, tmp_path, device="cpu")
+    assert (state("run7", tmp_path).state, state("run7", tmp_path).epochs_left) == ("done", 0)
+
+    with FileLock(folder / ".lock"):
+        assert state("run7", tmp_path).state == "running"
+
+    record = json.loads((folder / "record.json").read_text())
+    for changed, why in (({"parameters": {**record["parameters"], "momentum": 0.5}}, "momentum 0.5, now 0.9"),
+                         ({"code": {**record["code"], "model.py": "other"}}, "cifarlib/model.py changed")):  # fmt: skip
+        (folder / "record.json").write_text(json.dumps({**record, **changed}))
+        assert (state("run7", tmp_path).state, state("run7", tmp_path).why) == ("stale", why)
+        assert state("run7", tmp_path).epochs_left == 2
+
+    (folder / "record.json").unlink()
+    (folder / "unfinished").mkdir()
+    (folder / "unfinished" / "checkpoint.safetensors").touch()
+    (folder / "unfinished" / "history.csv").write_text("\n".join((folder / "history.csv").read_text().splitlines()[:2]))
+    (folder / "history.csv").unlink()
+    found = state("run7", tmp_path)
+    assert (found.state, found.why, found.epochs_left) == ("unfinished", "1 of 2 epochs saved", 1)
+
+
+def test_comments_and_docstrings_make_no_record_stale(tmp_path, monkeypatch):
+    source = tmp_path / "cifarlib"
+    source.mkdir()
+    monkeypatch.setattr(records, "__file__", str(source / "records.py"))
+    monkeypatch.setattr(records, "TRAINING_MODULES", ("model",))
+    digests = []
+    for text in (
+        'def f(x):\n    """What it does."""\n    return x + 1  # because\n',
+        'def f( x ):\n\n    # other words\n    """In other words."""\n    return x + 1\n',
+        "def f(x):\n    return x + 2\n",
+    ):
+        (source / "model.py").write_text(text)
+        digests.append(records.code_digests()["model.py"])
+    assert digests[0] == digests[1] != digests[2]
