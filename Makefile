@@ -2,7 +2,9 @@
 SHELL := bash
 PYTHON ?= python3
 VENV ?= .venv
-BIN := $(VENV)/bin
+# in an environment of your own: make ... SETUP= BIN="$CONDA_PREFIX/bin"
+SETUP ?= $(VENV)/.installed
+BIN ?= $(VENV)/bin
 OUTPUTS ?= outputs
 RUN ?= 7
 SEED ?= 0
@@ -26,7 +28,7 @@ help:
 	@echo "make test                         lint and tests"
 	@echo "make data                         fetch and verify CIFAR-10"
 
-setup: $(VENV)/.installed
+setup: $(SETUP)
 $(VENV)/.installed: pyproject.toml
 	@echo "== making the environment $(VENV): PyTorch, JupyterLab and the rest, about 3 GB"
 	@$(PYTHON) -c 'import sys; sys.exit("error: Python %d.%d is too old, 3.10 or newer is needed: make PYTHON=python3.12" % sys.version_info[:2] if sys.version_info < (3, 10) else 0)'

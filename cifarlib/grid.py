@@ -143,7 +143,9 @@ def main() -> int:
                 pass
     cells = [look(params, given.output_folder) for params in every]
     if given.todo:
-        print("\n".join(f"{c.params.run}/{c.params.seed}" for c in cells if c.state != "done"))
+        for c in cells:
+            if c.state != "done":
+                print(f"{c.params.run}/{c.params.seed}")
     else:
         print(summary(cells) if given.brief else f"{as_table(cells)}\n{summary(cells)}")
     return 0

