@@ -3,6 +3,7 @@
 import ast
 import base64
 import html
+import logging
 import re
 import sys
 import time
@@ -28,11 +29,17 @@ def check_parameters(known: str) -> None:
     """Raises InputError where a parameter was given that is not among the names in ``known``, separated by spaces.
 
     papermill injects a mistyped name without complaint. Here the cells run just before this one are read, as far as
-    they only assign plain values (the parameters cell and papermill's). What a notebook itself
-    assigns elsewhere is no parameter, so a second pass over all cells stays quiet. Figures are numbered from 1 again.
+    they only assign plain values (the parameters cell and papermill's). What a notebook itself assigns elsewhere is no
+    parameter, so a second pass over all cells stays quiet. Figures are numbered from 1 again, and what the package
+    logs is shown.
     """
     global _figures
     _figures = 0
+    logger = logging.getLogger("cifarlib")
+    if not logger.handlers:  # what the package says belongs to the text, not into a red box
+        logger.addHandler(logging.StreamHandler(sys.stdout))
+        logger.setLevel(logging.INFO)
+        logger.propagate = False
     shell = get_ipython()
     for source in shell.user_ns["In"][-3:-1] if shell else ():
         for name in _plain_assignments(source):
