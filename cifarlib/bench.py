@@ -30,7 +30,7 @@ def matrix_rate(dtype: torch.dtype, device: torch.device, n: int = 4096) -> floa
 
 def images_per_second(batch: int, precision: str, device: torch.device, images: int = 2048) -> float:
     """The rate of ``train_epoch``, augmentation and all, over so many images that look like CIFAR-10's."""
-    # run7-mean: summed over 1,024 images, the loss would diverge
+    # run7-mean, not run 7: with the loss summed, batch 1024 ran at about a third of this rate, not yet explained
     short = dataclasses.replace(load_params("run7-mean"), batch_size=batch, train_images=max(images, 2 * batch))
     dtype = getattr(torch, precision)
     model = build_model(0, torch.randn(24, 3, 2, 2)).to(device)
