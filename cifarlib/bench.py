@@ -8,9 +8,9 @@ import time
 import torch
 
 from cifarlib import records
+from cifarlib.loop import keep_freed_memory, make_epoch, make_optimizer, pick_device, pick_precision
 from cifarlib.model import build_model
 from cifarlib.params import load_params
-from cifarlib.train import keep_freed_memory, make_optimizer, pick_device, pick_precision, train_epoch
 
 # forward and backward pass of one image through a whitened network, the frozen filters' gradient left out;
 # torch's own counter says so in this module's test
@@ -29,7 +29,7 @@ def matrix_rate(dtype: torch.dtype, device: torch.device, n: int = 4096) -> floa
 
 
 def images_per_second(batch: int, precision: str, device: torch.device, images: int = 2048) -> float:
-    """The rate of ``train_epoch``, augmentation and all, over so many images that look like CIFAR-10's."""
+    """The rate of the training loop, augmentation and all, over so many images that look like CIFAR-10's."""
     # run7-mean, not run 7: with the loss summed, batch 1024 ran at about a third of this rate, not yet explained
     short = dataclasses.replace(load_params("run7-mean"), batch_size=batch, train_images=max(images, 2 * batch))
     dtype = getattr(torch, precision)
@@ -40,9 +40,10 @@ def images_per_second(batch: int, precision: str, device: torch.device, images: 
     labels = torch.randint(0, 10, (short.train_images,), device=device)
     scale = tuple(torch.full((1, 3, 1, 1), grey, device=device) for grey in (120.0, 64.0))
     warm_up = dataclasses.replace(short, train_images=2 * batch)
-    train_epoch(model, optimizer, pixels[: 2 * batch], labels[: 2 * batch], scale, warm_up, 1, dtype)
+    make_epoch(model, optimizer, pixels[: 2 * batch], labels[: 2 * batch], scale, warm_up, dtype)(1)
+    run_epoch = make_epoch(model, optimizer, pixels, labels, scale, short, dtype)
     start = time.perf_counter()
-    train_epoch(model, optimizer, pixels, labels, scale, short, 2, dtype)
+    run_epoch(2)
     return short.steps_per_epoch * batch / (time.perf_counter() - start)
 
 

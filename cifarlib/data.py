@@ -1,4 +1,4 @@
-"""CIFAR-10: found or fetched, verified, split 40,000 / 10,000 / 10,000; normalisation.
+"""CIFAR-10: found or fetched, verified, split 40,000 / 10,000 / 10,000.
 
 Whatever the source, the data are the six batches of the binary layout (10,000 records of a label byte and 3,072
 bytes, channel by channel), checked against the SHA-1s that public loaders publish and kept in one file, whose
@@ -231,39 +231,6 @@ def _from_download(temporary: Path) -> bytearray:
     if content is None:
         raise OSError("the archive is incomplete")
     return content
-
-
-def channel_statistics(images: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation (3,) of each colour channel over uint8 images (N, 3, H, W), on the scale 0 to 1."""
-    mean, std = [], []
-    for channel in images.unbind(1):
-        x = channel.int()
-        m = x.sum().item() / x.numel()  # sums of integers are exact
-        mean.append(m / 255)
-        std.append(((x * x).sum().item() / x.numel() - m * m) ** 0.5 / 255)
-    return torch.tensor(mean), torch.tensor(std)
-
-
-def normalization(images: Tensor, mode: str, statistics: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-    """What ``normalize`` subtracts and divides by, in grey levels, for uint8 images (N, 3, 32, 32).
-
-    mode "channel": ``statistics``, the training split's mean and standard deviation per colour channel, (1, 3, 1, 1).
-    "image-channel": each image's own per channel, (N, 3, 1, 1). "length": each image's one mean and deviation of its
-    3,072 values, (N, 1, 1, 1). (Paper, section 1.2.)
-    """
-    if mode == "channel":
-        mean, std = (255 * s.to(images.device).view(1, 3, 1, 1) for s in statistics)
-        return mean, std
-    dims = {"image-channel": (2, 3), "length": (1, 2, 3)}[mode]
-    parts = [torch.std_mean(p.float(), dim=dims, keepdim=True, correction=0) for p in images.split(1000)]
-    std, mean = (torch.cat(some) for some in zip(*parts, strict=True))
-    return mean, std.clamp_min(1e-3)  # an image of one colour becomes zero
-
-
-def normalize(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
-    """uint8 images (N, 3, 32, 32) to float32 of the same shape, in channels_last memory format; ``mean`` and ``std``
-    from ``normalization`` of the same images."""
-    return images.contiguous(memory_format=torch.channels_last).float().sub_(mean).div_(std)
 
 
 if __name__ == "__main__":  # `python -m cifarlib.data [folder]`: fetch and verify

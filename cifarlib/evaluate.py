@@ -1,41 +1,13 @@
-"""What a trained network says: logits, accuracy, loss, confusion, per-class accuracy, most confident mistakes."""
+"""What a trained network says: confusion, most confident mistakes, the floor of its loss; and how to load one."""
+
+from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
 
-from cifarlib.data import normalize
-from cifarlib.model import CLASSES
-
-
-@torch.no_grad()
-def predict_logits(
-    model: nn.Module, images: Tensor, mean: Tensor, std: Tensor, dtype: torch.dtype = torch.float32, batch: int = 250
-) -> Tensor:
-    """Logits (N, 10), float32 on the images' device, of uint8 images (N, 3, 32, 32), in evaluation mode; mean and std
-    from ``data.normalization`` of these images."""
-    was_training = model.training
-    model.eval()
-    logits = []
-    for start in range(0, len(images), batch):
-        part = slice(start, start + batch)
-        x = normalize(images[part], *(s[part] if len(s) > 1 else s for s in (mean, std)))
-        with torch.autocast(images.device.type, dtype=dtype, enabled=dtype != torch.float32):
-            logits.append(model(x))
-    model.train(was_training)
-    return torch.cat(logits).float()
-
-
-def accuracy(logits: Tensor | np.ndarray, labels: Tensor | np.ndarray) -> float:
-    """Share of images whose largest logit, of equal ones the first, is their label's."""
-    logits, labels = (x.cpu().numpy() if isinstance(x, Tensor) else x for x in (logits, labels))
-    return int((logits.argmax(1) == labels).sum()) / len(labels)
-
-
-def mean_loss(logits: Tensor, labels: Tensor, label_smoothing: float) -> float:
-    """Cross-entropy per image, with the smoothing that the run trained with."""
-    return float(F.cross_entropy(logits, labels, label_smoothing=label_smoothing))
+from cifarlib import InputError, records
+from cifarlib.loop import pick_device
+from cifarlib.model import CLASSES, Network
 
 
 def confusion_matrix(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
@@ -60,3 +32,15 @@ def smoothing_floor(label_smoothing: float) -> float:
     share[0] += 1 - label_smoothing
     share = share[share > 0]
     return float(-(share * np.log(share)).sum())
+
+
+def load_model(folder: str | Path, device: str = "auto") -> tuple[Network, dict]:
+    """The trained network of a run's folder, in evaluation mode, and what its file says of it (normalisation,
+    channel_mean and channel_std, classes, accuracies). Nothing in the file is executed."""
+    tensors, about = records.load_model_file(Path(folder))
+    model = Network()
+    try:
+        model.load_state_dict(tensors)
+    except RuntimeError as error:
+        raise InputError(f"{folder}/model.safetensors is of another network: {error}") from None
+    return model.to(pick_device(device)).eval(), about

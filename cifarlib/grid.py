@@ -51,7 +51,9 @@ def look(params: RunParams, output_folder: Path) -> Cell:
                if record["parameters"].get(k) != v]  # fmt: skip
     old = record.get("code", {})
     changes += [
-        f"cifarlib/{name} changed" for name, digest in records.code_digests().items() if old.get(name) != digest
+        f"cifarlib/{name} changed"
+        for name, digest in records.code_digests(record["device"]).items()
+        if old.get(name) != digest
     ]
     return Cell(params, folder, "stale" if changes else "done", "; ".join(changes), record)
 

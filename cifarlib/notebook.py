@@ -17,10 +17,10 @@ from matplotlib.figure import Figure
 from tqdm import tqdm
 
 from cifarlib import InputError, plots, project_root, records
+from cifarlib.loop import estimate_epoch_seconds, pick_device, pick_precision
 from cifarlib.model import build_model, layer_table
 from cifarlib.params import PAPER_EPOCHS, TRAIN_IMAGES, RunParams, did_you_mean
 from cifarlib.stats import binomial_interval
-from cifarlib.train import estimate_epoch_seconds, pick_device, pick_precision
 
 _figures = 0
 
@@ -245,5 +245,5 @@ def left_behind(folder: Path) -> Text:
     shown = folder.relative_to(project_root()) if folder.is_relative_to(project_root()) else folder
     return Text(
         f"The record lies in `{shown}`:\n{text}\n\nRead it with `records.read_record(folder)`, the logits with "
-        "`records.read_predictions(folder)`, the model with `train.load_model(folder)`."
+        "`records.read_predictions(folder)`, the model with `evaluate.load_model(folder)`."
     )

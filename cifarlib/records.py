@@ -152,14 +152,14 @@ def code_version() -> dict:
     }
 
 
-TRAINING_MODULES = ("augment", "data", "evaluate", "model", "params", "train", "whitening")
+TRAINING_MODULES = ("loop", "model", "params", "preprocess", "train", "whitening")
 
 
-def code_digests() -> dict[str, str]:
-    """A digest of each module that training runs through, blind to comments, docstrings and layout: where it differs
+def code_digests(device_type: str = "cpu") -> dict[str, str]:
+    """A digest of each module that training on such a device runs through, blind to comments, docstrings and layout: where it differs
     from a record's, the record is of other code."""
     digests = {}
-    for name in TRAINING_MODULES:
+    for name in (*TRAINING_MODULES, *(["capture"] if device_type == "cuda" else [])):
         text, fresh = "", True  # fresh: a statement begins
         for token in tokenize.generate_tokens(io.StringIO((Path(__file__).parent / f"{name}.py").read_text()).readline):
             if token.type in (tokenize.COMMENT, tokenize.NL, tokenize.ENCODING):

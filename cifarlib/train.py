@@ -1,8 +1,6 @@
-"""The training loop: one run from its parameters to its record, resumable at any moment."""
+"""One run from its parameters to its record, resumable at any moment."""
 
-import ctypes
 import datetime
-import functools
 import logging
 import math
 import os
@@ -14,16 +12,24 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from filelock import FileLock, Timeout
 from torch import Tensor, nn
 
 from cifarlib import InputError, project_root, records, user_path
-from cifarlib.augment import crop_and_flip, draw, draw_order
-from cifarlib.data import CLASSES, Cifar10, channel_statistics, normalization, normalize
-from cifarlib.evaluate import accuracy, mean_loss, predict_logits
-from cifarlib.model import Network, build_model
+from cifarlib.data import CLASSES, Cifar10
+from cifarlib.loop import (
+    accuracy,
+    keep_freed_memory,
+    make_epoch,
+    make_optimizer,
+    mean_loss,
+    pick_device,
+    pick_precision,
+    predict_logits,
+)
+from cifarlib.model import build_model
 from cifarlib.params import RunParams
+from cifarlib.preprocess import channel_statistics, normalization, normalize
 from cifarlib.whitening import patch_covariance, whitening_filters
 
 log = logging.getLogger(__name__)
@@ -44,148 +50,6 @@ class Diverged(ArithmeticError):
 
     def _render_traceback_(self) -> list[str]:
         return [f"Diverged: {self}"]
-
-
-def pick_device(name: str = "auto") -> torch.device:
-    """ "auto": CUDA, else MPS, else the CPU. Raises InputError for a device that is not there."""
-    there = [f"cuda:{i}" for i in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
-    there += ["mps"] if torch.backends.mps.is_available() else []
-    there += ["cpu"]
-    if name == "auto":
-        return torch.device(there[0])
-    if name == "cuda" and "cuda:0" in there:
-        return torch.device("cuda:0")
-    if name not in there:
-        raise InputError(f"device = {name!r} is not there: choose one of auto, {', '.join(there)}")
-    return torch.device(name)
-
-
-@functools.cache
-def pick_precision(device: torch.device) -> str:
-    """ "bfloat16" (autocast; weights stay float32) where the device gains from it, else "float32".
-
-    CUDA with bf16 units gains. A CPU is measured, on the convolution where most of a step's time goes: some have
-    matrix units for bf16, some convert it. Between them lies a factor of two or more, so noise decides nothing.
-    """
-    if device.type == "cuda":
-        return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
-    if device.type != "cpu":
-        return "float32"
-    seconds = {}
-    with torch.no_grad():
-        for dtype in (torch.float32, torch.bfloat16):
-            x = torch.ones(32, 256, 15, 15, dtype=dtype).contiguous(memory_format=torch.channels_last)
-            weight = torch.ones(256, 256, 3, 3, dtype=dtype)
-            trials = []
-            for _ in range(4):
-                start = time.perf_counter()
-                F.conv2d(x, weight, padding=1)
-                trials.append(time.perf_counter() - start)
-            seconds[dtype] = min(trials)
-    return "bfloat16" if seconds[torch.float32] > 1.3 * seconds[torch.bfloat16] else "float32"
-
-
-@functools.cache
-def keep_freed_memory() -> None:
-    """Has glibc keep freed memory for the next step. By default it returns every large tensor to the system, which
-    then zeroes the pages of the next one: at batch 1024 that was half of a CPU step's time. Elsewhere: no effect."""
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if os.name == "posix" else None
-    if mallopt is not None:
-        mallopt(-3, 1 << 30)  # M_MMAP_THRESHOLD: no private mapping for tensors below 1 GiB
-        mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD: the heap's top is not given back
-
-
-def make_optimizer(params: RunParams, model: nn.Module, device: torch.device) -> torch.optim.Optimizer:
-    """SGD, SGD with Nesterov momentum (coupled weight decay) or AdamW (decoupled), over what is trained."""
-    trained = [p for p in model.parameters() if p.requires_grad]
-    common = {"lr": params.learning_rate, "weight_decay": params.weight_decay, "fused": device.type in ("cpu", "cuda")}
-    if params.optimizer == "adamw":
-        return torch.optim.AdamW(trained, **common)
-    nesterov = params.optimizer == "sgd-nesterov"
-    return torch.optim.SGD(trained, momentum=params.momentum, nesterov=nesterov, **common)
-
-
-def train_step(
-    model: nn.Module, optimizer: torch.optim.Optimizer, x: Tensor, y: Tensor, params: RunParams, dtype: torch.dtype
-) -> tuple[Tensor, Tensor]:
-    """One update from images (B, 3, 32, 32) and labels (B,): the loss in the run's reduction and the number right,
-    both still on the device."""
-    with torch.autocast(x.device.type, dtype=dtype, enabled=dtype != torch.float32):
-        logits = model(x)
-    logits = logits.float()
-    loss = F.cross_entropy(logits, y, label_smoothing=params.label_smoothing, reduction=params.loss_reduction)
-    optimizer.zero_grad(set_to_none=True)
-    loss.backward()
-    optimizer.step()
-    return loss.detach(), (logits.detach().argmax(1) == y).sum()
-
-
-def train_epoch(
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    images: Tensor,
-    labels: Tensor,
-    scale: tuple[Tensor, Tensor],
-    params: RunParams,
-    epoch: int,
-    dtype: torch.dtype,
-    on_step: Callable[[int], object] = lambda step: None,
-) -> dict:
-    """Epoch 1, 2, ... over uint8 images (N, 3, 32, 32, channels_last) on their device, which is read once, at the end.
-
-    scale: mean and standard deviation from ``data.normalization``.
-    """
-    device, n, steps, size = images.device, len(images), params.steps_per_epoch, params.batch_size
-    order = draw_order(params.seed, epoch, n)
-    if params.augmentation == "per_epoch":
-        draws = draw(params.seed, epoch, n).to(device)
-    elif params.augmentation == "once":  # each image's one crop and flip, in this epoch's order
-        draws = draw(params.seed, 0, n)[order].to(device)
-    else:
-        draws = None
-    order = order.to(device)
-    loss_sum, right = torch.zeros((), device=device), torch.zeros((), dtype=torch.int64, device=device)
-    model.train()
-    for step in range(steps):
-        rate = params.learning_rate_at((epoch - 1) * steps + step)
-        for group in optimizer.param_groups:
-            group["lr"] = rate
-        part = slice(step * size, (step + 1) * size)
-        x = crop_and_flip(images, *scale, order[part], None if draws is None else draws[part], params.padding)
-        loss, correct = train_step(model, optimizer, x, labels[order[part]], params, dtype)
-        loss_sum += loss
-        right += correct
-        on_step(step + 1)
-    images_seen = steps * size
-    return {
-        "epoch": epoch,
-        "learning_rate": rate,
-        "train_loss": loss_sum.item() / (images_seen if params.loss_reduction == "sum" else steps),
-        "train_accuracy": right.item() / images_seen,
-        "last_batch_loss": loss.item(),
-    }
-
-
-def estimate_epoch_seconds(params: RunParams, device: torch.device, validation_images: int = 10_000) -> float:
-    """Seconds an epoch will take here, validation included, from a few steps of a scratch network."""
-    if device.type == "cpu":
-        keep_freed_memory()
-    dtype = getattr(torch, pick_precision(device))
-    model = build_model(0, torch.zeros(24, 3, 2, 2) if params.whitening else None).to(device)
-    optimizer = make_optimizer(params, model, device)
-    batch = min(params.batch_size, 128 if device.type == "cpu" else 1024)
-    x = torch.zeros(batch, 3, 32, 32, device=device).contiguous(memory_format=torch.channels_last)
-    y = torch.zeros(batch, dtype=torch.int64, device=device)
-    steps = 2 if device.type == "cpu" else 10
-    for _ in range(2):  # warm-up
-        train_step(model, optimizer, x, y, params, dtype)[0].item()
-    start = time.perf_counter()
-    for _ in range(steps):
-        loss, _ = train_step(model, optimizer, x, y, params, dtype)
-    loss.item()  # waits for the device
-    per_image = (time.perf_counter() - start) / (batch * steps)
-    # a validation image costs the forward pass, a third of a training image's arithmetic
-    return per_image * (params.steps_per_epoch * params.batch_size + validation_images / 3)
 
 
 def train(
@@ -351,21 +215,21 @@ def _train(params, data, folder, device, precision, resume, deterministic, progr
         images = images.to(device).contiguous(memory_format=torch.channels_last)
         scale = tuple(s.to(device) for s in scale)
         labels = data.train_labels[: params.train_images].to(device)
-        validation_labels = data.validation_labels.to(device)
+        validation_images, validation_labels = data.validation_images.to(device), data.validation_labels.to(device)
 
-        def validate(part_images: Tensor) -> Tensor:
-            part_images = part_images.to(device)
-            mean, std = normalization(part_images, params.normalization, statistics)
-            return _as_saved(predict_logits(model, part_images, mean, std, dtype))
+        def predict(some: Tensor) -> Tensor:
+            mean, std = normalization(some, params.normalization, statistics)
+            return _as_saved(predict_logits(model, some, mean, std, dtype))
 
+        run_epoch = make_epoch(model, optimizer, images, labels, scale, params, dtype)
         logits, last_save = None, time.perf_counter()
         progress(saved, history)
         for epoch in range(saved + 1, params.last_epoch + 1):
             start = time.perf_counter()
             on_step = lambda step, done=epoch - 1: progress(done + step / params.steps_per_epoch, history)  # noqa: E731
-            row = train_epoch(model, optimizer, images, labels, scale, params, epoch, dtype, on_step)
+            row = run_epoch(epoch, on_step)
             middle = time.perf_counter()
-            logits = validate(data.validation_images)
+            logits = predict(validation_images)
             row["validation_loss"] = mean_loss(logits, validation_labels, params.label_smoothing)
             row["validation_accuracy"] = accuracy(logits, validation_labels)
             row["train_seconds"] = round(middle - start, 4)
@@ -385,8 +249,8 @@ def _train(params, data, folder, device, precision, resume, deterministic, progr
                 saved, last_save = epoch, time.perf_counter()
             progress(epoch, history)
         if logits is None:  # killed between the last epoch and the record
-            logits = validate(data.validation_images)
-        _write_record(params, data, folder, model, statistics, history, identity, sessions, logits, validate)
+            logits = predict(validation_images)
+        _write_record(params, data, folder, model, statistics, history, identity, sessions, logits, predict)
     except KeyboardInterrupt:
         kept = f"Epochs 1 to {saved} of {params.last_epoch} are saved in {folder}" if saved else "No epoch was complete"
         raise Interrupted(f"Stopped. {kept}: run the same again to go on from there.") from None
@@ -401,10 +265,10 @@ def _as_saved(logits: Tensor) -> Tensor:
     return logits.clamp(-limit, limit).half().float()
 
 
-def _write_record(params, data, folder, model, statistics, history, identity, sessions, logits, validate) -> None:
+def _write_record(params, data, folder, model, statistics, history, identity, sessions, logits, predict) -> None:
     """Reads the test set, for the first and only time, and leaves the record."""
     device = logits.device
-    test_logits = validate(data.test_images)
+    test_logits = predict(data.test_images.to(device))
     results = {}
     text = records.log_epochs(history) + "Checkpoint has been created.\n"
     for name, some, labels in (
@@ -458,21 +322,9 @@ def _write_record(params, data, folder, model, statistics, history, identity, se
             "sessions": sessions,
             "parameter_count": sum(p.numel() for p in model.parameters()),
             "parameters": params.settings(),
-            "code": records.code_digests(),
+            "code": records.code_digests(device.type),
             "packages": records.package_versions(),
             "peak_memory_bytes": records.peak_memory_bytes(device),
             "epoch_seconds": [round(row["train_seconds"] + row["validation_seconds"], 4) for row in history],
         },
     )
-
-
-def load_model(folder: str | Path, device: str = "auto") -> tuple[Network, dict]:
-    """The trained network of a run's folder, in evaluation mode, and what its file says of it (normalisation,
-    channel_mean and channel_std, classes, accuracies). Nothing in the file is executed."""
-    tensors, about = records.load_model_file(Path(folder))
-    model = Network()
-    try:
-        model.load_state_dict(tensors)
-    except RuntimeError as error:
-        raise InputError(f"{folder}/model.safetensors is of another network: {error}") from None
-    return model.to(pick_device(device)).eval(), about

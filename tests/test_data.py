@@ -15,7 +15,7 @@ from PIL import Image
 from torchvision.datasets import CIFAR10
 
 from cifarlib import InputError, data, project_root
-from cifarlib.data import channel_statistics, load_cifar10, normalization, normalize
+from cifarlib.data import load_cifar10
 
 
 @pytest.fixture
@@ -148,28 +148,3 @@ def test_torchvisions_layout_serves_as_it_is(tmp_path, cifar10, offline, monkeyp
     (folder / "data_batch_3").write_bytes(b"cut off")
     with pytest.raises(InputError, match="could not be fetched"):
         load_cifar10(tmp_path)
-
-
-def test_channel_statistics_are_mean_and_deviation(cifar10):
-    images = cifar10.train_images[:1000]
-    mean, std = channel_statistics(images)
-    scaled = images.double() / 255
-    torch.testing.assert_close(mean, scaled.mean((0, 2, 3)).float())
-    torch.testing.assert_close(std, scaled.std((0, 2, 3), correction=0).float())
-
-
-@pytest.mark.parametrize(("mode", "dims"), [("channel", (0, 2, 3)), ("length", (1, 2, 3)), ("image-channel", (2, 3))])
-def test_normalised_images_have_mean_0_and_deviation_1(cifar10, mode, dims, device):
-    images = cifar10.train_images[:500].to(device)
-    x = normalize(images, *normalization(images, mode, channel_statistics(images.cpu())))
-    assert x.dtype == torch.float32
-    assert x.is_contiguous(memory_format=torch.channels_last)
-    std, mean = torch.std_mean(x.double(), dim=dims, correction=0)
-    torch.testing.assert_close(mean, torch.zeros_like(mean), rtol=0, atol=1e-4)
-    torch.testing.assert_close(std, torch.ones_like(std), rtol=0, atol=1e-4)
-
-
-def test_an_image_of_one_colour_becomes_zero():
-    white = torch.full((1, 3, 32, 32), 255, dtype=torch.uint8)
-    for mode in ("length", "image-channel"):
-        assert (normalize(white, *normalization(white, mode, (torch.zeros(3), torch.ones(3)))) == 0).all()

@@ -2,16 +2,10 @@ import numpy as np
 import pytest
 import torch
 
-from cifarlib.data import normalization
-from cifarlib.evaluate import (
-    accuracy,
-    confusion_matrix,
-    mean_loss,
-    most_confident_mistakes,
-    predict_logits,
-    smoothing_floor,
-)  # fmt: skip
+from cifarlib.evaluate import confusion_matrix, most_confident_mistakes, smoothing_floor
+from cifarlib.loop import accuracy, mean_loss, predict_logits
 from cifarlib.model import build_model
+from cifarlib.preprocess import normalization
 from cifarlib.stats import binomial_interval
 
 LOGITS = np.array([[5.0, 0, 0], [0, 1, 0], [9, 0, 0], [0, 0, 2]], np.float32)

@@ -12,19 +12,12 @@ import torch
 import torch.nn.functional as F
 
 from cifarlib import InputError, records
-from cifarlib.data import normalization
-from cifarlib.evaluate import accuracy, mean_loss, predict_logits
+from cifarlib.evaluate import load_model
+from cifarlib.loop import accuracy, estimate_epoch_seconds, mean_loss, pick_device, pick_precision, predict_logits
 from cifarlib.model import build_model
 from cifarlib.params import load_params
-from cifarlib.train import (
-    Diverged,
-    Interrupted,
-    estimate_epoch_seconds,
-    load_model,
-    pick_device,
-    pick_precision,
-    train,
-)  # fmt: skip
+from cifarlib.preprocess import channel_statistics, normalization, normalize
+from cifarlib.train import Diverged, Interrupted, train
 
 TIMES = ("train_seconds", "validation_seconds")
 SHORT = {"train_images": 256, "epochs": 3}
@@ -237,7 +230,7 @@ def test_it_learns(small, device, tmp_path):
 
 def test_one_step_is_the_textbooks_sgd(small, device):
     """Nesterov momentum and coupled weight decay, written out, against the fused optimizer."""
-    from cifarlib.train import make_optimizer, train_step
+    from cifarlib.loop import make_optimizer, train_step
 
     p, place = load_params(7), torch.device(device)
     x, y = torch.randn(128, 3, 32, 32, device=place), small.train_labels[:128].to(place)
@@ -255,7 +248,7 @@ def test_one_step_is_the_textbooks_sgd(small, device):
 
 
 def test_images_augmented_once_are_the_same_in_every_epoch(small, tmp_path, monkeypatch):
-    import cifarlib.train as module
+    import cifarlib.loop as module
 
     met = []
     step = module.train_step
@@ -267,7 +260,7 @@ def test_images_augmented_once_are_the_same_in_every_epoch(small, tmp_path, monk
     assert multiset(once[0]) == multiset(once[1])
     assert multiset(fresh[0]) != multiset(fresh[1])
     raw = small.train_images[:128]
-    plain = module.normalize(raw, *normalization(raw, "channel", module.channel_statistics(raw)))
+    plain = normalize(raw, *normalization(raw, "channel", channel_statistics(raw)))
     assert multiset(once[0]) != multiset(plain)
 
 

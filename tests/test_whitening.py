@@ -2,7 +2,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from cifarlib.data import channel_statistics, normalization, normalize
+from cifarlib.preprocess import channel_statistics, normalization, normalize
 from cifarlib.whitening import eigenpatches, patch_covariance, whitening_filters
 
 

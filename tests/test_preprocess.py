@@ -2,8 +2,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from cifarlib.augment import crop_and_flip, draw, draw_order
-from cifarlib.data import channel_statistics, normalization, normalize
+from cifarlib.preprocess import channel_statistics, crop_and_flip, draw, draw_order, normalization, normalize
 
 
 @pytest.fixture(scope="module")
@@ -52,3 +51,28 @@ def test_draws_depend_on_seed_and_epoch_alone():
 
 def test_an_epoch_sees_every_image_once():
     assert sorted(draw_order(0, 1, 1000).tolist()) == list(range(1000))
+
+
+def test_channel_statistics_are_mean_and_deviation(cifar10):
+    images = cifar10.train_images[:1000]
+    mean, std = channel_statistics(images)
+    scaled = images.double() / 255
+    torch.testing.assert_close(mean, scaled.mean((0, 2, 3)).float())
+    torch.testing.assert_close(std, scaled.std((0, 2, 3), correction=0).float())
+
+
+@pytest.mark.parametrize(("mode", "dims"), [("channel", (0, 2, 3)), ("length", (1, 2, 3)), ("image-channel", (2, 3))])
+def test_normalised_images_have_mean_0_and_deviation_1(cifar10, mode, dims, device):
+    images = cifar10.train_images[:500].to(device)
+    x = normalize(images, *normalization(images, mode, channel_statistics(images.cpu())))
+    assert x.dtype == torch.float32
+    assert x.is_contiguous(memory_format=torch.channels_last)
+    std, mean = torch.std_mean(x.double(), dim=dims, correction=0)
+    torch.testing.assert_close(mean, torch.zeros_like(mean), rtol=0, atol=1e-4)
+    torch.testing.assert_close(std, torch.ones_like(std), rtol=0, atol=1e-4)
+
+
+def test_an_image_of_one_colour_becomes_zero():
+    white = torch.full((1, 3, 32, 32), 255, dtype=torch.uint8)
+    for mode in ("length", "image-channel"):
+        assert (normalize(white, *normalization(white, mode, (torch.zeros(3), torch.ones(3)))) == 0).all()

@@ -1,10 +1,43 @@
-"""Random crop and flip of a whole batch at once, on its device (paper, section 1.2)."""
+"""What the network sees of an image: normalised, and cropped and flipped at random, a whole batch at once on its device
+(paper, section 1.2)."""
 
 import numpy as np
 import torch
 from torch import Tensor
 
 PADDING = 4  # pixels on each side, before the random 32x32 crop
+
+
+def channel_statistics(images: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation (3,) of each colour channel over uint8 images (N, 3, H, W), on the scale 0 to 1."""
+    sums = torch.zeros(2, images.shape[1], dtype=torch.int64)  # sums of integers are exact
+    for part in images.split(1000):
+        x = part.int()
+        sums += torch.stack([x.sum((0, 2, 3)), (x * x).sum((0, 2, 3))]).cpu()
+    mean, square = sums.double() / (images.numel() // images.shape[1])
+    return (mean / 255).float(), ((square - mean * mean).sqrt() / 255).float()
+
+
+def normalization(images: Tensor, mode: str, statistics: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    """What ``normalize`` subtracts and divides by, in grey levels, for uint8 images (N, 3, 32, 32).
+
+    mode "channel": ``statistics``, the training split's mean and standard deviation per colour channel, (1, 3, 1, 1).
+    "image-channel": each image's own per channel, (N, 3, 1, 1). "length": each image's one mean and deviation of its
+    3,072 values, (N, 1, 1, 1). (Paper, section 1.2.)
+    """
+    if mode == "channel":
+        mean, std = (255 * s.to(images.device).view(1, 3, 1, 1) for s in statistics)
+        return mean, std
+    dims = {"image-channel": (2, 3), "length": (1, 2, 3)}[mode]
+    parts = [torch.std_mean(p.float(), dim=dims, keepdim=True, correction=0) for p in images.split(1000)]
+    std, mean = (torch.cat(some) for some in zip(*parts, strict=True))
+    return mean, std.clamp_min(1e-3)  # an image of one colour becomes zero
+
+
+def normalize(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    """uint8 images (N, 3, 32, 32) to float32 of the same shape, in channels_last memory format; ``mean`` and ``std``
+    from ``normalization`` of the same images."""
+    return images.contiguous(memory_format=torch.channels_last).float().sub_(mean).div_(std)
 
 
 def draw(seed: int, epoch: int, n: int) -> Tensor:
@@ -28,7 +61,7 @@ def crop_and_flip(
     """The batch ``images[index]``, normalised, padded by 4 pixels, cropped back and flipped as ``draws`` says.
 
     images: uint8 (N, 3, H, W) in channels_last memory format; mean, std: (1 or N, 1 or 3, 1, 1), see
-    ``data.normalization``; index: int64 (B,); draws: int64 (B, 3), see ``draw``, or None for neither crop nor flip.
+    ``normalization``; index: int64 (B,); draws: int64 (B, 3), see ``draw``, or None for neither crop nor flip.
     padding "reflect" mirrors without repeating the edge, "constant" puts zero after normalisation. Returns float32
     (B, 3, H, W), channels_last: one gather of pixels, in which the padding exists only as arithmetic on positions.
     """
