@@ -240,9 +240,10 @@ def read_record(folder: str | Path, verify: bool = True) -> dict:
 
 
 def read_predictions(folder: str | Path) -> dict[str, np.ndarray]:
-    """{"validation": logits (N, 10), "test": logits (N, 10)}, float32, as saved in float16 by the run."""
+    """ "validation" and "test": logits (N, 10), float32, as saved in float16 by the run; "validation_labels" and
+    "test_labels": int64 (N,), so that every accuracy can be had again from the record alone."""
     with np.load(Path(folder) / "predictions.npz", allow_pickle=False) as file:
-        return {name: file[name].astype(np.float32) for name in file.files}
+        return {name: file[name].astype(np.int64 if name.endswith("labels") else np.float32) for name in file.files}
 
 
 def finished(output_folder: str | Path | None = None) -> list[dict]:

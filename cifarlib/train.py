@@ -281,10 +281,12 @@ def _write_record(params, data, folder, model, statistics, history, identity, se
         text += records.log_result(name, results[f"{name.lower()}_accuracy"], printed)
 
     staged = folder / "unfinished"
-    as_float16 = {"validation": logits.half().cpu().numpy(), "test": test_logits.half().cpu().numpy()}
+    predictions = {"validation": logits.half().cpu().numpy(), "test": test_logits.half().cpu().numpy()}
+    for part, labels in (("validation", data.validation_labels), ("test", data.test_labels)):
+        predictions[f"{part}_labels"] = labels.numpy().astype(np.uint8)
     first_layer = model.first_layer.weight.detach().cpu().contiguous().numpy()
     mean, std = (s.tolist() for s in statistics)
-    records.write_atomically(staged / "predictions.npz", lambda file: np.savez_compressed(file, **as_float16))
+    records.write_atomically(staged / "predictions.npz", lambda file: np.savez_compressed(file, **predictions))
     records.write_atomically(staged / "first_layer.npy", lambda file: np.save(file, first_layer))
     records.write_text(staged / "history.csv", records.history_csv(history))
     records.write_text(staged / "log.txt", text)

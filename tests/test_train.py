@@ -52,8 +52,9 @@ def test_the_record_says_what_ran_and_what_came_out(undisturbed, small):
     assert [row["epoch"] for row in history] == [1, 2, 3]
     assert history[-1]["validation_accuracy"] == record["validation_accuracy"]
     predictions = records.read_predictions(undisturbed)
-    assert accuracy(predictions["validation"], small.validation_labels) == record["validation_accuracy"]
-    assert accuracy(predictions["test"], small.test_labels) == record["test_accuracy"]
+    assert np.array_equal(predictions["validation_labels"], small.validation_labels)
+    assert accuracy(predictions["validation"], predictions["validation_labels"]) == record["validation_accuracy"]
+    assert accuracy(predictions["test"], predictions["test_labels"]) == record["test_accuracy"]
     loss = mean_loss(torch.from_numpy(predictions["test"]), small.test_labels, 0.2)
     assert loss == pytest.approx(record["test_loss"], rel=1e-6)
     assert not (undisturbed / "unfinished").exists()
