@@ -22,7 +22,7 @@ from cifarlib.model import build_model, layer_table
 from cifarlib.params import PAPER_EPOCHS, TRAIN_IMAGES, RunParams, did_you_mean
 from cifarlib.stats import binomial_interval
 
-_figures = 0
+_numbers = {"Figure": 0, "Table": 0}
 
 
 def check_parameters(known: str) -> None:
@@ -33,8 +33,7 @@ def check_parameters(known: str) -> None:
     parameter, so a second pass over all cells stays quiet. Figures are numbered from 1 again, and what the package
     logs is shown.
     """
-    global _figures
-    _figures = 0
+    _numbers.update(Figure=0, Table=0)
     logger = logging.getLogger("cifarlib")
     if not logger.handlers:  # what the package says belongs to the text, not into a red box
         logger.addHandler(logging.StreamHandler(sys.stdout))
@@ -77,17 +76,35 @@ class Text(Markdown):
 
 
 class Table(HTML):
-    """Rows as a table, in a terminal too. A dict becomes a table of name and value."""
+    """Rows as a table, in a terminal and in an export too; numbered where it has a caption. A dict becomes a table of
+    name and value. ``[Table](#label)`` in the text refers to it."""
 
-    def __init__(self, rows: list[dict] | dict):
+    def __init__(self, rows: list[dict] | dict, caption: str = "", label: str = ""):
         named = isinstance(rows, dict)
         self.frame = pd.DataFrame([{"": k, "value": str(v)} for k, v in rows.items()] if named else rows)
+        self.label = label
+        if caption:
+            _numbers["Table"] += 1
+            caption = f"**Table {_numbers['Table']}.** {caption}"
+        self.caption = caption
         # text to the left: all of names and values, otherwise the first column
         cell = r"<t([dh])>" if named else r"(?<=<tr>)\s*<t([dh])>"
-        super().__init__(re.sub(cell, r'<t\1 style="text-align:left">', self.frame.to_html(index=False, border=0)))
+        table = re.sub(cell, r'<t\1 style="text-align:left">', self.frame.to_html(index=False, border=0))
+        above = re.sub(r"\*\*(.*?)\*\*", r"<b>\1</b>", html.escape(caption))
+        super().__init__(f'<p id="{label}">{above}</p>{table}' if caption else table)
 
     def __repr__(self) -> str:
         return self.frame.to_string(index=False)
+
+    def _repr_markdown_(self) -> str:
+        """A pipe table of pandoc's, for exports; its dashes give the widths where a line must wrap."""
+        frame = self.frame.astype(str).map(lambda text: text.replace("|", "\\|"))
+        numeric = [all(re.match(r"[-+−–\d]", text) for text in frame[c]) for c in frame]
+        width = [max(len(c), *map(len, frame[c]), 3) if len(frame) else 3 for c in frame]
+        rule = ["-" * min(w, 60) + (":" if right else "-") for w, right in zip(width, numeric, strict=True)]
+        lines = [frame.columns, rule, *frame.itertuples(index=False)]
+        text = "\n".join("| " + " | ".join(line) + " |" for line in lines)
+        return f"::: {{#{self.label}}}\n{text}\n\n: {self.caption}\n:::" if self.caption else text
 
 
 def announce(params: RunParams, device: str) -> Text:
@@ -164,20 +181,24 @@ def verdict(record: dict, published: dict) -> Text:
     return Text(text)
 
 
-def _bundle(figure: Figure, number: int, caption: str) -> dict:
+def _bundle(figure: Figure, number: int, caption: str, label: str = "") -> dict:
     source = base64.b64encode(plots.as_svg(figure).encode()).decode()
+    label, alt = label or f"fig-{number}", html.escape(figure.alt)
     text = (
-        f'<figure style="margin:0"><img src="data:image/svg+xml;base64,{source}" alt="{html.escape(figure.alt)}" '
-        f'style="max-width:100%"><figcaption><b>Figure {number}.</b> {html.escape(caption)}</figcaption></figure>'
+        f'<figure id="{label}" style="margin:0"><img src="data:image/svg+xml;base64,{source}" alt="{alt}" '
+        f'style="max-width:100%"><figcaption><b>Figure {number}.</b> {html.escape(caption)} '
+        f"<small><code>{figure.source}</code></small></figcaption></figure>"
     )
-    return {"text/html": text, "text/plain": f"Figure {number}. {caption}"}
+    # for exports, which take the picture itself from the HTML
+    markdown = f'![**Figure {number}.** {caption} `{figure.source}`]({label}.svg){{#{label} alt="{alt}"}}'
+    return {"text/html": text, "text/markdown": markdown, "text/plain": f"Figure {number}. {caption}"}
 
 
-def show(figure: Figure, caption: str) -> None:
-    """A vector figure with its number, caption and alternative text."""
-    global _figures
-    _figures += 1
-    display(_bundle(figure, _figures, caption), raw=True)
+def show(figure: Figure, caption: str, label: str = "") -> None:
+    """A vector figure with its number, caption, alternative text and the function that drew it; ``[Figure](#label)``
+    in the text refers to it."""
+    _numbers["Figure"] += 1
+    display(_bundle(figure, _numbers["Figure"], caption, label), raw=True)
 
 
 class Progress:
@@ -187,9 +208,8 @@ class Progress:
     """
 
     def __init__(self, params: RunParams):
-        global _figures
-        _figures += 1
-        self.params, self.number = params, _figures
+        _numbers["Figure"] += 1
+        self.params, self.number = params, _numbers["Figure"]
         self.bar, self.handle, self.shown, self.drawn = None, None, 0, 0.0
 
     def __call__(self, epochs: float, history: list[dict]) -> None:

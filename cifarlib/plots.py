@@ -2,12 +2,14 @@
 
 import contextlib
 import io
+import sys
 from collections.abc import Iterator, Sequence
 
 import matplotlib
 import numpy as np
 import seaborn as sns
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 from torch import Tensor
 
 from cifarlib.data import CLASSES
@@ -24,6 +26,7 @@ BLACK, ORANGE, SKY, GREEN, YELLOW, BLUE, VERMILION, PURPLE = [
     "#D55E00",
     "#CC79A7",
 ]  # Okabe and Ito, 2008
+WHITE = "#FFFFFF"
 
 
 @contextlib.contextmanager
@@ -36,9 +39,9 @@ def style() -> Iterator[None]:
 
 def new_figure(width: float, height: float, alt: str) -> Figure:
     """A figure outside pyplot: nothing shows it twice, nothing has to be closed. width, height: inches; ``alt`` says
-    in words what it shows and becomes the figure's attribute of that name."""
+    in words what it shows and becomes the figure's attribute of that name, beside ``source``, the function that asks."""
     figure = Figure(figsize=(width, height), layout="constrained")
-    figure.alt = alt
+    figure.alt, figure.source = alt, f"plots.{sys._getframe(1).f_code.co_name}"
     return figure
 
 
@@ -145,4 +148,178 @@ def mistakes(images: Tensor, logits: np.ndarray, labels: np.ndarray, n: int = 12
             axes.imshow(images[index].permute(1, 2, 0).numpy(), interpolation="nearest")
             title = f"says {CLASSES[predicted]}, {100 * confidence:.0f} %\nis {CLASSES[int(labels[index])]}"
             axes.set_title(title, fontsize=9)
+    return figure
+
+
+RUN_LOOKS = list(
+    zip([BLACK, ORANGE, SKY, GREEN, PURPLE, BLUE, VERMILION], "osD^vPX", ["-", "--", "-.", ":"] * 2, strict=False)
+)
+
+
+def architecture(layers: list[dict]) -> Figure:
+    """The network's blocks in the order of execution, from ``model.layer_table``: a box as high as the picture is wide
+    and as wide as its channels (on a log scale), with its shape and parameters; below, what a block does."""
+    stages: dict[str, list[dict]] = {}
+    for row in layers:
+        stages.setdefault(row["layer"].split()[0].partition(".")[0], []).append(row)
+    blocks = next(rows for rows in stages.values() if len(rows) > 1)
+    boxes = [("image", "3x32x32", 0, WHITE)]
+    for rows in stages.values():
+        kind = "Block" if len(rows) > 1 else rows[0]["layer"].split()[1]
+        parameters = sum(row["parameters"] for row in rows)
+        if parameters or "Pool" in kind:
+            name = {"Conv": "conv 2x2\n+ GELU", "MaxPool2d": "3x3\nmax-pool", "Linear": "linear, / 9"}.get(
+                kind, kind.lower()
+            )
+            boxes.append(
+                (name, rows[-1]["output"], parameters, SKY if kind == "Block" else YELLOW if parameters else WHITE)
+            )
+    total = sum(row["parameters"] for row in layers)
+    inside = " → ".join(row["layer"].partition(".")[2].split()[0].replace("activ", "GELU") for row in blocks)
+    alt = f"The network from left to right: {', '.join(f'{n} to {s}'.replace(chr(10), ' ') for n, s, *_ in boxes)}; {total:,} parameters."
+    with style():
+        figure = new_figure(9.5, 3.0, alt)
+        axes = figure.subplots()
+        axes.set_axis_off()
+        x = 0.0
+        for i, (name, shape, parameters, colour) in enumerate(boxes):
+            channels, size = int(shape.split("x")[0]), int(shape.split("x")[-1]) if "x" in shape else 1
+            width, height = 0.35 + 0.22 * np.log2(channels), 0.35 + 2.4 * size / 32
+            axes.add_patch(Rectangle((x, -height / 2), width, height, facecolor=colour, edgecolor=BLACK))
+            middle = x + width / 2
+            axes.text(middle, 1.5, name, ha="center", va="bottom", weight="bold")
+            count = f"{parameters:,}" if parameters else ""
+            axes.text(middle, -1.5, f"{shape.replace('x', '×')}\n{count}", ha="center", va="top")
+            if i + 1 < len(boxes):
+                axes.annotate(
+                    "", (x + width + 0.55, 0), (x + width + 0.05, 0), arrowprops={"arrowstyle": "->", "color": BLACK}
+                )
+            x += width + 0.6
+        axes.text(x / 2, -2.75, f"block: {inside}; {total:,} parameters in all", ha="center")
+        axes.set(xlim=(-0.2, x), ylim=(-3, 2.4))
+    return figure
+
+
+def loss_curves(histories: dict[str, list[list[dict]]], smoothing: dict[str, float]) -> Figure:
+    """Training loss per image and validation accuracy of several runs on common axes: the mean over a run's seeds, each
+    seed thin behind it, and the floor that a run's smoothed labels set. histories: run to one history a seed."""
+    ends = ", ".join(f"{run} {np.mean([h[-1]['train_loss'] for h in some]):.3f}" for run, some in histories.items())
+    with style():
+        figure = new_figure(
+            9.5, 4.2, f"Training loss and validation accuracy over the epochs. Training loss ends at: {ends}."
+        )
+        for axes, key, factor in zip(
+            figure.subplots(1, 2), ("train_loss", "validation_accuracy"), (1, 100), strict=True
+        ):
+            for (run, some), (colour, marker, dash) in zip(histories.items(), RUN_LOOKS, strict=False):
+                curves = [[factor * row[key] for row in history] for history in some]
+                x = range(1, min(map(len, curves)) + 1)
+                for curve in curves if len(curves) > 1 else ():
+                    axes.plot(x, curve[: len(x)], color=colour, linewidth=0.5, alpha=0.5)
+                mean = np.mean([curve[: len(x)] for curve in curves], axis=0)
+                axes.plot(
+                    x,
+                    mean,
+                    color=colour,
+                    marker=marker,
+                    linestyle=dash,
+                    markersize=4,
+                    markevery=max(1, len(x) // 10),
+                    label=run,
+                )
+                floor = smoothing_floor(smoothing[run])
+                if floor and key == "train_loss":
+                    axes.axhline(floor, color=colour, linestyle=":", linewidth=1)
+                    axes.annotate(
+                        f"floor of {run}: {floor:.3f}",
+                        (x[0], floor),
+                        textcoords="offset points",
+                        xytext=(0, 3),
+                        size=8,
+                        color=colour,
+                    )
+            axes.set_xlabel("epoch")
+            axes.xaxis.get_major_locator().set_params(integer=True)
+        left, right = figure.axes
+        left.set(ylabel="cross-entropy per image (nats)", title="Training loss", ylim=(0, None))
+        right.set(ylabel="accuracy (%)", title="Validation accuracy")
+        right.legend(loc="lower right", frameon=True, ncols=2)
+    return figure
+
+
+def run_accuracies(
+    values: dict[str, list[float]], intervals: dict[str, tuple[float, float]], published: dict[str, float]
+) -> Figure:
+    """Validation accuracy (%) of each run: its seeds as small circles, their mean and interval, the paper's as a cross."""
+    runs = list(values)
+    means = ", ".join(f"{run} {np.mean(values[run]):.2f}" for run in runs)
+    with style():
+        figure = new_figure(9.5, 0.6 + 0.3 * len(runs), f"Validation accuracy in per cent, mean of the seeds: {means}.")
+        axes = figure.subplots()
+        for y, run in enumerate(runs):
+            axes.plot(intervals[run], [y, y], color=BLUE, linewidth=2)
+            axes.plot(
+                values[run],
+                [y] * len(values[run]),
+                "o",
+                color=SKY,
+                markersize=5,
+                alpha=0.7,
+                label="a seed" if not y else None,
+            )
+            axes.plot(
+                np.mean(values[run]), y, "D", color=BLUE, markersize=6, label="mean, 95 % interval" if not y else None
+            )
+            if run in published:
+                axes.plot(
+                    published[run],
+                    y,
+                    "x",
+                    color=VERMILION,
+                    markersize=7,
+                    markeredgewidth=2,
+                    label="paper" if not y else None,
+                )
+        axes.set(yticks=range(len(runs)), yticklabels=runs, xlabel="validation accuracy (%)")
+        axes.invert_yaxis()
+        axes.legend(frameon=True, fontsize=8)
+    return figure
+
+
+def contrasts(rows: list[tuple[str, float, tuple[float, float], float, str]]) -> Figure:
+    """Each claim's estimate with its interval beside zero and the paper's value. rows: (name, estimate, interval, paper
+    or nan, verdict); the verdict shows in marker and colour."""
+    looks = {
+        "reproduced": (GREEN, "o"),
+        "contradicted": (VERMILION, "X"),
+        "not resolved": (BLUE, "s"),
+        "": (BLACK, "d"),
+    }
+    words = "; ".join(f"{name} {value:+.2f}{', ' + verdict if verdict else ''}" for name, value, _, _, verdict in rows)
+    with style():
+        figure = new_figure(9.5, 0.8 + 0.32 * len(rows), f"Differences in points of validation accuracy: {words}.")
+        axes = figure.subplots()
+        axes.axvline(0, color=BLACK, linewidth=1)
+        seen = set()
+        for y, (_, value, interval, paper, verdict) in enumerate(rows):
+            colour, marker = looks[verdict]
+            axes.plot(interval, [y, y], color=colour, linewidth=2)
+            name = verdict or "one seed: images only"
+            axes.plot(value, y, marker, color=colour, markersize=8, label=None if name in seen else name)
+            seen.add(name)
+            axes.plot(
+                paper,
+                y,
+                "|",
+                color=ORANGE,
+                markersize=14,
+                markeredgewidth=3,
+                label=None if "paper" in seen or np.isnan(paper) else "paper",
+            )
+            seen |= {"paper"} if not np.isnan(paper) else set()
+        axes.set(
+            yticks=range(len(rows)), yticklabels=[name for name, *_ in rows], xlabel="points of validation accuracy"
+        )
+        axes.invert_yaxis()
+        axes.legend(frameon=True, fontsize=8, loc="best")
     return figure

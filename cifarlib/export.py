@@ -1,0 +1,187 @@
+"""An executed notebook as one HTML file, readable offline, and as a typeset PDF.
+
+    python -m cifarlib.export outputs/report.ipynb            # report.html and report.pdf beside it
+
+nbconvert turns cells and outputs into Markdown, pandoc makes HTML or Typst of it, typst sets the pages. The same notebook
+gives the same bytes: neither file holds a date. Cells tagged ``authors`` and ``abstract`` go into the title block; tags
+``remove-cell``, ``remove-input`` and ``remove-output`` do what they say; the PDF leaves code out, the HTML folds it away.
+"""
+
+import argparse
+import base64
+import io
+import json
+import re
+import sys
+import tempfile
+from pathlib import Path
+
+import nbformat
+import pypandoc
+import typst
+from fontTools import subset
+from nbconvert.exporters import MarkdownExporter
+from nbconvert.preprocessors import TagRemovePreprocessor
+from traitlets.config import Config
+
+from cifarlib import InputError, project_root
+from cifarlib.records import write_atomically
+
+HERE = Path(__file__).parent
+CELLS = """{% extends 'markdown/index.md.j2' %}
+{% block input %}
+:::: code
+```python
+{{ cell.source }}
+```
+::::
+{% endblock input %}
+{% block stream %}
+```
+{{ output.text | strip_ansi }}
+```
+{% endblock stream %}"""
+READ = "markdown-implicit_header_references+pipe_tables+fenced_divs"
+
+
+def _read(path: Path) -> nbformat.NotebookNode:
+    try:
+        notebook = nbformat.read(path, as_version=4)
+    except FileNotFoundError:
+        raise InputError(f"no notebook {path}") from None
+    except Exception as error:  # nbformat and json raise several kinds for a file that is no notebook
+        raise InputError(f"{path} is not a notebook: {error}") from None
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    if code and not any(cell.outputs for cell in code):
+        raise InputError(f"{path} holds no outputs: execute it first, as with `papermill {path} executed.ipynb`")
+    return notebook
+
+
+def _tagged(notebook: nbformat.NotebookNode, tag: str) -> str:
+    """The Markdown that the cells of a tag gave out; they leave the notebook."""
+    cells = [cell for cell in notebook.cells if tag in cell.metadata.get("tags", [])]
+    notebook.cells = [cell for cell in notebook.cells if cell not in cells]
+    outputs = [output for cell in cells for output in cell.outputs]
+    return "\n\n".join(output.data["text/markdown"] for output in outputs if "text/markdown" in output.get("data", {}))
+
+
+def article(path: Path) -> tuple[str, dict, dict[str, bytes]]:
+    """The notebook's text in pandoc's Markdown, its title block, and its figures by file name."""
+    notebook, figures = _read(path), {}
+    meta = {"authors": _tagged(notebook, "authors"), "abstract": _tagged(notebook, "abstract")}
+    meta["title"] = path.stem
+    for cell in notebook.cells:
+        if cell.cell_type == "markdown" and cell.source.startswith("# "):
+            meta["title"], _, cell.source = cell.source[2:].partition("\n")
+            break
+    for output in (o for cell in notebook.cells for o in cell.get("outputs", [])):
+        found = output.get("data", {})
+        name = re.search(r"\]\(([\w-]+\.svg)\)", found.get("text/markdown", ""))
+        picture = re.search(r'src="data:image/svg\+xml;base64,([^"]+)"', found.get("text/html", ""))
+        if name and picture:
+            figures[name[1]] = base64.b64decode(picture[1])
+    settings = Config()
+    settings.NbConvertBase.display_data_priority = [
+        "text/markdown", "image/svg+xml", "image/png", "image/jpeg", "text/html", "text/plain",
+    ]  # fmt: skip
+    exporter = MarkdownExporter(raw_template=CELLS, config=settings)
+    remove = {f"remove_{what}_tags": {f"remove-{tag}"} for what, tag in
+              (("cell", "cell"), ("input", "input"), ("all_outputs", "output"))}  # fmt: skip
+    exporter.register_preprocessor(TagRemovePreprocessor(**remove), enabled=True)
+    text, resources = exporter.from_notebook_node(notebook)
+    figures |= resources.get("outputs", {})
+    return _with_references(text), meta, figures
+
+
+def _with_references(text: str) -> str:
+    """``[Figure](#label)`` and ``[Table](#label)`` get the number that stands in the caption of that label."""
+    numbers = {}
+    for kind, number, label in re.findall(r"!\[\*\*(Figure) (\d+)\.\*\*.*?\{#([\w-]+)", text):
+        numbers[label] = f"{kind} {number}"
+    for label, kind, number in re.findall(r"::: \{#([\w-]+)\}\n.*?\*\*(Table) (\d+)\.\*\*", text, flags=re.DOTALL):
+        numbers[label] = f"{kind} {number}"
+
+    def put(match: re.Match) -> str:
+        return f"[{numbers[match[2]]}](#{match[2]})" if match[2] in numbers else f"the {match[1].lower()} left out here"
+
+    text = re.sub(r"\[(Figure|Table)\]\(#([\w-]+)\)", put, text)
+    return re.sub(r"^(#+ Appendix.*)$", r"\1 {.unnumbered}", text, flags=re.MULTILINE)
+
+
+def _pandoc(text: str, meta: dict, folder: Path, to: str, options: list[str]) -> str:
+    bibliography = project_root() / "notebooks" / "references.bib"
+    about = {"title": meta["title"], "lang": "en", "link-citations": True, "reference-section-title": "References"}
+    about |= {"author": [name.strip() for name in meta["authors"].split(";") if name.strip()]}
+    about |= {"abstract": meta["abstract"]} if meta["abstract"] else {}
+    about |= {"bibliography": str(bibliography)} if bibliography.exists() else {}
+    (folder / "metadata.json").write_text(json.dumps(about))
+    options = ["--standalone", "--citeproc", "--shift-heading-level-by=-1", f"--resource-path={folder}",
+               f"--metadata-file={folder / 'metadata.json'}", *options]  # fmt: skip
+    return pypandoc.convert_text(text, to, format=READ, extra_args=options)
+
+
+def _math_font(text: str) -> bytes:
+    """Of STIX Two Math, the characters of a text, so that a browser sets formulas without any font of its own."""
+    import ziamath
+
+    font = subset.load_font(
+        str(Path(ziamath.__file__).parent / "fonts" / "STIXTwoMath-Regular.ttf"), options := subset.Options()
+    )
+    subsetter = subset.Subsetter(options)
+    subsetter.populate(text="".join(sorted(set(text))))
+    subsetter.subset(font)
+    font.save(file := io.BytesIO())
+    return file.getvalue()
+
+
+def to_html(path: Path, output: Path) -> None:
+    """One file that asks nothing of the network."""
+    text, meta, figures = article(path)
+    switch = (
+        '<label class="switch"><input type="checkbox" id="show-code"> show code</label>' if ":::: code" in text else ""
+    )
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        for name, content in figures.items():
+            (folder / name).write_bytes(content)
+        (folder / "switch.html").write_text(switch)
+        options = ["--embed-resources", "--mathml", "--toc", "--toc-depth=2", "--number-sections",
+                   f"--css={HERE / 'export.css'}", f"--include-before-body={folder / 'switch.html'}"]  # fmt: skip
+        html = _pandoc(text, meta, folder, "html5", options)
+    if formulas := "".join(re.findall(r"<math.*?</math>", html, flags=re.DOTALL)):
+        source = base64.b64encode(_math_font(formulas)).decode()
+        face = f'@font-face {{ font-family: "STIX Two Math"; src: url(data:font/ttf;base64,{source}); }}'
+        html = html.replace("</head>", f"<style>{face}</style>\n</head>", 1)
+    write_atomically(output, lambda file: file.write(html.encode()))
+
+
+def to_pdf(path: Path, output: Path) -> None:
+    """Typeset, with vector figures and embedded fonts; code is left out."""
+    text, meta, figures = article(path)
+    text = re.sub(r"^:::: code\n.*?\n::::$", "", text, flags=re.DOTALL | re.MULTILINE)
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        for name, content in figures.items():
+            (folder / name).write_bytes(content)
+        source = _pandoc(text, meta, folder, "typst", [f"--template={HERE / 'export.typ'}"])
+        (folder / "article.typ").write_text(source)
+        pdf = typst.compile(folder / "article.typ", ignore_system_fonts=True)
+    write_atomically(output, lambda file: file.write(pdf))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="an executed notebook as HTML and PDF, beside it")
+    parser.add_argument("notebook", type=Path)
+    parser.add_argument("--to", choices=("html", "pdf"), action="append", help="only this one")
+    given = parser.parse_args()
+    try:
+        for kind in given.to or ("html", "pdf"):
+            output = given.notebook.with_suffix(f".{kind}")
+            {"html": to_html, "pdf": to_pdf}[kind](given.notebook, output)
+            print(f"{output} ({output.stat().st_size / 1e6:.2f} MB)")
+    except InputError as error:
+        sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,540 @@
+"""What the report says: every table and sentence that depends on results, computed from the records under outputs/.
+
+Each function takes ``Results`` and gives something to display; what has no record yet is named with the command that
+makes it.
+"""
+
+import math
+import statistics
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from cifarlib import InputError, project_root, records, stats
+from cifarlib.evaluate import smoothing_floor
+from cifarlib.notebook import Table, Text, duration
+from cifarlib.params import PAPER_EPOCHS, TRAIN_IMAGES, load_params, load_published, run_names
+
+TABLE_1 = tuple(f"run{i}" for i in range(1, 8))
+SCHEDULE = ("epochs", "stop_epoch", "train_images")
+
+
+@dataclass(frozen=True)
+class Results:
+    """The records of one schedule, by run and in the order of their seeds, and beside them those of other schedules.
+
+    A record carries its folder as ``record["folder"]``.
+    """
+
+    schedule: dict  # epochs, stop_epoch, train_images
+    runs: dict[str, list[dict]]
+    others: list[dict]
+
+    def values(self, run: str, name: str = "validation_accuracy") -> list[float]:
+        """One value a seed; accuracies in per cent."""
+        return [100 * r[name] if name.endswith("accuracy") else r[name] for r in self.runs.get(run, [])]
+
+    @property
+    def options(self) -> str:
+        """The schedule as the Makefile takes it."""
+        names = {"epochs": "EPOCHS", "stop_epoch": "STOP", "train_images": "IMAGES"}
+        usual = {"epochs": PAPER_EPOCHS, "stop_epoch": None, "train_images": TRAIN_IMAGES}
+        return "".join(f" {names[k]}={v}" for k, v in self.schedule.items() if v != usual[k])
+
+    @property
+    def title(self) -> str:
+        """ "the paper's 200 epochs", "the paper's schedule squeezed into 8 epochs" ..."""
+        epochs, stop, images = (self.schedule[k] for k in SCHEDULE)
+        text = f"the paper's {PAPER_EPOCHS} epochs"
+        if epochs != PAPER_EPOCHS:
+            text = f"the paper's schedule squeezed into {epochs} epoch{'s' * (epochs > 1)}"
+        text += f", stopped after {stop}" if stop else ""
+        return text + (f", on {images:,} of {TRAIN_IMAGES:,} training images" if images != TRAIN_IMAGES else "")
+
+    @property
+    def is_the_papers(self) -> bool:
+        return not self.options
+
+    def best_run7(self) -> dict | None:
+        """Run 7 as far as it went: the record with the most epochs on the most images, of its seeds the first."""
+        found = [r for r in [*self.runs.get("run7", []), *self.others] if r["run"] == "run7"]
+        return max(found, key=lambda r: (r["train_images"], r["epochs_trained"], -r["seed"]), default=None)
+
+
+def collect(
+    output_folder: str | Path | None = None, epochs: int | None = None, stop_epoch: int | None = None
+) -> Results:
+    """Reads all records below ``output_folder``. The schedule is the one asked for, else the one under which most runs
+    have a record, of several the longest. A run counts only with the settings of its params file."""
+    output_folder = Path(output_folder) if output_folder else project_root() / "outputs"
+    found = []
+    for path in sorted(output_folder.glob("*/seed*/record.json")):
+        found.append(records.read_record(path.parent) | {"folder": path.parent})
+    known = {run: load_params(run).settings() for run in run_names()}
+    free = {*SCHEDULE, "seed"}
+    clean = [
+        r for r in found
+        if r["run"] in known and all(r["parameters"].get(k) == v for k, v in known[r["run"]].items() if k not in free)
+    ]  # fmt: skip
+    by_schedule: dict[tuple, set] = {}
+    for r in clean:
+        if epochs in (None, r["epochs"]) and (stop_epoch == r["stop_epoch"] or (epochs is None and stop_epoch is None)):
+            by_schedule.setdefault(tuple(r[k] for k in SCHEDULE), set()).add(r["run"])
+    if by_schedule:
+        chosen = max(by_schedule, key=lambda s: (s[2], len(by_schedule[s]), s[1] or s[0]))
+    elif epochs is None and stop_epoch is None:
+        chosen = (PAPER_EPOCHS, None, TRAIN_IMAGES)
+    else:
+        raise InputError(
+            f"epochs = {epochs}, stop_epoch = {stop_epoch}: no record below {output_folder} has this schedule"
+        )
+    runs: dict[str, list[dict]] = {}
+    for r in sorted(clean, key=lambda r: r["seed"]):
+        if tuple(r[k] for k in SCHEDULE) == chosen:
+            runs.setdefault(r["run"], []).append(r)
+    here = [id(r) for some in runs.values() for r in some]
+    return Results(dict(zip(SCHEDULE, chosen, strict=True)), runs, [r for r in found if id(r) not in here])
+
+
+def number(value: float, digits: int = 2) -> str:
+    """With a true minus sign; a dash for what is not known."""
+    return "–" if value is None or math.isnan(value) else f"{value:.{digits}f}".replace("-", "−")
+
+
+def signed(value: float, digits: int = 2) -> str:
+    return number(value, digits) if value < 0 or math.isnan(value) else f"+{value:.{digits}f}"
+
+
+def _interval(low: float, high: float, show=number, digits: int = 2) -> str:
+    return "–" if math.isnan(low) else f"{show(low, digits)} to {show(high, digits)}"
+
+
+def _seeds(results: Results, runs: Sequence[str]) -> str:
+    counts = sorted({len(results.runs.get(run, [])) for run in runs})
+    text = f"{counts[0]} to {counts[-1]}" if len(counts) > 1 else f"{counts[0]}"
+    return f"{text} seed{'s' * (counts != [1])} a run"
+
+
+def _right(record: dict, part: str = "validation") -> np.ndarray:
+    """Which images the run got right, (N,) booleans."""
+    said = records.read_predictions(record["folder"])
+    return said[part].argmax(1) == said[f"{part}_labels"]
+
+
+def missing(results: Results) -> list[str]:
+    return [run for run in (*TABLE_1, *sorted(set(run_names()) - set(TABLE_1))) if run not in results.runs]
+
+
+def status(results: Results) -> Text:
+    """Which schedule the results are of, and what is missing with the command that makes it."""
+    text = f"The results below are of **{results.title}**"
+    if not results.is_the_papers:
+        text += (
+            f", not of the paper's {PAPER_EPOCHS} epochs: they test whether its *differences* hold on this schedule, "
+        )
+        text += "and its accuracies cannot be expected"
+    text += f". {sum(map(len, results.runs.values()))} records, {_seeds(results, list(results.runs) or TABLE_1)}."
+    if names := missing(results):
+        runs = " ".join(name.removeprefix("run") if name in TABLE_1 else name for name in names)
+        text += f"\n\n**No record yet of {', '.join(names)}.** What would need them is left open below. To make them: "
+        text += f'`make table RUNS="{runs}"{results.options}`, then `make report`.'
+    return Text(text)
+
+
+def devices(results: Results) -> str:
+    return "; ".join(sorted({f"{r['device_name']} ({r['precision']})" for some in results.runs.values() for r in some}))
+
+
+def table_1(results: Results) -> Table:
+    """The paper's Table 1 with its column and ours beside it."""
+    published, rows = load_published()["validation_accuracy"], []
+    for run in TABLE_1:
+        p, values = load_params(run), results.values(run)
+        row = {
+            "#": run.removeprefix("run"),
+            "batch": p.batch_size,
+            "whitening": "yes" if p.whitening else "no",
+            "padding": p.padding,
+            "optimizer": {"adamw": "AdamW", "sgd": "SGD", "sgd-nesterov": "Nesterov"}[p.optimizer],
+            "norm.": p.normalization,
+            "smoothing": f"{p.label_smoothing:g}" if p.label_smoothing else "no",
+            "paper %": number(published[run]),
+        }
+        test = results.values(run, "test_accuracy")
+        row["ours %"] = number(np.mean(values)) if values else "–"
+        row["sd"] = number(statistics.stdev(values)) if len(values) > 1 else "–"
+        row["n"] = len(values)
+        row["95 % interval"] = "–"
+        if len(values) > 1:
+            row["95 % interval"] = _interval(*stats.mean_interval(values))
+        elif values:
+            low, high = stats.binomial_interval(values[0] / 100, results.runs[run][0]["validation_images"])
+            row["95 % interval"] = _interval(100 * low, 100 * high) + " ᵃ"
+        row["difference"] = signed(np.mean(values) - published[run]) if values else "–"
+        row["test %"] = number(np.mean(test)) if test else "–"
+        rows.append(row)
+    caption = (
+        f"Table 1 of the paper (validation accuracy after {PAPER_EPOCHS} epochs) beside ours: mean over n seeds after "
+        f"{results.title}, standard deviation and 95 % interval of the mean over seeds (Student). "
+    )
+    if any(len(some) == 1 for some in results.runs.values()):
+        caption += "ᵃ One seed: binomial interval, images only. "
+    caption += f"Device: {devices(results) or 'none yet'}."
+    return Table(rows, caption, "tbl-runs")
+
+
+def other_schedules(results: Results) -> Table | Text:
+    """Records that Table 1 must not mix in, labelled."""
+    if not results.others:
+        return Text("There are no records of other schedules.")
+    rows = [
+        {
+            "run": r["run"],
+            "seed": r["seed"],
+            "schedule": f"{r['epochs_trained']} of {r['epochs']} epochs, {r['train_images']:,} images",
+            "validation %": number(100 * r["validation_accuracy"]),
+            "test %": number(100 * r["test_accuracy"]),
+            "device": f"{r['device']} ({r['precision']})",
+        }
+        for r in results.others
+    ]
+    return Table(rows, "Runs on another schedule, on part of the data or with settings of their own.", "tbl-others")
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One statement of the paper as a weighted sum of runs' means. sign: where the paper sees it; 0: alike."""
+
+    says: str
+    arms: tuple[tuple[float, str], ...]
+    sign: int = 1
+    measure: str = "validation_accuracy"
+
+    @property
+    def name(self) -> str:
+        return " ".join(
+            f"{'−' if weight < 0 else '+'}{'' if abs(weight) == 1 else f'{abs(weight):g}·'}{run.removeprefix('run')}"
+            for weight, run in self.arms
+        ).removeprefix("+")
+
+    def published(self) -> float:
+        """Points, from the paper's Table 1; nan where it has no such number."""
+        paper = load_published()["validation_accuracy"]
+        if self.measure != "validation_accuracy" or any(run not in paper for _, run in self.arms):
+            return math.nan
+        return sum(weight * paper[run] for weight, run in self.arms)
+
+
+def difference(of: str, minus: str) -> tuple[tuple[float, str], ...]:
+    return ((1.0, of), (-1.0, minus))
+
+
+CLAIMS = (
+    Claim("SGD ends above AdamW", difference("run2", "run1")),
+    Claim("AdamW converges early (training loss over the first 15 % of the epochs, nats)", difference("run2", "run1"), 1, "early_loss"),
+    Claim("patch whitening helps", difference("run4", "run3")),
+    Claim("reflect padding (with Nesterov) helps", difference("run5", "run4")),
+    Claim("normalising by channel beats by length", difference("run6", "run5")),
+    Claim("label smoothing (with the summed loss) helps", difference("run7", "run6")),
+    Claim("its gain exceeds that of channel over length, the next in size", ((1.0, "run7"), (-2.0, "run6"), (1.0, "run5"))),
+    Claim("fresh augmentation beats images pre-processed once", difference("run7", "run7-preprocessed")),
+)  # fmt: skip
+ALIKE = Claim("batch sizes 128 and 1024 perform alike", difference("run3", "run2"), 0)
+PADDING = (
+    Claim("reflect padding alone", difference("run4-reflect", "run4")),
+    Claim("Nesterov momentum alone", difference("run4-nesterov", "run4")),
+    Claim("reflect padding, given Nesterov", difference("run5", "run4-nesterov")),
+    Claim("Nesterov momentum, given reflect padding", difference("run5", "run4-reflect")),
+)
+SMOOTHING = (
+    Claim("smoothing alone (mean loss)", difference("run7-mean", "run6")),
+    Claim("summing the loss alone (no smoothing)", difference("run6-sum", "run6")),
+    Claim("smoothing, given the summed loss", difference("run7", "run6-sum")),
+    Claim("summing the loss, given smoothing", difference("run7", "run7-mean")),
+    Claim(
+        "both together beyond the sum of each alone",
+        ((1.0, "run7"), (-1.0, "run7-mean"), (-1.0, "run6-sum"), (1.0, "run6")),
+    ),
+)
+NORMALISATION = (
+    Claim("the other reading of “channel”: each image's own statistics", difference("run6-image-channel", "run6")),
+)
+
+
+def early_loss(record: dict) -> float:
+    """Mean training loss over the first 15 % of the epochs, the paper's first phase of the learning rate."""
+    rows = records.read_history(record["folder"])
+    return float(np.mean([row["train_loss"] for row in rows[: max(1, round(0.15 * record["epochs"]))]]))
+
+
+def estimate(results: Results, claim: Claim) -> stats.Estimate | None:
+    """None where a run has no record."""
+    arms = []
+    for weight, run in claim.arms:
+        values = results.values(run) if claim.measure != "early_loss" else [*map(early_loss, results.runs.get(run, []))]
+        arms.append((weight, values))
+    return stats.contrast(arms) if all(values for _, values in arms) else None
+
+
+@dataclass(frozen=True)
+class Judged:
+    claim: Claim
+    estimate: stats.Estimate | None
+    interval: tuple[float, float]  # adjusted for the number of claims; of the images only at one seed
+    verdict: str  # "" where none is given
+    seeds_needed: int | None
+
+
+def judge(results: Results, claims: Sequence[Claim]) -> list[Judged]:
+    """The claims with Holm-adjusted intervals and verdicts (``stats``)."""
+    estimates = [estimate(results, claim) for claim in claims]
+    levels = stats.holm_levels([e.p if e else math.nan for e in estimates])
+    judged = []
+    for claim, e, level in zip(claims, estimates, levels, strict=True):
+        interval, verdict, needed = (math.nan, math.nan), "", None
+        if e and e.seeds > 1:
+            interval = e.interval(level) if claim.sign else e.interval(2 * stats.LEVEL - 1)
+            verdict = stats.verdict(e, claim.sign, level) if claim.sign else stats.alike(e)
+            needed = stats.seeds_needed(e, level) if verdict == "not resolved" and claim.sign else None
+        elif e and claim.measure == "validation_accuracy":
+            images = [(weight, _right(results.runs[run][0])) for weight, run in claim.arms]
+            _, low, high = stats.paired_interval(images)
+            interval = 100 * low, 100 * high
+        judged.append(Judged(claim, e, interval, verdict, needed))
+    return judged
+
+
+def _verdict_text(j: Judged) -> str:
+    if j.estimate is None:
+        return "no record"
+    if not j.verdict:
+        return "none at one seed"
+    return j.verdict + (f" (about {j.seeds_needed} seeds a run would)" if j.seeds_needed else "")
+
+
+def contrasts_table(judged: Sequence[Judged], caption: str, label: str) -> Table:
+    rows = []
+    for j in judged:
+        e = j.estimate
+        rows.append(
+            {
+                "claim": j.claim.says,
+                "runs": j.claim.name,
+                "paper": signed(j.claim.published()),
+                "ours": signed(e.value) if e else "–",
+                "interval": _interval(*j.interval, signed) + (" ᵃ" if e and e.seeds < 2 else ""),
+                "n": e.seeds if e else 0,
+                "verdict": _verdict_text(j),
+            }
+        )
+    if any(j.estimate and j.estimate.seeds < 2 for j in judged):
+        caption += " ᵃ One seed: the chance of the images alone (paired), no verdict."
+    return Table(rows, caption, label)
+
+
+def claims_table(results: Results) -> Table:
+    caption = (
+        f"The paper's claims as contrasts, in points of validation accuracy unless said otherwise, after {results.title}. "
+        "Intervals are adjusted by Holm's procedure for all directional claims together; the last row is the "
+        f"equivalence test (90 % interval within ±{stats.MARGIN:g} points)."
+    )
+    return contrasts_table([*judge(results, CLAIMS), *judge(results, [ALIKE])], caption, "tbl-claims")
+
+
+def confounds_table(results: Results, claims: Sequence[Claim], what: str, label: str) -> Table:
+    caption = f"{what} Points of validation accuracy; intervals adjusted by Holm's procedure within this table."
+    return contrasts_table(judge(results, claims), caption, label)
+
+
+def two_by_two(results: Results) -> Table:
+    """Smoothing x reduction of the loss: validation accuracy of the four runs."""
+
+    def cell(run: str) -> str:
+        values = results.values(run)
+        if not values:
+            return f"no record ({run})"
+        spread = f" ± {number(statistics.stdev(values))}" if len(values) > 1 else ""
+        return f"{number(np.mean(values))}{spread} ({run}, n = {len(values)})"
+
+    rows = [
+        {"": "no smoothing", "mean of the batch": cell("run6"), "sum over the batch": cell("run6-sum")},
+        {"": "smoothing 0.2", "mean of the batch": cell("run7-mean"), "sum over the batch": cell("run7")},
+    ]
+    caption = "Label smoothing and the reduction of the loss taken apart: validation accuracy in per cent (± sd)."
+    return Table(rows, caption, "tbl-two-by-two")
+
+
+def seconds_per_epoch(record: dict) -> float:
+    return statistics.median(record["epoch_seconds"])
+
+
+def speed_table(results: Results) -> Table:
+    """The paper's seconds beside ours on the devices of the records, with fresh and with pre-processed images."""
+    paper = load_published()["seconds_per_epoch"]
+    rows = [
+        {"device": "NVIDIA A100 (the paper)", "precision": "–", "fresh augmentation": f"{paper['per_epoch']} s",
+         "pre-processed once": f"{paper['once']} s", "time saved": _saved(paper["per_epoch"], paper["once"])}
+    ]  # fmt: skip
+    by_device: dict[tuple, dict[str, list[float]]] = {}
+    for r in [*(r for some in results.runs.values() for r in some), *results.others]:
+        if r["run"] in ("run7", "run7-preprocessed") and r["train_images"] == TRAIN_IMAGES:
+            by_device.setdefault((r["device_name"], r["precision"]), {}).setdefault(r["run"], []).append(
+                seconds_per_epoch(r)
+            )
+    for (name, precision), seconds in sorted(by_device.items()):
+        fresh, once = (
+            statistics.median(seconds[run]) if run in seconds else None for run in ("run7", "run7-preprocessed")
+        )
+        rows.append(
+            {
+                "device": name,
+                "precision": precision,
+                "fresh augmentation": f"{fresh:.3g} s" if fresh else "no record",
+                "pre-processed once": f"{once:.3g} s" if once else "no record",
+                "time saved": _saved(fresh, once) if fresh and once else "–",
+            }
+        )
+    caption = (
+        f"Seconds per epoch of run 7 ({TRAIN_IMAGES:,} images, ours with the validation of 10,000), median over epochs. "
+        "Taken from the records of the runs: what else the machine did meanwhile is in them."
+    )
+    return Table(rows, caption, "tbl-speed")
+
+
+def _saved(fresh: float, once: float) -> str:
+    return f"{number(100 * (1 - once / fresh), 0)} %"
+
+
+def speed_text(results: Results) -> Text:
+    """Whether the paper's trade-off still exists."""
+    judged = judge(results, CLAIMS)[-1]
+    paper = load_published()
+    text = (
+        f"The paper saves {_saved(paper['seconds_per_epoch']['per_epoch'], paper['seconds_per_epoch']['once'])} of an "
+        f"epoch's time with images that are cropped and flipped once, and loses "
+        f"{number(paper['accuracy_drop_of_preprocessed_images'], 0)} points of accuracy. "
+    )
+    if judged.estimate is None:
+        return Text(text + "Our records do not hold both runs yet.")
+    fresh, once = (
+        statistics.median(map(seconds_per_epoch, results.runs[run])) for run in ("run7", "run7-preprocessed")
+    )
+    text += (
+        f"Here a whole batch is cropped and flipped in one gather on the device, and pre-processing saves "
+        f"{_saved(fresh, once)}: there is nothing left to trade. Its price in accuracy is {signed(-judged.estimate.value)} "
+        f"points after {results.title} ({_verdict_text(judged)})."
+    )
+    return Text(text)
+
+
+def _count(judged: Sequence[Judged]) -> str:
+    counts = Counter(j.verdict for j in judged)
+    kinds = [
+        f"{counts[v]} {'are ' * (i == 0)}{v}" for i, v in enumerate(("reproduced", "contradicted", "not resolved"))
+    ]
+    text = f"Of the paper's {len(judged)} claims {kinds[0]}, {kinds[1]} and {kinds[2]}"
+    return text + (f"; {counts['']} cannot be judged yet, for want of seeds or records." if counts[""] else ".")
+
+
+def abstract(results: Results) -> Text:
+    """The abstract, all of its numbers computed."""
+    published = load_published()
+    text = (
+        f"A student's report trains a convolutional network of {published['parameters']:,} parameters on CIFAR-10 in "
+        f"seven runs and gives {published['validation_accuracy']['run7']:.2f} % validation and "
+        f"{published['test_accuracy']['run7']:.2f} % test accuracy, one seed a run. We rebuild the network, the runs and "
+        "six variants that take its confounded comparisons apart, and judge each claim with intervals over seeds. "
+    )
+    best = results.best_run7()
+    if best:
+        epochs = f"{best['epochs_trained']} epochs"
+        if best["epochs"] != PAPER_EPOCHS:
+            epochs = f"the schedule squeezed into {epochs}"
+        elif best["stop_epoch"]:
+            epochs = f"{epochs} of the paper's {PAPER_EPOCHS}"
+        text += (
+            f"Our run 7 reaches {100 * best['validation_accuracy']:.2f} % validation and "
+            f"{100 * best['test_accuracy']:.2f} % test accuracy after {epochs}. "
+        )
+    judged = [*judge(results, CLAIMS), *judge(results, [ALIKE])]
+    if any(j.verdict for j in judged):
+        text += _count(judged) + f" ({results.title}.) "
+    elif results.runs:
+        text += (
+            f"With one seed a run so far ({results.title}), no claim is judged: intervals over images stand beside the "
+            "differences. "
+        )
+    else:
+        text += "No run has a record yet. "
+    return Text(text + "Every number here is computed from records that this project's notebooks left.")
+
+
+def conclusions(results: Results) -> Text:
+    """One line a claim."""
+    lines = []
+    for j in [*judge(results, CLAIMS), *judge(results, [ALIKE])]:
+        if j.estimate is None:
+            lines.append(f"- {j.claim.says}: no record.")
+            continue
+        unit = "nats" if j.claim.measure == "early_loss" else "points"
+        text = f"- {j.claim.says}: {signed(j.estimate.value)} {unit}"
+        if not math.isnan(j.claim.published()):
+            text += f" (paper {signed(j.claim.published())})"
+        lines.append(
+            f"{text}. "
+            + (f"**{_verdict_text(j)[:1].upper()}{_verdict_text(j)[1:]}.**" if j.verdict else "No verdict at one seed.")
+        )
+    return Text("\n".join(lines))
+
+
+def test_text(results: Results) -> Text:
+    """Test accuracy of run 7, and which record the figures below are of."""
+    best = results.best_run7()
+    if best is None:
+        return Text("Run 7 has no record yet: `make train RUN=7 EPOCHS=10` makes one.")
+    low, high = stats.binomial_interval(best["test_accuracy"], best["test_images"])
+    text = (
+        f"Run 7 with seed {best['seed']} after {best['epochs_trained']} of {best['epochs']} epochs, our longest, gets "
+        f"**{100 * best['test_accuracy']:.2f} %** of the {best['test_images']:,} test images right (binomial 95 % interval "
+        f"{100 * low:.2f} to {100 * high:.2f} %, images only); the paper reports {load_published()['test_accuracy']['run7']:.2f} %"
+    )
+    if not (best["epochs"] == PAPER_EPOCHS and best["stop_epoch"] is None):
+        text += f" after {PAPER_EPOCHS} epochs"
+    text += (
+        f". The test set was read once, after the last epoch. Mean loss {best['test_loss']:.3f} per image; smoothed labels "
+        f"allow no less than {smoothing_floor(best['parameters']['label_smoothing']):.3f}. The figures that follow are of this record."
+    )
+    return Text(text)
+
+
+def environment(results: Results) -> Table:
+    """What the records of this schedule were made with; several values where they differ."""
+    found = [r for some in results.runs.values() for r in some]
+    versions: dict[str, set] = {}
+    for r in found:
+        for name, version in r["packages"].items():
+            versions.setdefault(name, set()).add(version)
+    rows = {
+        "records": f"{len(found)}",
+        "devices": devices(results) or "–",
+        "packages": ", ".join(f"{name} {' / '.join(sorted(some))}" for name, some in versions.items()) or "–",
+        "code commits": ", ".join(
+            sorted({f"{(r['commit'] or 'unknown')[:10]}{' (changed)' * bool(r['dirty'])}" for r in found})
+        )
+        or "–",
+        "data": ", ".join(sorted({f"SHA-256 {r['data_sha256'][:16]}…" for r in found})) or "–",
+        "training time": duration(sum(sum(r["epoch_seconds"]) for r in found)) if found else "–",
+    }
+    return Table(rows, "What the records of this schedule were made with.", "tbl-environment")
+
+
+def log_excerpt(results: Results, lines: int = 11) -> Text:
+    """The end of run 7's log, in the paper's format."""
+    best = results.best_run7()
+    if best is None:
+        return Text("Run 7 has no record yet.")
+    tail = (best["folder"] / "log.txt").read_text().splitlines()[-lines:]
+    return Text("```\n" + "\n".join(tail) + "\n```")
