@@ -26,6 +26,21 @@ def most_confident_mistakes(logits: np.ndarray, labels: np.ndarray, n: int) -> l
     return [(int(i), int(predicted[i]), float(confidence[i])) for i in order if confidence[i] >= 0]
 
 
+def calibration_curve(
+    logits: np.ndarray, labels: np.ndarray, bins: int = 15
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, float]:
+    """Mean probability of the answer, share of right answers and number of answers in each bin that is not empty, and
+    the expected calibration error: the mean over the answers of how far the first two lie apart. Bins of equal width,
+    after Guo et al., On Calibration of Modern Neural Networks, 2017."""
+    probabilities = torch.as_tensor(np.asarray(logits, np.float32)).softmax(1).numpy()
+    confidence, right = probabilities.max(1).astype(float), probabilities.argmax(1) == np.asarray(labels)
+    which = np.minimum((confidence * bins).astype(int), bins - 1)
+    counts = np.bincount(which, minlength=bins)
+    some = counts > 0
+    mean, share = (np.bincount(which, w, bins)[some] / counts[some] for w in (confidence, right))
+    return mean, share, counts[some], float((counts[some] * np.abs(mean - share)).sum() / len(right))
+
+
 def smoothing_floor(label_smoothing: float) -> float:
     """The least cross-entropy per image (nats) that smoothed labels allow: their own entropy; 0 without smoothing."""
     share = np.full(CLASSES, label_smoothing / CLASSES)

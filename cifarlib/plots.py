@@ -8,12 +8,16 @@ from collections.abc import Iterator, Sequence
 import matplotlib
 import numpy as np
 import seaborn as sns
+import torch
+import torch.nn.functional as F
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from torch import Tensor
 
 from cifarlib.data import CLASSES
-from cifarlib.evaluate import confusion_matrix, most_confident_mistakes, smoothing_floor
+from cifarlib.evaluate import calibration_curve, confusion_matrix, most_confident_mistakes, smoothing_floor
+from cifarlib.params import RunParams
+from cifarlib.preprocess import PADDING, crop_and_flip, draw, normalization, normalize
 from cifarlib.stats import binomial_interval
 
 BLACK, ORANGE, SKY, GREEN, YELLOW, BLUE, VERMILION, PURPLE = [
@@ -322,4 +326,139 @@ def contrasts(rows: list[tuple[str, float, tuple[float, float], float, str]]) ->
         )
         axes.invert_yaxis()
         axes.legend(frameon=True, fontsize=8, loc="best")
+
+
+LOOKS = tuple(
+    {"color": colour, "linestyle": dash, "marker": marker}
+    for colour, dash, marker in zip(
+        (BLUE, VERMILION, GREEN, BLACK, PURPLE), ("-", "--", "-.", ":", (0, (3, 1, 1, 1, 1, 1))), "os^Dv", strict=True
+    )
+)  # of series that share axes: told apart by colour, dash and marker
+
+
+def picture(axes: matplotlib.axes.Axes, image: Tensor, title: str = "") -> None:
+    """An image without axes: uint8 (3, H, W) as it is; normalised, float, with zero as mid-grey and -2.5 and 2.5 as the
+    darkest and brightest."""
+    pixels = image if image.dtype == torch.uint8 else (image / 5 + 0.5).clamp(0, 1)
+    axes.imshow(pixels.permute(1, 2, 0).numpy(), interpolation="nearest")
+    axes.set_axis_off()
+    axes.set_title(title, fontsize=9)
+
+
+def preprocessing(image: Tensor, label_name: str, statistics: tuple[Tensor, Tensor], seed: int) -> Figure:
+    """One image, uint8 (3, 32, 32), through each normalisation, each padding and six draws of crop and flip;
+    statistics: see ``channel_statistics``."""
+    draws = draw(seed, 1, 6)
+    how = [f"{dy:+d}, {dx:+d}{', flipped' if flip else ''}" for dy, dx, flip in draws.tolist()]
+    alt = (
+        f"One picture ({label_name}) as it is, under three normalisations and two paddings of {PADDING} pixels, and "
+        f"cropped and flipped six times under each padding, shifted down and right by: {'; '.join(how)}."
+    )
+    with style():
+        figure = new_figure(9.5, 5.4, alt)
+        grid = figure.subplots(3, 6)
+        picture(grid[0, 0], image, f"{label_name}, as it is")
+        for axes, mode in zip(grid[0, 1:], ("channel", "image-channel", "length"), strict=False):
+            picture(axes, normalize(image[None], *normalization(image[None], mode, statistics))[0], f"by {mode}")
+        scale = normalization(image[None], "channel", statistics)
+        for row, padding in enumerate(("reflect", "constant"), 1):
+            padded = F.pad(normalize(image[None], *scale), [PADDING] * 4, mode=padding)[0]
+            axes = grid[0, 3 + row]
+            picture(axes, padded, f"padded: {padding}")
+            corner = PADDING - 0.5
+            axes.add_patch(matplotlib.patches.Rectangle((corner, corner), 32, 32, fill=False, color=BLACK, ls="--"))
+            crops = crop_and_flip(image[None], *scale, torch.zeros(6, dtype=torch.int64), draws, padding)
+            for axes, crop, title in zip(grid[row], crops, how, strict=True):
+                picture(axes, crop, f"{padding}\n{title}")
+    return figure
+
+
+def eigenvalue_spectrum(values: Tensor | dict[str, Tensor]) -> Figure:
+    """Eigenvalues (D,) of the patch covariance, largest first, beside the default epsilon; a dict: one line a name."""
+    several = values if isinstance(values, dict) else {"": values}
+    eps = RunParams.whitening_eps
+    alt = "Eigenvalues of the patch covariance, largest first, on a logarithmic scale. " + " ".join(
+        f"{name or 'They'}: from {v[0]:.3g} to {v[-1]:.2g}; the first holds {100 * v[0] / v.sum():.1f} % of the variance, "
+        f"{int((v > eps).sum())} of {len(v)} lie above epsilon."
+        for name, v in several.items()
+    )
+    with style():
+        figure = new_figure(7, 3.6, alt)
+        axes = figure.subplots()
+        for (name, v), look in zip(several.items(), LOOKS, strict=False):
+            axes.plot(range(1, len(v) + 1), v, label=name or "eigenvalue", **look, markersize=5)
+        axes.axhline(eps, color=ORANGE, linewidth=2.5, zorder=1, label=f"epsilon {eps:g}")
+        axes.set(yscale="log", xlabel="eigenvector, in order", ylabel="variance along it")
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.legend(frameon=True)
+    return figure
+
+
+def eigenpatches(values: Tensor, vectors: Tensor, size: int = 2) -> Figure:
+    """Eigenvectors (D, D), one a row, as patches of size x size pixels, all on one scale, with their eigenvalues (D,);
+    zero is mid-grey."""
+    patches = vectors.view(-1, 3, size, size)
+    share = 100 * values / values.sum()
+    alt = (
+        f"{len(patches)} colour patches of {size} by {size} pixels in the order of their eigenvalues. The first, of nearly "
+        f"one grey, holds {share[0]:.1f} % of the variance, the first three together {share[:3].sum():.1f} %."
+    )
+    columns = 6 if size == 2 else 9
+    rows = -(-len(patches) // columns)
+    with style():
+        figure = new_figure(9.5, 9.5 / columns * rows * 1.18, alt)
+        for i, axes in enumerate(figure.subplots(rows, columns).flat):
+            picture(axes, 2.5 * patches[i] / patches.abs().max(), f"{i + 1}: {values[i]:.2g}")
+    return figure
+
+
+def covariances(before: Tensor, after: Tensor) -> Figure:
+    """The covariance (12, 12) of 2x2x3 patches, and that of the whitened ones (12, 12)."""
+
+    def outside(matrix: Tensor) -> float:
+        return float((matrix - matrix.diag().diag()).abs().max())
+
+    alt = (
+        f"Two matrices of 12 by 12. Before whitening, the variances are {before.diag().min():.2f} to "
+        f"{before.diag().max():.2f} and the covariances reach {outside(before):.2f}; after it, the variances are "
+        f"{after.diag().min():.2f} to {after.diag().max():.2f} and the covariances reach {outside(after):.1g}."
+    )
+    with style():
+        figure = new_figure(9.5, 4.3, alt)
+        for axes, matrix, title in zip(
+            figure.subplots(1, 2), (before, after), ("Patches as they are", "Whitened"), strict=True
+        ):
+            limit = float(matrix.abs().max())
+            drawn = axes.imshow(matrix.numpy(), cmap="PuOr_r", vmin=-limit, vmax=limit)
+            axes.grid(False)
+            axes.set_title(title)
+            figure.colorbar(drawn, ax=axes, label="covariance")
+        names = [f"{c}{y}{x}" for c in "RGB" for y in "01" for x in "01"]  # channel, row, column
+        figure.axes[0].set(xticks=range(12), yticks=range(12), xlabel="value of the patch: channel, row, column")
+        figure.axes[0].set_xticklabels(names, rotation=90)
+        figure.axes[0].set_yticklabels(names)
+        figure.axes[1].set(xticks=range(12), yticks=range(12), xlabel="eigenvector, in order")
+        for axis in (figure.axes[1].xaxis, figure.axes[1].yaxis):
+            axis.set_ticklabels(range(1, 13))
+    return figure
+
+
+def calibration(logits: np.ndarray, labels: np.ndarray) -> Figure:
+    """How often answers of a given probability are right, with binomial 95 % intervals, and how many there are."""
+    confidence, right, counts, error = calibration_curve(logits, labels)
+    alt = f"Expected calibration error {100 * error:.1f} %. Given probability, share of right answers: " + ", ".join(
+        f"{100 * c:.0f} %, {100 * r:.0f} %" for c, r in zip(confidence, right, strict=True)
+    )
+    low, high = np.transpose([binomial_interval(r, n) for r, n in zip(right, counts, strict=True)])
+    with style():
+        figure = new_figure(6, 5, alt)
+        top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
+        top.plot([0, 100], [0, 100], color=BLACK, linestyle=":", label="perfectly calibrated")
+        bars = 100 * np.array([right - low, high - right]).clip(0)
+        label = f"answers, calibration error {100 * error:.1f} %"
+        top.errorbar(100 * confidence, 100 * right, bars, color=BLUE, marker="o", capsize=3, label=label)
+        top.set(ylabel="right answers (%)", xlim=(0, 100), ylim=(0, 102))
+        top.legend(frameon=True)
+        bottom.bar(100 * confidence, counts, width=4, color=SKY, edgecolor=BLACK)
+        bottom.set(xlabel="probability of the answer (%)", ylabel="answers")
     return figure
