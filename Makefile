@@ -18,11 +18,13 @@ papermill_arguments = $(foreach pair,$(1),-p $(subst =, ,$(pair)))
 GRID := $(BIN)/python -m cifarlib.grid --output-folder $(OUTPUTS) \
   $(if $(EPOCHS),--epochs $(EPOCHS)) $(if $(STOP),--stop-epoch $(STOP)) $(if $(IMAGES),--train-images $(IMAGES))
 
-.PHONY: help setup data train table status bench lab test lint
+.PHONY: help setup data train table status report html pdf bench lab test lint
 help:
 	@echo "make train RUN=7 EPOCHS=10        train a run of Table 1 (also SEED= STOP= IMAGES= DEVICE= DATA= OUTPUTS=)"
 	@echo 'make table SEEDS="0 1" EPOCHS=8   train what is missing of Table 1 and its variants (also RUNS=)'
 	@echo "make status                       what of the same grid is done, without training"
+	@echo "make report                       outputs/report.html and report.pdf from the records (also OUTPUTS= DATA= AUTHORS=)"
+	@echo "make html NB=..., make pdf NB=... any executed notebook as one HTML file, as a typeset PDF"
 	@echo "make lab                          open JupyterLab on the notebooks"
 	@echo "make bench                        images per second of the training loop beside this machine's matrix rate"
 	@echo "make test                         lint and tests"
@@ -61,6 +63,14 @@ cell/%:
 
 status: setup
 	@$(GRID) $(RUNS) --seeds $(SEEDS)
+
+report: setup
+	@$(BIN)/papermill notebooks/report.ipynb $(OUTPUTS)/report.ipynb --no-progress-bar --log-level ERROR \
+	  -p output_folder $(OUTPUTS) $(if $(DATA),-p data_folder $(DATA)) $(if $(AUTHORS),-p authors "$(AUTHORS)")
+	@$(BIN)/python -m cifarlib.export $(OUTPUTS)/report.ipynb
+
+html pdf: setup
+	@$(BIN)/python -m cifarlib.export $(NB) --to $@
 
 bench: setup
 	@$(BIN)/python -m cifarlib.bench

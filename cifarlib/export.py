@@ -9,6 +9,7 @@ gives the same bytes: neither file holds a date. Cells tagged ``authors`` and ``
 
 import argparse
 import base64
+import importlib.util
 import io
 import json
 import re
@@ -105,30 +106,32 @@ def _with_references(text: str) -> str:
         return f"[{numbers[match[2]]}](#{match[2]})" if match[2] in numbers else f"the {match[1].lower()} left out here"
 
     text = re.sub(r"\[(Figure|Table)\]\(#([\w-]+)\)", put, text)
-    return re.sub(r"^(#+ Appendix.*)$", r"\1 {.unnumbered}", text, flags=re.MULTILINE)
+    text = re.sub(r"^(#+ Appendix.*)$", r"\1 {.unnumbered}", text, flags=re.MULTILINE)
+    if re.search(r"\[-?@", text):  # references stand before the appendix
+        body, appendix, rest = text.partition("## Appendix")
+        text = f"{body}\n## References {{.unnumbered}}\n\n::: {{#refs}}\n:::\n\n{appendix}{rest}"
+    return text
 
 
 def _pandoc(text: str, meta: dict, folder: Path, to: str, options: list[str]) -> str:
     bibliography = project_root() / "notebooks" / "references.bib"
-    about = {"title": meta["title"], "lang": "en", "link-citations": True, "reference-section-title": "References"}
+    about = {"title": meta["title"], "lang": "en", "link-citations": True}
     about |= {"author": [name.strip() for name in meta["authors"].split(";") if name.strip()]}
     about |= {"abstract": meta["abstract"]} if meta["abstract"] else {}
     about |= {"bibliography": str(bibliography)} if bibliography.exists() else {}
     (folder / "metadata.json").write_text(json.dumps(about))
-    options = ["--standalone", "--citeproc", "--shift-heading-level-by=-1", f"--resource-path={folder}",
+    options = ["--standalone", "--wrap=none", "--citeproc", "--shift-heading-level-by=-1", f"--resource-path={folder}",
                f"--metadata-file={folder / 'metadata.json'}", *options]  # fmt: skip
     return pypandoc.convert_text(text, to, format=READ, extra_args=options)
 
 
 def _math_font(text: str) -> bytes:
     """Of STIX Two Math, the characters of a text, so that a browser sets formulas without any font of its own."""
-    import ziamath
-
-    font = subset.load_font(
-        str(Path(ziamath.__file__).parent / "fonts" / "STIXTwoMath-Regular.ttf"), options := subset.Options()
-    )
+    (package,) = importlib.util.find_spec("ziamath").submodule_search_locations
+    options = subset.Options()
+    font = subset.load_font(f"{package}/fonts/STIXTwoMath-Regular.ttf", options)
     subsetter = subset.Subsetter(options)
-    subsetter.populate(text="".join(sorted(set(text))))
+    subsetter.populate(text="".join(sorted(set(text + "√"))))  # a root is an element, not a character
     subsetter.subset(font)
     font.save(file := io.BytesIO())
     return file.getvalue()

@@ -22,6 +22,7 @@ from cifarlib.model import build_model, layer_table
 from cifarlib.params import PAPER_EPOCHS, TRAIN_IMAGES, RunParams, did_you_mean
 from cifarlib.stats import binomial_interval
 
+NUMBER = re.compile(r"[-+−–\d.,% ]*(to [-+−–\d., ]*)?(ᵃ| s)?")  # also an interval, a note, seconds
 _numbers = {"Figure": 0, "Table": 0}
 
 
@@ -99,9 +100,12 @@ class Table(HTML):
     def _repr_markdown_(self) -> str:
         """A pipe table of pandoc's, for exports; its dashes give the widths where a line must wrap."""
         frame = self.frame.astype(str).map(lambda text: text.replace("|", "\\|"))
-        numeric = [all(re.match(r"[-+−–\d]", text) for text in frame[c]) for c in frame]
+        numeric = [all(NUMBER.fullmatch(text) for text in frame[c]) for c in frame]
         width = [max(len(c), *map(len, frame[c]), 3) if len(frame) else 3 for c in frame]
-        rule = ["-" * min(w, 60) + (":" if right else "-") for w, right in zip(width, numeric, strict=True)]
+        rule = [
+            "-" * min(w + 2, 48) + ":" if right else ":" + "-" * min(w + 2, 48)
+            for w, right in zip(width, numeric, strict=True)
+        ]
         lines = [frame.columns, rule, *frame.itertuples(index=False)]
         text = "\n".join("| " + " | ".join(line) + " |" for line in lines)
         return f"::: {{#{self.label}}}\n{text}\n\n: {self.caption}\n:::" if self.caption else text
@@ -190,7 +194,8 @@ def _bundle(figure: Figure, number: int, caption: str, label: str = "") -> dict:
         f"<small><code>{figure.source}</code></small></figcaption></figure>"
     )
     # for exports, which take the picture itself from the HTML
-    markdown = f'![**Figure {number}.** {caption} `{figure.source}`]({label}.svg){{#{label} alt="{alt}"}}'
+    width = f"{min(100, 100 * figure.get_figwidth() / 9.5):.0f}%"
+    markdown = f'![**Figure {number}.** {caption} `{figure.source}`]({label}.svg){{#{label} width={width} alt="{alt}"}}'
     return {"text/html": text, "text/markdown": markdown, "text/plain": f"Figure {number}. {caption}"}
 
 

@@ -31,6 +31,15 @@ BLACK, ORANGE, SKY, GREEN, YELLOW, BLUE, VERMILION, PURPLE = [
     "#CC79A7",
 ]  # Okabe and Ito, 2008
 WHITE = "#FFFFFF"
+LOOKS = tuple(
+    {"color": colour, "linestyle": dash, "marker": marker}
+    for colour, dash, marker in zip(
+        (BLUE, VERMILION, GREEN, BLACK, PURPLE, ORANGE, SKY),
+        ("-", "--", "-.", ":", (0, (3, 1, 1, 1, 1, 1)), (0, (5, 3)), (0, (1, 1))),
+        "os^DvPX",
+        strict=True,
+    )
+)  # of series that share axes: told apart by colour, dash and marker
 
 
 @contextlib.contextmanager
@@ -155,11 +164,6 @@ def mistakes(images: Tensor, logits: np.ndarray, labels: np.ndarray, n: int = 12
     return figure
 
 
-RUN_LOOKS = list(
-    zip([BLACK, ORANGE, SKY, GREEN, PURPLE, BLUE, VERMILION], "osD^vPX", ["-", "--", "-.", ":"] * 2, strict=False)
-)
-
-
 def architecture(layers: list[dict]) -> Figure:
     """The network's blocks in the order of execution, from ``model.layer_table``: a box as high as the picture is wide
     and as wide as its channels (on a log scale), with its shape and parameters; below, what a block does."""
@@ -215,22 +219,14 @@ def loss_curves(histories: dict[str, list[list[dict]]], smoothing: dict[str, flo
         for axes, key, factor in zip(
             figure.subplots(1, 2), ("train_loss", "validation_accuracy"), (1, 100), strict=True
         ):
-            for (run, some), (colour, marker, dash) in zip(histories.items(), RUN_LOOKS, strict=False):
+            for (run, some), look in zip(histories.items(), LOOKS, strict=False):
+                colour = look["color"]
                 curves = [[factor * row[key] for row in history] for history in some]
                 x = range(1, min(map(len, curves)) + 1)
                 for curve in curves if len(curves) > 1 else ():
                     axes.plot(x, curve[: len(x)], color=colour, linewidth=0.5, alpha=0.5)
                 mean = np.mean([curve[: len(x)] for curve in curves], axis=0)
-                axes.plot(
-                    x,
-                    mean,
-                    color=colour,
-                    marker=marker,
-                    linestyle=dash,
-                    markersize=4,
-                    markevery=max(1, len(x) // 10),
-                    label=run,
-                )
+                axes.plot(x, mean, **look, markersize=4, markevery=max(1, len(x) // 10), label=run)
                 floor = smoothing_floor(smoothing[run])
                 if floor and key == "train_loss":
                     axes.axhline(floor, color=colour, linestyle=":", linewidth=1)
@@ -326,14 +322,7 @@ def contrasts(rows: list[tuple[str, float, tuple[float, float], float, str]]) ->
         )
         axes.invert_yaxis()
         axes.legend(frameon=True, fontsize=8, loc="best")
-
-
-LOOKS = tuple(
-    {"color": colour, "linestyle": dash, "marker": marker}
-    for colour, dash, marker in zip(
-        (BLUE, VERMILION, GREEN, BLACK, PURPLE), ("-", "--", "-.", ":", (0, (3, 1, 1, 1, 1, 1))), "os^Dv", strict=True
-    )
-)  # of series that share axes: told apart by colour, dash and marker
+    return figure
 
 
 def picture(axes: matplotlib.axes.Axes, image: Tensor, title: str = "") -> None:

@@ -12,11 +12,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
+from IPython.display import display
+from torch import Tensor
 
-from cifarlib import InputError, project_root, records, stats
+from cifarlib import InputError, plots, project_root, records, stats
+from cifarlib.data import CLASSES, load_cifar10
 from cifarlib.evaluate import smoothing_floor
-from cifarlib.notebook import Table, Text, duration
+from cifarlib.notebook import Table, Text, duration, show
 from cifarlib.params import PAPER_EPOCHS, TRAIN_IMAGES, load_params, load_published, run_names
+from cifarlib.preprocess import channel_statistics
 
 TABLE_1 = tuple(f"run{i}" for i in range(1, 8))
 SCHEDULE = ("epochs", "stop_epoch", "train_images")
@@ -215,10 +220,10 @@ class Claim:
 
     @property
     def name(self) -> str:
-        return " ".join(
-            f"{'−' if weight < 0 else '+'}{'' if abs(weight) == 1 else f'{abs(weight):g}·'}{run.removeprefix('run')}"
-            for weight, run in self.arms
-        ).removeprefix("+")
+        signs = ["− " if weight < 0 else "+ " for weight, _ in self.arms]
+        factors = ["" if abs(weight) == 1 else f"{abs(weight):g}·" for weight, _ in self.arms]
+        parts = zip(signs, factors, self.arms, strict=True)
+        return " ".join(f"{a}{b}{run.removeprefix('run')}" for a, b, (_, run) in parts).removeprefix("+ ")
 
     def published(self) -> float:
         """Points, from the paper's Table 1; nan where it has no such number."""
@@ -308,26 +313,23 @@ def judge(results: Results, claims: Sequence[Claim]) -> list[Judged]:
 
 
 def _verdict_text(j: Judged) -> str:
-    if j.estimate is None:
-        return "no record"
-    if not j.verdict:
-        return "none at one seed"
-    return j.verdict + (f" (about {j.seeds_needed} seeds a run would)" if j.seeds_needed else "")
+    return "no record" if j.estimate is None else j.verdict or "none at one seed"
 
 
 def contrasts_table(judged: Sequence[Judged], caption: str, label: str) -> Table:
     rows = []
     for j in judged:
-        e = j.estimate
+        e, digits = j.estimate, 3 if j.claim.measure == "early_loss" else 2
         rows.append(
             {
                 "claim": j.claim.says,
                 "runs": j.claim.name,
                 "paper": signed(j.claim.published()),
-                "ours": signed(e.value) if e else "–",
-                "interval": _interval(*j.interval, signed) + (" ᵃ" if e and e.seeds < 2 else ""),
+                "ours": signed(e.value, digits) if e else "–",
+                "interval": _interval(*j.interval, signed, digits) + (" ᵃ" if e and e.seeds < 2 else ""),
                 "n": e.seeds if e else 0,
                 "verdict": _verdict_text(j),
+                "seeds to resolve": f"{j.seeds_needed}" if j.seeds_needed else "–",
             }
         )
     if any(j.estimate and j.estimate.seeds < 2 for j in judged):
@@ -430,13 +432,13 @@ def speed_text(results: Results) -> Text:
     return Text(text)
 
 
-def _count(judged: Sequence[Judged]) -> str:
+def _count(judged: Sequence[Judged], schedule: str) -> str:
     counts = Counter(j.verdict for j in judged)
     kinds = [
         f"{counts[v]} {'are ' * (i == 0)}{v}" for i, v in enumerate(("reproduced", "contradicted", "not resolved"))
     ]
-    text = f"Of the paper's {len(judged)} claims {kinds[0]}, {kinds[1]} and {kinds[2]}"
-    return text + (f"; {counts['']} cannot be judged yet, for want of seeds or records." if counts[""] else ".")
+    text = f"After {schedule}, {kinds[0]}, {kinds[1]} and {kinds[2]} of the paper's {len(judged)} claims"
+    return text + (f"; {counts['']} cannot be judged yet, for want of seeds or records. " if counts[""] else ". ")
 
 
 def abstract(results: Results) -> Text:
@@ -461,7 +463,7 @@ def abstract(results: Results) -> Text:
         )
     judged = [*judge(results, CLAIMS), *judge(results, [ALIKE])]
     if any(j.verdict for j in judged):
-        text += _count(judged) + f" ({results.title}.) "
+        text += _count(judged, results.title)
     elif results.runs:
         text += (
             f"With one seed a run so far ({results.title}), no claim is judged: intervals over images stand beside the "
@@ -470,24 +472,6 @@ def abstract(results: Results) -> Text:
     else:
         text += "No run has a record yet. "
     return Text(text + "Every number here is computed from records that this project's notebooks left.")
-
-
-def conclusions(results: Results) -> Text:
-    """One line a claim."""
-    lines = []
-    for j in [*judge(results, CLAIMS), *judge(results, [ALIKE])]:
-        if j.estimate is None:
-            lines.append(f"- {j.claim.says}: no record.")
-            continue
-        unit = "nats" if j.claim.measure == "early_loss" else "points"
-        text = f"- {j.claim.says}: {signed(j.estimate.value)} {unit}"
-        if not math.isnan(j.claim.published()):
-            text += f" (paper {signed(j.claim.published())})"
-        lines.append(
-            f"{text}. "
-            + (f"**{_verdict_text(j)[:1].upper()}{_verdict_text(j)[1:]}.**" if j.verdict else "No verdict at one seed.")
-        )
-    return Text("\n".join(lines))
 
 
 def test_text(results: Results) -> Text:
@@ -538,3 +522,147 @@ def log_excerpt(results: Results, lines: int = 11) -> Text:
         return Text("Run 7 has no record yet.")
     tail = (best["folder"] / "log.txt").read_text().splitlines()[-lines:]
     return Text("```\n" + "\n".join(tail) + "\n```")
+
+
+def whitening_of(record: dict) -> tuple[Tensor, Tensor]:
+    """Eigenvalues (12,) and eigenvectors (12, 12), one a row, of the patch covariance, had back from the frozen filters
+    of a record: a filter's length is 1 / sqrt(eigenvalue + epsilon)."""
+    filters = torch.from_numpy(np.load(record["folder"] / "first_layer.npy")).double()
+    filters = filters[: len(filters) // 2].flatten(1)
+    length = filters.norm(dim=1, keepdim=True)
+    return length.squeeze(1) ** -2 - record["parameters"]["whitening_eps"], filters / length
+
+
+def show_whitening(results: Results) -> None:
+    """Spectrum, eigenpatches and covariances, from the first record with frozen filters."""
+    every = [*(r for some in results.runs.values() for r in some), *results.others]
+    found = [r for r in every if r["parameters"]["whitening"] and r["parameters"]["normalization"] == "channel"]
+    if not found:
+        display(Text("No record of a run with whitening yet: `make train RUN=7 EPOCHS=10` makes one."))
+        return
+    record = max(found, key=lambda r: r["train_images"])
+    values, vectors = whitening_of(record)
+    of = f"From the filters of {record['run']}, seed {record['seed']}."
+    show(plots.eigenvalue_spectrum(values), f"Eigenvalues of the covariance of 2×2 patches. {of}", "fig-spectrum")
+    caption = (
+        "The twelve eigenvectors as colour patches, in the order of their eigenvalues, on one scale; zero is grey."
+    )
+    show(plots.eigenpatches(values, vectors), caption, "fig-eigenpatches")
+    after = (values / (values + record["parameters"]["whitening_eps"])).diag()
+    caption = "Covariance of the twelve values of a patch, and of the twelve whitened responses."
+    show(plots.covariances(vectors.T @ values.diag() @ vectors, after), caption, "fig-covariances")
+
+
+def smoothing_text() -> Text:
+    """The paper's smoothing in numbers."""
+    p, paper = load_params("run7"), load_published()
+    logged = paper["last_batch_loss"]["run7"]
+    return Text(
+        f"Run 7 smooths with $s$ = {p.label_smoothing:g}: the floor is {smoothing_floor(p.label_smoothing):.3f} per image. "
+        f"The paper's log ends at {logged:.1f} for a batch of {p.batch_size}, {logged / p.batch_size:.3f} per image, which is "
+        "how the summed loss was recognised."
+    )
+
+
+def show_accuracies(results: Results) -> None:
+    """Each run's seeds, mean and interval beside the paper's value; nothing without records."""
+    values = {
+        run: results.values(run) for run in (*TABLE_1, *sorted(set(run_names()) - set(TABLE_1))) if results.values(run)
+    }
+    if not values:
+        return
+    intervals = {}
+    for run, some in values.items():
+        low, high = stats.binomial_interval(some[0] / 100, results.runs[run][0]["validation_images"])
+        intervals[run] = stats.mean_interval(some) if len(some) > 1 else (100 * low, 100 * high)
+    published = load_published()["validation_accuracy"] if results.is_the_papers else {}
+    caption = f"Validation accuracy of all runs and variants after {results.title}: seeds, mean and 95 % interval"
+    caption += " (one seed: images only)." if any(len(some) == 1 for some in values.values()) else "."
+    if not published:
+        caption += " The paper's values are of its full schedule and are not drawn."
+    show(plots.run_accuracies(values, intervals, published), caption, "fig-accuracies")
+
+
+def show_losses(results: Results) -> None:
+    """The paper's Figure 2, run 7 included."""
+    histories = {
+        run: [records.read_history(r["folder"]) for r in results.runs[run]] for run in TABLE_1 if run in results.runs
+    }
+    if not histories:
+        return
+    smoothing = {run: results.runs[run][0]["parameters"]["label_smoothing"] for run in histories}
+    caption = f"Training loss per image and validation accuracy of runs 1 to 7 ({results.title}"
+    caption += (
+        f"; mean of {_seeds(results, list(histories))}, each seed thin)."
+        if any(len(h) > 1 for h in histories.values())
+        else "; one seed)."
+    )
+    show(plots.loss_curves(histories, smoothing), caption, "fig-losses")
+
+
+def show_claims(results: Results) -> None:
+    """Estimates, intervals and the paper's differences in one picture; nothing where no claim has its records."""
+    judged = [
+        j for j in [*judge(results, CLAIMS), *judge(results, [ALIKE])] if j.estimate and j.claim.measure != "early_loss"
+    ]
+    if judged:
+        rows = [(j.claim.name, j.estimate.value, j.interval, j.claim.published(), j.verdict) for j in judged]
+        caption = (
+            "The claims of the table above about validation accuracy: our estimate with its interval, and the paper's."
+        )
+        show(plots.contrasts(rows), caption, "fig-claims")
+
+
+def show_test(results: Results) -> None:
+    """Confusion, classes and calibration of run 7's longest record on the test images."""
+    best = results.best_run7()
+    if best is None:
+        return
+    said = records.read_predictions(best["folder"])
+    logits, labels = said["test"], said["test_labels"]
+    caption = "Confusion on the test images: counts, coloured by the share of the true class."
+    show(plots.confusion(logits, labels), caption, "fig-confusion")
+    show(
+        plots.per_class_accuracy(logits, labels),
+        "Test accuracy of each class with its binomial 95 % interval.",
+        "fig-classes",
+    )
+    caption = "Calibration on the test images [@guo2017]: how often answers of a given probability are right."
+    show(plots.calibration(logits, labels), caption, "fig-calibration")
+
+
+class Pictures:
+    """What needs the images themselves: without them (no cache, no network) a note takes the pictures' place."""
+
+    def __init__(self, data_folder: str | Path | None = None):
+        try:
+            self.data, self.why = load_cifar10(data_folder), ""
+        except InputError as error:
+            self.data, self.why = None, str(error)
+
+    def _ready(self, what: str) -> bool:
+        if self.data is None:
+            display(Text(f"*{what} is left out: CIFAR-10 is not there (`make data` fetches it).*"))
+        return self.data is not None
+
+    def show_preprocessing(self, label: str) -> None:
+        if self._ready("The picture of the preprocessing"):
+            index = int((self.data.train_labels == CLASSES.index("horse")).nonzero()[0])
+            statistics = channel_statistics(self.data.train_images)
+            figure = plots.preprocessing(self.data.train_images[index], "horse", statistics, 0)
+            show(
+                figure,
+                "One training image: normalised in three ways, padded in two, and as drawn in several epochs.",
+                label,
+            )
+
+    def show_mistakes(self, results: Results, label: str) -> None:
+        best = results.best_run7()
+        if best is not None and self._ready("The picture of typical mistakes"):
+            said = records.read_predictions(best["folder"])
+            figure = plots.mistakes(self.data.test_images, said["test"], said["test_labels"])
+            show(
+                figure,
+                "The most confident mistakes on the test images: the answer, its probability, and the label.",
+                label,
+            )

@@ -1,0 +1,139 @@
+import re
+import shutil
+import subprocess
+import sys
+
+import nbformat
+import papermill
+import pytest
+from made_up import make_grid
+from playwright.sync_api import sync_playwright
+from pypdf import PdfReader
+
+from cifarlib import export, project_root
+
+FLAGS = "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-component-update"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """The report of made-up records, executed by papermill and exported from a shell."""
+    folder = tmp_path_factory.mktemp("report")
+    make_grid(folder / "outputs")
+    parameters = {"output_folder": str(folder / "outputs"), "authors": "Ada Lovelace; Alan Turing"}
+    papermill.execute_notebook(
+        project_root() / "notebooks" / "report.ipynb", folder / "report.ipynb", parameters, cwd=str(folder)
+    )
+    done = subprocess.run(
+        [sys.executable, "-m", "cifarlib.export", folder / "report.ipynb"], capture_output=True, text=True, cwd=folder
+    )
+    assert done.returncode == 0, done.stderr
+    assert "report.html" in done.stdout
+    return folder
+
+
+def test_the_same_notebook_gives_the_same_bytes(folder):
+    for kind, write in (("html", export.to_html), ("pdf", export.to_pdf)):
+        write(folder / "report.ipynb", folder / f"again.{kind}")
+        assert (folder / f"again.{kind}").read_bytes() == (folder / f"report.{kind}").read_bytes()
+
+
+def test_the_page_asks_nothing_of_the_network_and_fits_a_phone(folder):
+    with sync_playwright() as browsers:
+        browser = browsers.chromium.launch(executable_path=shutil.which("chromium"), args=FLAGS.split())
+        page = browser.new_page(viewport={"width": 390, "height": 844})
+        asked = []
+        page.on("request", lambda r: None if r.url.startswith("data:") else asked.append(r.url))
+        page.goto(f"file://{folder}/report.html")
+        page.wait_for_timeout(500)
+        assert asked == [f"file://{folder}/report.html"]
+        assert page.evaluate("document.documentElement.scrollWidth") == 390
+        assert page.evaluate("[...document.images].every(i => i.complete && i.naturalWidth > 0 && i.alt.length > 20)")
+        assert page.evaluate("[...document.querySelectorAll('a[href^=\"#\"]')].every(a => document.getElementById("
+                             "decodeURIComponent(a.hash.slice(1))))")  # fmt: skip
+        assert page.evaluate("document.querySelectorAll('math').length") > 5
+        assert page.evaluate("document.fonts.check('16px \"STIX Two Math\"', 'λ√')")
+        code = page.locator(".code").first
+        assert not code.is_visible()
+        page.check("#show-code")
+        assert code.is_visible()
+        browser.close()
+
+
+def test_the_pdf_is_a_paper(folder):
+    reader = PdfReader(folder / "report.pdf")
+    assert len(reader.pages) <= 12
+    assert reader.metadata.title == "A student's CIFAR-10 report, reproduced and judged"
+    assert reader.metadata.author == "Ada Lovelace, Alan Turing"
+    text = "\n".join(page.extract_text() for page in reader.pages)
+    for word in (
+        "Abstract.",
+        "1 Model and methods",
+        "References",
+        "Appendix: model structure",
+        "Figure 1.",
+        "Table 3.",
+    ):
+        assert word in text
+    assert "papermill" not in text.partition("Appendix")[0]  # code is left out
+    for page in reader.pages:
+        for font in page["/Resources"].get("/Font", {}).values():
+            descriptor = font.get_object()["/DescendantFonts"][0].get_object()["/FontDescriptor"].get_object()
+            assert any(key.startswith("/FontFile") for key in descriptor)
+        for picture in page["/Resources"].get("/XObject", {}).values():  # vector figures; pictures of pixels are small
+            if picture.get_object()["/Subtype"] == "/Image":
+                assert picture.get_object()["/Width"] <= 400
+
+
+def test_every_figure_and_table_is_numbered_once_and_referred_to_by_its_number(folder):
+    text, _, figures = export.article(folder / "report.ipynb")
+    for kind in ("Figure", "Table"):
+        numbers = [int(n) for n in re.findall(rf"\*\*{kind} (\d+)\.\*\*", text)]
+        assert numbers == list(range(1, len(numbers) + 1))
+    labels = dict(re.findall(r"!\[\*\*(Figure \d+)\.\*\*.*?\{#([\w-]+)", text))
+    assert all(labels[name] == label for name, label in re.findall(r"\[(Figure \d+)\]\(#([\w-]+)\)", text))
+    assert "left out here" not in text
+    assert set(figures) == {f"{label}.svg" for label in labels.values()}
+
+
+def test_a_notebook_of_ones_own_exports_too(tmp_path):
+    source = nbformat.v4.new_notebook(cells=[
+        nbformat.v4.new_markdown_cell("# Mine\n\nWith *text*, $x^2$ and [a link](https://example.org)."),
+        nbformat.v4.new_code_cell("print('said')\nimport matplotlib.pyplot as plt\nplt.plot([1, 2]);"),
+        nbformat.v4.new_code_cell("{'a | b': 1}"),
+    ])  # fmt: skip
+    nbformat.write(source, tmp_path / "mine.ipynb")
+    papermill.execute_notebook(tmp_path / "mine.ipynb", tmp_path / "done.ipynb", kernel_name="python3")
+    export.to_html(tmp_path / "done.ipynb", tmp_path / "done.html")
+    export.to_pdf(tmp_path / "done.ipynb", tmp_path / "done.pdf")
+    html = (tmp_path / "done.html").read_text()
+    assert "<title>Mine</title>" in html
+    assert "said" in html
+    assert "data:image/png" in html
+    assert "said" in PdfReader(tmp_path / "done.pdf").pages[0].extract_text()
+
+
+@pytest.mark.parametrize("which", ["missing", "no notebook", "without outputs"])
+def test_what_cannot_be_exported_is_one_line(which, tmp_path):
+    path = tmp_path / "some.ipynb"
+    if which == "no notebook":
+        path.write_text("{}")
+    if which == "without outputs":
+        shutil.copy(project_root() / "notebooks" / "report.ipynb", path)
+    done = subprocess.run([sys.executable, "-m", "cifarlib.export", path], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: ")
+    assert done.stderr.count("\n") == 1
+    assert not list(tmp_path.glob("*.html"))
+
+
+def test_the_report_runs_without_records_and_without_data(tmp_path, monkeypatch):
+    """No cache, no network: npm and the download fail at once, and notes take the pictures' place."""
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")
+    monkeypatch.setenv("npm_config_registry", "http://127.0.0.1:9")
+    parameters = {"output_folder": str(tmp_path / "none"), "data_folder": str(tmp_path / "data")}
+    papermill.execute_notebook(project_root() / "notebooks" / "report.ipynb", tmp_path / "report.ipynb", parameters)
+    text, _, _ = export.article(tmp_path / "report.ipynb")
+    assert "CIFAR-10 is not there" in text
+    assert "No run has a record yet" in (tmp_path / "report.ipynb").read_text()

@@ -1,0 +1,96 @@
+import math
+
+import numpy as np
+import pytest
+from scipy import stats as reference
+
+from cifarlib.stats import (
+    Estimate,
+    alike,
+    contrast,
+    holm_levels,
+    mean_interval,
+    paired_interval,
+    seeds_needed,
+    verdict,
+)
+
+A, B = [91.1, 91.4, 91.2, 91.3, 91.5], [91.9, 92.2, 92.0]
+
+
+def test_the_mean_of_a_worked_example():
+    """Five values of mean 91.3 and standard deviation 0.1581: half-width 2.7764 x 0.1581 / sqrt(5) = 0.1963."""
+    assert mean_interval(A) == pytest.approx((91.3 - 0.1963, 91.3 + 0.1963), abs=1e-4)
+
+
+def test_a_difference_is_welchs():
+    ours, theirs = contrast([(1, B), (-1, A)]), reference.ttest_ind(B, A, equal_var=False)
+    assert ours.value == pytest.approx(np.mean(B) - np.mean(A))
+    assert ours.p == pytest.approx(theirs.pvalue)
+    for level in (0.9, 0.95, 0.99):
+        assert ours.interval(level) == pytest.approx(tuple(theirs.confidence_interval(level)))
+
+
+def test_an_interaction_of_equal_arms_has_the_textbooks_error():
+    """Four arms of n = 4 with one variance s2: error sqrt(4 s2 / 4), degrees of freedom 4 (n - 1)."""
+    arm = np.array([1.0, 2.0, 3.0, 4.0])
+    e = contrast([(1, arm), (-1, arm + 5), (-1, arm + 7), (1, arm)])
+    assert (e.value, e.error, e.freedom) == pytest.approx((-12.0, math.sqrt(np.var(arm, ddof=1)), 12.0))
+
+
+def test_one_seed_gives_an_estimate_and_nothing_else():
+    e = contrast([(1, [92.0]), (-1, A)])
+    assert e.value == pytest.approx(0.7)
+    assert all(math.isnan(x) for x in (e.error, e.p, *e.interval()))
+    assert verdict(e, 1) == alike(e) == ""
+    assert seeds_needed(e) is None
+
+
+def test_holm_on_a_worked_example():
+    """p = 0.01, 0.04, 0.03, 0.005 at 5 %: 0.005 < 0.0125 and 0.01 < 0.0167 are rejected, 0.03 > 0.025 is not, and then
+    0.04 is not either, although it is below 0.05."""
+    levels = holm_levels([0.01, 0.04, 0.03, 0.005])
+    assert levels == pytest.approx([1 - 0.05 / 3, 1 - 0.05 / 2, 1 - 0.05 / 2, 1 - 0.05 / 4])
+    assert holm_levels([math.nan, 0.02]) == pytest.approx([0.95, 1 - 0.05 / 2])
+
+
+@pytest.mark.parametrize(("value", "expected"), [(1.0, "reproduced"), (-1.0, "contradicted"), (0.1, "not resolved")])
+def test_the_verdict_is_the_side_on_which_the_interval_lies(value, expected):
+    e = Estimate(value, 0.2, 8, 0.4, 5)
+    assert verdict(e, 1) == expected
+    assert verdict(Estimate(-value, 0.2, 8, 0.4, 5), -1) == expected
+
+
+@pytest.mark.parametrize(
+    ("value", "error", "expected"),
+    [(0.1, 0.1, "reproduced"), (0.1, 0.5, "not resolved"), (1.5, 0.2, "contradicted"), (0.6, 0.2, "not resolved")],
+)
+def test_alike_is_two_one_sided_tests(value, error, expected):
+    e = Estimate(value, error, 20, error, 5)
+    assert alike(e) == expected
+    one_sided = max(reference.t.sf((value + 0.5) / error, 20), reference.t.cdf((value - 0.5) / error, 20))
+    assert (one_sided < 0.05) == (expected == "reproduced")
+
+
+@pytest.mark.parametrize(("difference", "expected"), [(0.3, 6), (0.1, 37)])
+def test_seeds_needed_agree_with_the_usual_power_table(difference, expected):
+    """Standard deviation 0.15 in both arms, two-sided 5 %, 80 % power; and by simulation."""
+    assert seeds_needed(Estimate(difference, 0.1, 8, 0.15 * math.sqrt(2), 5)) == expected
+    rng = np.random.default_rng(0)
+    arms = rng.normal(0, 0.15, (2, 4000, expected))
+    power = (reference.ttest_ind(arms[0] + difference, arms[1], axis=1).pvalue < 0.05).mean()
+    assert 0.77 < power < 0.9
+
+
+def test_a_difference_that_no_number_of_seeds_resolves_says_so():
+    assert seeds_needed(Estimate(0.001, 0.1, 8, 0.2, 5)) is None
+
+
+def test_the_paired_interval_counts_only_the_images_that_differ():
+    """Of 1,000 images one run alone is right on 30, the other alone on 10: 2 points, McNemar's error."""
+    a, b = np.zeros(1000, bool), np.zeros(1000, bool)
+    a[:530], b[30:540] = True, True
+    value, low, high = paired_interval([(1, a), (-1, b)])
+    assert value == pytest.approx(0.02)
+    error = math.sqrt((0.04 - 0.02**2) / 999)
+    assert (low, high) == pytest.approx((0.02 - 1.96 * error, 0.02 + 1.96 * error), abs=1e-5)
