@@ -137,3 +137,21 @@ def test_the_report_runs_without_records_and_without_data(tmp_path, monkeypatch)
     text, _, _ = export.article(tmp_path / "report.ipynb")
     assert "CIFAR-10 is not there" in text
     assert "No run has a record yet" in (tmp_path / "report.ipynb").read_text()
+
+
+def words(html: str) -> str:
+    """The text of a page, numbers and all, without pictures and markup."""
+    return " ".join(re.sub(r"<[^>]*>", " ", re.sub(r"<(style|head).*?</\1>", "", html, flags=re.DOTALL)).split())
+
+
+def test_the_committed_report_says_what_the_committed_records_say(tmp_path):
+    root = project_root()
+    papermill.execute_notebook(root / "notebooks" / "report.ipynb", tmp_path / "report.ipynb", cwd=str(tmp_path))
+    export.to_html(tmp_path / "report.ipynb", tmp_path / "report.html")
+    committed = (root / "outputs" / "report.html").read_text()
+    assert words((tmp_path / "report.html").read_text()) == words(committed)
+    assert len(committed) < 6e6
+    export.to_pdf(tmp_path / "report.ipynb", tmp_path / "report.pdf")
+    said = ["".join(page.extract_text() for page in PdfReader(path).pages)
+            for path in (tmp_path / "report.pdf", root / "outputs" / "report.pdf")]  # fmt: skip
+    assert re.findall(r"\d+\.\d+", said[0]) == re.findall(r"\d+\.\d+", said[1])
