@@ -26,7 +26,7 @@ help:
 	@echo "make report                       outputs/report.html and report.pdf from the records (also OUTPUTS= DATA= AUTHORS=)"
 	@echo "make html NB=..., make pdf NB=... any executed notebook as one HTML file, as a typeset PDF"
 	@echo "make lab                          open JupyterLab on the notebooks"
-	@echo "make bench                        images per second of the training loop beside this machine's matrix rate"
+	@echo "make bench                        time the training loop beside other loops and the matrix rate (also DEVICE=)"
 	@echo "make test                         lint and tests"
 	@echo "make data                         fetch and verify CIFAR-10"
 
@@ -73,7 +73,9 @@ html pdf: setup
 	@$(BIN)/python -m cifarlib.export $(NB) --to $@
 
 bench: setup
-	@$(BIN)/python -m cifarlib.bench
+	@set -o pipefail; mkdir -p $(OUTPUTS)/benchmark && \
+	$(BIN)/papermill notebooks/benchmark.ipynb $(OUTPUTS)/benchmark/benchmark.ipynb --log-output --no-progress-bar \
+	  $(call papermill_arguments,$(WHERE)) 2>&1 | grep --line-buffered -vE '^(Executing|Ending) Cell |IPKernelApp|^$$'
 
 lab: setup
 	@$(BIN)/jupyter lab notebooks

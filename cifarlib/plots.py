@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterator, Sequence
 
 import matplotlib
+import matplotlib.ticker
 import numpy as np
 import seaborn as sns
 import torch
@@ -450,4 +451,90 @@ def calibration(logits: np.ndarray, labels: np.ndarray) -> Figure:
         top.legend(frameon=True)
         bottom.bar(100 * confidence, counts, width=4, color=SKY, edgecolor=BLACK)
         bottom.set(xlabel="probability of the answer (%)", ylabel="answers")
+    return figure
+
+
+def benchmark_bars(seconds: dict[str, Sequence[float]], base: str, faster: dict[str, float]) -> Figure:
+    """Median seconds of an epoch of each contestant with smallest and largest repeat, on a log axis; on the bars, how
+    many times as fast ``base`` is."""
+    middle = {name: float(np.median(values)) for name, values in seconds.items()}
+    alt = "Bars of seconds an epoch: " + ", ".join(f"{name} {value:.3g} s" for name, value in middle.items())
+    with style():
+        figure = new_figure(9, 0.42 * len(seconds) + 1, alt)
+        axes = figure.subplots()
+        for row, (name, values) in enumerate(seconds.items()):
+            look = {"color": BLUE, "hatch": "//"} if name.startswith("ours") else {"color": SKY}
+            axes.barh(row, middle[name], edgecolor="white", **look)
+            axes.plot([min(values), max(values)], [row, row], color=BLACK, linewidth=1.5)
+            text = f" {middle[name]:,.{0 if middle[name] >= 100 else 2}f} s"
+            text += f", {base} {faster[name]:.2f} x as fast" if name != base else ""
+            axes.text(max(values), row, text, va="center")
+        low, high = min(map(min, seconds.values())), max(map(max, seconds.values()))
+        axes.set(xscale="log", yticks=range(len(seconds)), yticklabels=list(seconds), xlabel="seconds an epoch (log)")
+        axes.set_xlim(low / 2, high * (high / low) ** 0.3 * 3)
+        for which in (axes.xaxis.set_major_formatter, axes.xaxis.set_minor_formatter):
+            which(matplotlib.ticker.LogFormatter(minor_thresholds=(2, 0.5)))
+        axes.invert_yaxis()
+        axes.grid(axis="y", visible=False)
+    return figure
+
+
+def stacked_shares(parts: dict[str, dict[str, float]], xlabel: str) -> Figure:
+    """A bar for each name, made of its kinds' values; a kind's share is written where there is room."""
+    total = {name: sum(kinds.values()) for name, kinds in parts.items()}
+    alt = "; ".join(
+        f"{name}: " + ", ".join(f"{kind} {100 * v / total[name]:.0f} %" for kind, v in kinds.items())
+        for name, kinds in parts.items()
+    )
+    with style():
+        figure = new_figure(9, 0.6 * len(parts) + 1.6, alt)
+        axes = figure.subplots()
+        for row, (name, kinds) in enumerate(parts.items()):
+            left = 0.0
+            for (kind, v), colour in zip(
+                kinds.items(), (BLUE, SKY, GREEN, YELLOW, PURPLE, ORANGE, VERMILION), strict=True
+            ):
+                axes.barh(row, v, left=left, color=colour, edgecolor="white", label=None if row else kind)
+                if v > 0.05 * max(total.values()):
+                    axes.text(
+                        left + v / 2,
+                        row,
+                        f"{100 * v / total[name]:.0f} %",
+                        ha="center",
+                        va="center",
+                        color="white" if colour == BLUE else BLACK,
+                    )
+                left += v
+        axes.set(yticks=range(len(parts)), yticklabels=list(parts), xlabel=xlabel)
+        axes.invert_yaxis()
+        figure.legend(loc="outside upper center", ncols=4, frameon=False)
+    return figure
+
+
+def growth(record: dict) -> Figure:
+    """A benchmark record's rate over batch size, and time over images and epochs: repeats as points, medians as lines."""
+    images = f"epochs of {record['by_epochs'][0]['images']:,} images"
+    panels = [
+        (
+            "batch size",
+            "images per second",
+            [(r["batch_size"], r["images_per_second"]) for r in record["by_batch_size"]],
+        ),
+        ("images", "seconds an epoch", [(r["images"], r["seconds"]) for r in record["by_images"]]),
+        (images, "seconds", [(r["epochs"], r["seconds"]) for r in record["by_epochs"]]),
+    ]
+    alt = "; ".join(
+        f"{y} over {x}: " + ", ".join(f"{np.median(v):.3g} at {a}" for a, v in rows) for x, y, rows in panels
+    )
+    with style():
+        figure = new_figure(9.5, 3, alt)
+        for axes, (x, y, rows) in zip(figure.subplots(1, 3), panels, strict=True):
+            at = [a for a, _ in rows]
+            axes.plot(at, [np.median(v) for _, v in rows], color=BLUE, marker="o")
+            axes.plot(
+                [a for a, v in rows for _ in v], [one for _, v in rows for one in v], ".", color=BLACK, markersize=4
+            )
+            axes.set(xlabel=x, ylabel=y, ylim=(0, None), xscale="log" if x == "batch size" else "linear")
+            axes.set_xticks(at, [f"{a:,}" for a in at])
+            axes.minorticks_off()
     return figure
