@@ -59,7 +59,8 @@ class CapturedEpoch:
         model.train()
         self._lay_out(1)
         before = {tensor: tensor.detach().clone() for tensor in _state(model, optimizer)}
-        self.replay = capture(one_step, self.step.zero_)
+        self.kept = one_step  # the graph reads what this holds by address: images, labels, model, optimizer
+        self.replay = capture(one_step, self.step.zero_, device)
         with torch.no_grad():  # undone in place, as the graph knows tensors by address; momentum begins at zero
             for tensor in _state(model, optimizer):
                 tensor.copy_(before.get(tensor, torch.zeros_like(tensor)))
@@ -90,17 +91,18 @@ def _state(model: nn.Module, optimizer: torch.optim.Optimizer) -> list[Tensor]:
     return [*model.state_dict(keep_vars=True).values(), *momentum]
 
 
-def capture(function: Callable[[], None], reset: Callable[[], object]) -> Callable[[], None]:
-    """``function`` as one launch on the current CUDA device, after a few ordinary calls; ``reset()`` before each."""
-    stream = torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        for _ in range(WARM_UP):
-            reset()
+def capture(function: Callable[[], None], reset: Callable[[], object], device: torch.device) -> Callable[[], None]:
+    """``function`` as one launch on a CUDA device, after a few ordinary calls; ``reset()`` before each."""
+    with torch.cuda.device(device):
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            for _ in range(WARM_UP):
+                reset()
+                function()
+        torch.cuda.current_stream().wait_stream(stream)
+        reset()
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, stream=stream):  # its default one belongs to the device of the first capture
             function()
-    torch.cuda.current_stream().wait_stream(stream)
-    reset()
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        function()
     return graph.replay

@@ -16,7 +16,7 @@ import torch
 from IPython.display import display
 from torch import Tensor
 
-from cifarlib import InputError, plots, project_root, records, stats
+from cifarlib import InputError, bench, plots, project_root, records, stats
 from cifarlib.data import CLASSES, load_cifar10
 from cifarlib.evaluate import smoothing_floor
 from cifarlib.notebook import Table, Text, duration, show
@@ -432,6 +432,21 @@ def speed_text(results: Results) -> Text:
         f"points after {results.title} ({_verdict_text(judged)})."
     )
     return Text(text)
+
+
+def show_benchmark(output_folder: str | Path | None = None) -> None:
+    """The benchmark of every device that has a record (notebooks/benchmark.ipynb)."""
+    found = bench.recorded(output_folder)
+    if not found:
+        display(Text("The benchmark beside other loops has no record yet: `make bench` makes one."))
+    for record in found:
+        caption = (
+            f"Seconds that an epoch of {TRAIN_IMAGES:,} images takes at the measured rate on {record['device_name']}, batches of "
+            f"{record['batch_size']}: median, smallest and largest of {record['repeats']} repeats of {record['train_images']:,} "
+            f"images, in turn; and how many times as fast {record['base']} is."
+        )
+        display(Text(bench.verdict(record)))
+        show(plots.benchmark_bars(*bench.bars(record)), caption)
 
 
 def _count(judged: Sequence[Judged], schedule: str) -> str:

@@ -26,7 +26,7 @@ def parts(p, small, device):
 def test_captured_epochs_equal_eager_ones(run, other, small, device, monkeypatch):
     """Rates, order, crops, sums and the state put back after the warm-up; on a CPU with calls in the graph's place."""
     if device == "cpu":
-        monkeypatch.setattr(module, "capture", lambda step, reset: [reset(), step()] and step)
+        monkeypatch.setattr(module, "capture", lambda step, reset, _: [reset(), step()] and step)
     elif device != "cuda":
         pytest.skip("captured on CUDA alone")
     p = load_params(run, **{"batch_size": 128, "train_images": 600, "epochs": 3, **other})

@@ -33,7 +33,7 @@ def test_notebooks_are_stored_clean_and_thin(path):
     nbformat.validate(notebook)
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
     assert not any(cell.outputs or cell.execution_count for cell in code), "run: jupyter nbconvert --clear-output"
-    assert code[0].metadata.get("tags") == ["parameters"]
+    assert "parameters" in code[0].metadata["tags"]
     assert notebook.cells[0].source.startswith("# ")
     assert all(len(cell.source.splitlines()) <= 10 for cell in code)
 
