@@ -10,19 +10,22 @@ RUN ?= 7
 SEED ?= 0
 RUNS ?= 1 2 3 4 5 6 7 run7-mean run6-sum run4-reflect run4-nesterov run6-image-channel run7-preprocessed
 SEEDS ?= 0
+# the target that follows the runs on Slurm
+REPORT ?= report
 
 # EPOCHS=, STOP=, IMAGES=, OUTPUTS=, DEVICE=, DATA= as the notebook's parameters, and as the grid's options
 SCHEDULE := $(if $(EPOCHS),epochs=$(EPOCHS)) $(if $(STOP),stop_epoch=$(STOP)) $(if $(IMAGES),train_images=$(IMAGES))
-WHERE := output_folder=$(OUTPUTS) $(if $(DEVICE),device=$(DEVICE)) $(if $(DATA),data_folder=$(DATA))
+WHERE := -p output_folder '$(OUTPUTS)' $(if $(DEVICE),-p device $(DEVICE)) $(if $(DATA),-p data_folder '$(DATA)')
 papermill_arguments = $(foreach pair,$(1),-p $(subst =, ,$(pair)))
-GRID := $(BIN)/python -m cifarlib.grid --output-folder $(OUTPUTS) \
+GRID := $(BIN)/python -m cifarlib.grid --output-folder '$(OUTPUTS)' \
   $(if $(EPOCHS),--epochs $(EPOCHS)) $(if $(STOP),--stop-epoch $(STOP)) $(if $(IMAGES),--train-images $(IMAGES))
 
-.PHONY: help setup data train table status report html pdf bench lab test lint
+.PHONY: help setup data train table slurm status report html pdf bench lab test lint
 help:
 	@echo "make train RUN=7 EPOCHS=10        train a run of Table 1 (also SEED= STOP= IMAGES= DEVICE= DATA= OUTPUTS=)"
 	@echo 'make table SEEDS="0 1" EPOCHS=8   train what is missing of Table 1 and its variants (also RUNS=)'
-	@echo "make status                       what of the same grid is done, without training"
+	@echo 'make slurm SBATCH="--gpus=1"      the same grid as one Slurm array, the report after it; SBATCH= any sbatch options'
+	@echo "make status                       what of the same grid is done, without training, and what Slurm says of it"
 	@echo "make report                       outputs/report.html and report.pdf from the records (also OUTPUTS= DATA= AUTHORS=)"
 	@echo "make html NB=..., make pdf NB=... any executed notebook as one HTML file, as a typeset PDF"
 	@echo "make lab                          open JupyterLab on the notebooks"
@@ -39,15 +42,15 @@ $(VENV)/.installed: pyproject.toml
 	@touch $@
 
 data: setup
-	@$(BIN)/python -m cifarlib.data $(DATA)
+	@$(BIN)/python -m cifarlib.data $(if $(DATA),'$(DATA)')
 
 # the executed notebook lies beside the record; a terminal sees its outputs, not papermill's word on each cell
 train: setup
 	@set -o pipefail; \
-	folder=$(OUTPUTS)/$$($(BIN)/python -m cifarlib.params $(RUN) seed=$(SEED) $(SCHEDULE)) && mkdir -p $$folder && \
+	folder='$(OUTPUTS)'/$$($(BIN)/python -m cifarlib.params $(RUN) seed=$(SEED) $(SCHEDULE)) && mkdir -p "$$folder" && \
 	echo "== training run $(RUN), seed $(SEED): record and executed notebook in $$folder" && \
-	$(BIN)/papermill notebooks/train.ipynb $$folder/train.ipynb --log-output --no-progress-bar \
-	  $(call papermill_arguments,run=$(RUN) seed=$(SEED) $(SCHEDULE) $(WHERE)) 2>&1 | \
+	$(BIN)/papermill notebooks/train.ipynb "$$folder"/train.ipynb --log-output --no-progress-bar \
+	  $(call papermill_arguments,run=$(RUN) seed=$(SEED) $(SCHEDULE)) $(WHERE) 2>&1 | \
 	  grep --line-buffered -vE '^(Executing|Ending) Cell |IPKernelApp|^$$' && \
 	echo "== done: open $$folder/train.ipynb (make lab), or read $$folder/record.json"
 
@@ -61,13 +64,21 @@ cell/%:
 	@[ -z "$$($(GRID) $(*D) --seeds $(*F) --wait --todo)" ] || \
 	  $(MAKE) --no-print-directory train RUN=$(*D) SEED=$(*F)
 
+# environment and data first, or every task would make them; one submission at a time, or both would find nothing queued
+slurm:
+	@command -v sbatch >/dev/null || { echo "error: no sbatch on this machine: make table trains the same grid without Slurm" >&2; exit 1; }
+	@$(MAKE) --no-print-directory data
+	@mkdir -p '$(OUTPUTS)'/slurm && exec 9>'$(OUTPUTS)'/slurm/.lock && flock 9 && \
+	cells=$$($(GRID) $(RUNS) --seeds $(SEEDS) --slurm --todo) && \
+	slurm/submit.sh '$(OUTPUTS)'/slurm "$$cells" $(REPORT) $(SBATCH) -- $(MAKEOVERRIDES)
+
 status: setup
-	@$(GRID) $(RUNS) --seeds $(SEEDS)
+	@$(GRID) $(RUNS) --seeds $(SEEDS) --slurm
 
 report: setup
-	@$(BIN)/papermill notebooks/report.ipynb $(OUTPUTS)/report.ipynb --no-progress-bar --log-level ERROR \
-	  -p output_folder $(OUTPUTS) $(if $(DATA),-p data_folder $(DATA)) $(if $(AUTHORS),-p authors "$(AUTHORS)")
-	@$(BIN)/python -m cifarlib.export $(OUTPUTS)/report.ipynb
+	@$(BIN)/papermill notebooks/report.ipynb '$(OUTPUTS)'/report.ipynb --no-progress-bar --log-level ERROR \
+	  -p output_folder '$(OUTPUTS)' $(if $(DATA),-p data_folder '$(DATA)') $(if $(AUTHORS),-p authors "$(AUTHORS)")
+	@$(BIN)/python -m cifarlib.export '$(OUTPUTS)'/report.ipynb
 
 html pdf: setup
 	@$(BIN)/python -m cifarlib.export $(NB) --to $@

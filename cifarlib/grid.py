@@ -4,8 +4,12 @@
 """
 
 import argparse
+import dataclasses
+import datetime
 import json
+import math
 import statistics
+import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,16 +19,27 @@ from filelock import FileLock, Timeout
 from cifarlib import InputError, project_root, records
 from cifarlib.params import RunParams, load_params
 
+SLURM_ENDED = {"BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY",
+               "PREEMPTED", "TIMEOUT"}  # fmt: skip
+
 
 @dataclass(frozen=True)
 class Cell:
-    """One run with one seed. state: done, stale, unfinished, failed, running or missing; why: what is to say of it."""
+    """One run with one seed. state: done, stale, unfinished, failed, running or missing; why: what is to say of it;
+    task, slurm: its array task and what Slurm says of it."""
 
     params: RunParams
     folder: Path
     state: str
     why: str = ""
     record: dict | None = None
+    task: str = ""
+    slurm: str = ""
+
+    @property
+    def queued(self) -> bool:
+        """Whether Slurm has yet to end a task for it."""
+        return bool(self.slurm) and self.slurm not in SLURM_ENDED
 
     @property
     def epochs_left(self) -> int:
@@ -87,6 +102,42 @@ def notebook_error(path: Path) -> str:
     return ""
 
 
+def ask_slurm(cells: list[Cell], output_folder: Path) -> list[Cell]:
+    """The cells with their newest Slurm task. One whose task is over and left no record has failed, whatever ended it.
+
+    slurm/submit.sh leaves <output_folder>/slurm/<time>/cells.txt, whose line i task i trains and logs to i.log, and
+    gives that folder to Slurm as the jobs' comment. squeue tells all: accounting needs a database that many lack.
+    """
+    command = ["squeue", "--noheader", "--array", "--states=all", "--format=%F_%K %T %k"]
+    try:
+        listed = subprocess.run(command, capture_output=True, text=True)
+    except FileNotFoundError:
+        return cells  # no Slurm on this machine
+    if listed.returncode:
+        raise InputError(f"Slurm does not answer: {listed.stderr.strip()}")
+    queue = {}
+    for line in listed.stdout.splitlines():
+        task, state, comment = (*line.split(" ", 2), "", "")[:3]
+        queue[comment, task.rpartition("_")[2]] = task, state
+    newest = {}
+    for path in sorted((output_folder / "slurm").glob("*/cells.txt")):
+        for number, line in enumerate(path.read_text().splitlines(), 1):
+            task, state = queue.get((str(path.parent.resolve()), str(number)), ("", ""))
+            log = path.with_name(f"{number}.log")
+            if state or log.exists():
+                newest[line.split()[1]] = task, state, log
+    found = []
+    for c in cells:
+        task, state, log = newest.get(c.params.folder, ("", "", None))
+        c = dataclasses.replace(c, task=task, slurm=state)
+        if log and log.exists() and not c.queued and c.state in ("missing", "unfinished", "failed"):
+            said = [text for text in log.read_text(errors="replace").splitlines() if text and text[:4] != "make"]
+            why = c.why if c.state == "failed" else said[-1] if said else state
+            c = dataclasses.replace(c, state="failed", why=f"{why} ({log})")
+        found.append(c)
+    return found
+
+
 def duration_left(cells: list[Cell]) -> float | None:
     """Seconds that the epochs left will take at the pace of this grid's own records; None before the first."""
     paces = {c.params.run: statistics.median(c.record["epoch_seconds"]) for c in cells if c.record}
@@ -97,14 +148,12 @@ def duration_left(cells: list[Cell]) -> float | None:
 
 
 def summary(cells: list[Cell]) -> str:
-    """ "3 done, 1 failed, 9 missing; about 2 h 10 min left"."""
-    from cifarlib.notebook import duration
-
+    """ "3 done, 1 failed, 9 missing; about 2:10:00 left"."""
     states = [c.state for c in cells]
     order = ("done", "running", "unfinished", "stale", "failed", "missing")
     text = ", ".join(f"{states.count(s)} {s}" for s in order if s in states)
     left = duration_left(cells)
-    return text + (f"; about {duration(left)} left" if left else "")
+    return text + (f"; about {datetime.timedelta(minutes=math.ceil(left / 60))} left" if left else "")
 
 
 def as_table(cells: list[Cell]) -> str:
@@ -113,6 +162,8 @@ def as_table(cells: list[Cell]) -> str:
     rows = []
     for c in cells:
         row = {"run": c.params.run, "seed": c.params.seed, "state": c.state}
+        if any(other.slurm for other in cells):
+            row["slurm"] = f"{c.slurm} {c.task}"
         numbers = c.record if c.state in ("done", "stale") else None
         for part in ("validation", "test"):
             row[f"{part} %"] = f"{100 * numbers[f'{part}_accuracy']:.2f}" if numbers else ""
@@ -130,6 +181,7 @@ def main() -> int:
     parser.add_argument("--train-images", type=int)
     parser.add_argument("--output-folder", type=Path, default=project_root() / "outputs")
     parser.add_argument("--todo", action="store_true", help="print run/seed of what is not done, a line each")
+    parser.add_argument("--slurm", action="store_true", help="ask Slurm too; --todo adds folder and, if queued, task")
     parser.add_argument("--brief", action="store_true", help="print one line")
     parser.add_argument("--wait", action="store_true", help="first wait for other processes training these runs")
     given = parser.parse_args()
@@ -143,13 +195,23 @@ def main() -> int:
         if folder.exists():
             with FileLock(folder / ".lock"):
                 pass
-    cells = [look(params, given.output_folder) for params in every]
+    cells, silence = [look(params, given.output_folder) for params in every], ""
+    if given.slurm:
+        try:
+            cells = ask_slurm(cells, given.output_folder)
+        except InputError as error:
+            silence = str(error)
     if given.todo:
+        if silence:  # what is queued would be submitted twice
+            sys.exit(f"error: {silence}")
         for c in cells:
             if c.state != "done":
-                print(f"{c.params.run}/{c.params.seed}")
+                more = f" {c.params.folder} {c.task if c.queued else ''}" if given.slurm else ""
+                print(f"{c.params.run}/{c.params.seed}{more}".rstrip())
     else:
         print(summary(cells) if given.brief else f"{as_table(cells)}\n{summary(cells)}")
+        if silence:
+            print(silence)
     return 0
 
 

@@ -3,7 +3,11 @@
 ``outputs/run7/seed0/``: record.json, history.csv, log.txt, predictions.npz, first_layer.npy, model.safetensors. While
 a run is under way all of it lies in ``unfinished/`` below, with checkpoint.safetensors. record.json is written last
 and holds the SHA-256 of the others: where it is, and they match, the run is done.
+
+torch is imported only where tensors are: the grid asks for states many times, and torch takes two seconds.
 """
+
+from __future__ import annotations
 
 import csv
 import hashlib
@@ -18,13 +22,10 @@ import sys
 import tokenize
 from collections.abc import Callable
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 import safetensors
-import safetensors.torch
-import torch
-from torch import Tensor
 
 from cifarlib import InputError, project_root
 from cifarlib.params import TRAIN_IMAGES, load_published
@@ -33,6 +34,10 @@ try:
     import resource
 except ImportError:  # Windows
     resource = None
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
 PACKAGES = ("torch", "torchvision", "numpy", "papermill", "matplotlib", "scipy", "safetensors")
 
@@ -64,6 +69,8 @@ def _digest(tensors: dict[str, Tensor], about: str) -> str:
 
 def save_tensors(path: Path, tensors: dict[str, Tensor], about: dict) -> None:
     """A safetensors file: tensors, with ``about`` as JSON and a digest of the tensors in its header."""
+    import safetensors.torch
+
     tensors = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
     header = {"about": json.dumps(about)}
     header["sha256"] = _digest(tensors, header["about"])
@@ -175,6 +182,8 @@ def code_digests(device_type: str = "cpu") -> dict[str, str]:
 def peak_memory_bytes(device: torch.device) -> int | None:
     """Of CUDA's allocator, else of this process; None where the system does not tell."""
     if device.type == "cuda":
+        import torch
+
         return torch.cuda.max_memory_allocated(device)
     if resource is None:
         return None
@@ -183,6 +192,8 @@ def peak_memory_bytes(device: torch.device) -> int | None:
 
 
 def device_name(device: torch.device) -> str:
+    import torch
+
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     if device.type == "cpu" and Path("/proc/cpuinfo").exists():

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -144,3 +145,51 @@ def test_comments_and_docstrings_make_no_record_stale(tmp_path, monkeypatch):
         (source / "model.py").write_text(text)
         digests.append(records.code_digests()["model.py"])
     assert digests[0] == digests[1] != digests[2]
+
+
+def test_slurm_without_sbatch_names_what_does_the_same(tmp_path):
+    for tool in ("make", "bash"):
+        (tmp_path / tool).symlink_to(shutil.which(tool))
+    command = ["make", "slurm", f"OUTPUTS={tmp_path / 'out'}", "SETUP=", f"BIN={Path(sys.executable).parent}"]
+    options = {"cwd": project_root(), "env": {"PATH": str(tmp_path)}, "capture_output": True, "text": True}
+    done = subprocess.run(command, **options)
+    assert done.returncode != 0
+    assert "error: no sbatch on this machine: make table" in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_slurm_that_does_not_answer_hides_no_record_and_gets_no_second_submission(tmp_path):
+    (tmp_path / "squeue").write_text("#!/bin/sh\necho squeue: nobody there >&2; exit 1\n")
+    (tmp_path / "squeue").chmod(0o755)
+    command = [sys.executable, "-m", "cifarlib.grid", "7", "--slurm", "--output-folder", str(tmp_path)]
+    environment = {**os.environ, "PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}"}
+    options = {"cwd": project_root(), "env": environment, "capture_output": True, "text": True}
+    asked = subprocess.run(command, **options)
+    assert asked.returncode == 0, asked.stderr
+    assert asked.stdout.endswith("1 missing\nSlurm does not answer: squeue: nobody there\n")
+    submitting = subprocess.run([*command, "--todo"], **options)
+    assert (submitting.returncode, submitting.stdout) == (1, "")
+    assert "Slurm does not answer" in submitting.stderr
+
+
+def test_a_task_that_slurm_has_forgotten_is_still_named_with_its_last_word(tmp_path, monkeypatch):
+    """Slurm forgets a job minutes after its end, and one killed for its memory leaves no word in the notebook."""
+    (tmp_path / "squeue").write_text("#!/bin/sh\necho 7_N/A RUNNING another job of mine\n")
+    (tmp_path / "squeue").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    jobs = tmp_path / "slurm" / "20260101-000000-000"
+    jobs.mkdir(parents=True)
+    cells = [grid.look(load_params(run, **TINY), tmp_path) for run in ("run6", "run7")]
+    (jobs / "cells.txt").write_text("".join(f"{c.params.run}/0 {c.params.folder}\n" for c in cells))
+    (jobs / "2.log").write_text("== run7/0: job 3\nslurmstepd: error: Detected 1 oom-kill event\nmake: *** Error 137\n")
+    asked = grid.ask_slurm(cells, tmp_path)
+    assert [(c.state, c.queued) for c in asked] == [("missing", False), ("failed", False)]
+    assert asked[1].why == f"slurmstepd: error: Detected 1 oom-kill event ({jobs / '2.log'})"
+
+
+def test_asking_for_states_imports_no_torch(tmp_path):
+    """It is asked several times a run, and torch alone takes seconds."""
+    code = "import sys; from cifarlib import grid; grid.main(); assert 'torch' not in sys.modules"
+    command = [sys.executable, "-c", code, "7", "--slurm", "--output-folder", str(tmp_path)]
+    done = subprocess.run(command, cwd=project_root(), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
