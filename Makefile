@@ -28,7 +28,7 @@ help:
 	@echo "make status                       what of the same grid is done, without training, and what Slurm says of it"
 	@echo "make report                       outputs/report.html and report.pdf from the records (also OUTPUTS= DATA= AUTHORS=)"
 	@echo "make html NB=..., make pdf NB=... any executed notebook as one HTML file, as a typeset PDF"
-	@echo "make lab                          open JupyterLab on the notebooks"
+	@echo "make lab                          open JupyterLab on notebooks/start.ipynb (also LAB=, options of jupyter lab)"
 	@echo "make bench                        time the training loop beside other loops and the matrix rate (also DEVICE=)"
 	@echo "make test                         lint and tests"
 	@echo "make data                         fetch and verify CIFAR-10"
@@ -84,12 +84,12 @@ html pdf: setup
 	@$(BIN)/python -m cifarlib.export $(NB) --to $@
 
 bench: setup
-	@set -o pipefail; mkdir -p $(OUTPUTS)/benchmark && \
-	$(BIN)/papermill notebooks/benchmark.ipynb $(OUTPUTS)/benchmark/benchmark.ipynb --log-output --no-progress-bar \
-	  $(call papermill_arguments,$(WHERE)) 2>&1 | grep --line-buffered -vE '^(Executing|Ending) Cell |IPKernelApp|^$$'
+	@set -o pipefail; mkdir -p '$(OUTPUTS)'/benchmark && \
+	$(BIN)/papermill notebooks/benchmark.ipynb '$(OUTPUTS)'/benchmark/benchmark.ipynb --log-output --no-progress-bar \
+	  $(WHERE) 2>&1 | grep --line-buffered -vE '^(Executing|Ending) Cell |IPKernelApp|^$$'
 
 lab: setup
-	@$(BIN)/jupyter lab notebooks
+	@$(BIN)/jupyter lab --ServerApp.root_dir='$(CURDIR)' $(LAB) notebooks/start.ipynb
 
 lint: setup
 	@$(BIN)/ruff check && $(BIN)/ruff format --check

@@ -17,13 +17,18 @@ def confusion_matrix(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
     return matrix
 
 
-def most_confident_mistakes(logits: np.ndarray, labels: np.ndarray, n: int) -> list[tuple[int, int, float]]:
-    """(index, predicted class, its probability) of the n wrong answers given with the highest probability."""
+def most_confident(logits: np.ndarray, labels: np.ndarray, n: int, right: bool) -> list[tuple[int, int, float]]:
+    """(index, predicted class, its probability) of the n right or wrong answers given with the highest probability."""
     probabilities = torch.as_tensor(np.asarray(logits, np.float32)).softmax(1).numpy()
     predicted = probabilities.argmax(1)
-    confidence = np.where(predicted != np.asarray(labels), probabilities.max(1), -1.0)
+    confidence = np.where((predicted == np.asarray(labels)) == right, probabilities.max(1), -1.0)
     order = np.argsort(-confidence, kind="stable")[:n]
     return [(int(i), int(predicted[i]), float(confidence[i])) for i in order if confidence[i] >= 0]
+
+
+def most_confident_mistakes(logits: np.ndarray, labels: np.ndarray, n: int) -> list[tuple[int, int, float]]:
+    """``most_confident`` of the wrong answers."""
+    return most_confident(logits, labels, n, right=False)
 
 
 def calibration_curve(

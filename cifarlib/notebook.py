@@ -7,12 +7,14 @@ import logging
 import re
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
 import torch
 from IPython import get_ipython
 from IPython.display import HTML, Markdown, clear_output, display
+from ipywidgets import HBox, Layout, ValueWidget
 from matplotlib.figure import Figure
 from tqdm import tqdm
 
@@ -204,6 +206,27 @@ def show(figure: Figure, caption: str, label: str = "") -> None:
     in the text refers to it."""
     _numbers["Figure"] += 1
     display(_bundle(figure, _numbers["Figure"], caption, label), raw=True)
+
+
+def explore(draw: Callable[..., Figure], caption: str, **controls: ValueWidget) -> None:
+    """``draw(**values)`` as a figure that follows its controls. It is an output like any other, so that the executed
+    notebook shows the picture of the first values without a kernel, too."""
+    global _figures
+    _figures += 1
+    number = _figures
+
+    def picture() -> dict:
+        return _bundle(draw(**{name: control.value for name, control in controls.items()}), number, caption)
+
+    for name, control in controls.items():
+        control.description = name.replace("_", " ")
+        if hasattr(control, "continuous_update"):
+            control.continuous_update = False  # a figure takes longer than a slider's step
+    panel = HBox(list(controls.values()), layout=Layout(flex_flow="row wrap"))._repr_mimebundle_()
+    display({**panel, "text/plain": f"(controls: {', '.join(controls)}; they need a running kernel)"}, raw=True)
+    handle = display(picture(), raw=True, display_id=True)
+    for control in controls.values():
+        control.observe(lambda _: handle.update(picture(), raw=True), "value")
 
 
 class Progress:

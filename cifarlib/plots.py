@@ -153,16 +153,11 @@ def mistakes(images: Tensor, logits: np.ndarray, labels: np.ndarray, n: int = 12
     alt = "Pictures of confident mistakes: " + ", ".join(
         f"a {CLASSES[int(labels[index])]} taken for {CLASSES[predicted]}" for index, predicted, _ in chosen
     )
-    with style():
-        figure = new_figure(9.5, 1.95 * -(-n // 6), alt)
-        grid = figure.subplots(-(-n // 6), 6).flatten()
-        for axes in grid:
-            axes.set_axis_off()
-        for axes, (index, predicted, confidence) in zip(grid, chosen, strict=False):
-            axes.imshow(images[index].permute(1, 2, 0).numpy(), interpolation="nearest")
-            title = f"says {CLASSES[predicted]}, {100 * confidence:.0f} %\nis {CLASSES[int(labels[index])]}"
-            axes.set_title(title, fontsize=9)
-    return figure
+    titles = [
+        f"says {CLASSES[predicted]}, {100 * confidence:.0f} %\nis {CLASSES[int(labels[index])]}"
+        for index, predicted, confidence in chosen
+    ]
+    return gallery([images[index] for index, _, _ in chosen], titles, 6, alt)
 
 
 def architecture(layers: list[dict]) -> Figure:
@@ -326,13 +321,32 @@ def contrasts(rows: list[tuple[str, float, tuple[float, float], float, str]]) ->
     return figure
 
 
-def picture(axes: matplotlib.axes.Axes, image: Tensor, title: str = "") -> None:
+def picture(axes: matplotlib.axes.Axes, image: Tensor, title: str = "", limit: float | None = None) -> None:
     """An image without axes: uint8 (3, H, W) as it is; normalised, float, with zero as mid-grey and -2.5 and 2.5 as the
-    darkest and brightest."""
-    pixels = image if image.dtype == torch.uint8 else (image / 5 + 0.5).clamp(0, 1)
-    axes.imshow(pixels.permute(1, 2, 0).numpy(), interpolation="nearest")
+    darkest and brightest; a map (H, W) from -limit (purple) over zero (white) to limit (brown)."""
+    if image.dim() == 2:
+        axes.imshow(image.numpy(), interpolation="nearest", cmap="PuOr_r", vmin=-limit, vmax=limit)
+    else:
+        pixels = image if image.dtype == torch.uint8 else (image / 5 + 0.5).clamp(0, 1)
+        axes.imshow(pixels.permute(1, 2, 0).numpy(), interpolation="nearest")
     axes.set_axis_off()
     axes.set_title(title, fontsize=9)
+
+
+def gallery(images: Sequence[Tensor], titles: Sequence[str], columns: int, alt: str, limit: float = 1.0) -> Figure:
+    """Images, see ``picture``, with a title each, row by row."""
+    rows = -(-len(images) // columns)
+    above = [
+        max(t.count("\n") + bool(t) for t in titles[i * columns : (i + 1) * columns]) for i in range(rows)
+    ]  # lines
+    with style():
+        figure = new_figure(9.5, rows * 9.5 / columns + 0.2 * sum(above), alt)
+        grid = figure.subplots(rows, columns, squeeze=False).flatten()
+        for axes in grid:
+            axes.set_axis_off()
+        for axes, image, title in zip(grid, images, titles, strict=False):
+            picture(axes, image, title, limit)
+    return figure
 
 
 def preprocessing(image: Tensor, label_name: str, statistics: tuple[Tensor, Tensor], seed: int) -> Figure:
@@ -344,22 +358,30 @@ def preprocessing(image: Tensor, label_name: str, statistics: tuple[Tensor, Tens
         f"One picture ({label_name}) as it is, under three normalisations and two paddings of {PADDING} pixels, and "
         f"cropped and flipped six times under each padding, shifted down and right by: {'; '.join(how)}."
     )
+    scale = normalization(image[None], "channel", statistics)
+    plain = normalize(image[None], *scale)
+    modes = ("channel", "image-channel", "length")
+    shown = [image, *(normalize(image[None], *normalization(image[None], mode, statistics))[0] for mode in modes)]
+    shown += [F.pad(plain, [PADDING] * 4, mode=padding)[0] for padding in ("reflect", "constant")]
+    titles = [label_name, *(f"by {mode}" for mode in modes), "padded: reflect", "padded: constant"]
+    for padding in ("reflect", "constant"):
+        shown += crop_and_flip(image[None], *scale, torch.zeros(6, dtype=torch.int64), draws, padding)
+        titles += [f"{padding}\n{shift}" for shift in how]
+    figure = gallery(shown, titles, 6, alt)
+    for axes in figure.axes[4:6]:  # where the image lies in the padded one
+        axes.add_patch(matplotlib.patches.Rectangle([PADDING - 0.5] * 2, 32, 32, fill=False, linestyle="--"))
+    return figure
+
+
+def lines(series: dict[str, tuple[Sequence, Sequence]], alt: str, legend: str | None = None, **settings) -> Figure:
+    """One line (x, y) a name; ``settings`` of the axes."""
     with style():
-        figure = new_figure(9.5, 5.4, alt)
-        grid = figure.subplots(3, 6)
-        picture(grid[0, 0], image, f"{label_name}, as it is")
-        for axes, mode in zip(grid[0, 1:], ("channel", "image-channel", "length"), strict=False):
-            picture(axes, normalize(image[None], *normalization(image[None], mode, statistics))[0], f"by {mode}")
-        scale = normalization(image[None], "channel", statistics)
-        for row, padding in enumerate(("reflect", "constant"), 1):
-            padded = F.pad(normalize(image[None], *scale), [PADDING] * 4, mode=padding)[0]
-            axes = grid[0, 3 + row]
-            picture(axes, padded, f"padded: {padding}")
-            corner = PADDING - 0.5
-            axes.add_patch(matplotlib.patches.Rectangle((corner, corner), 32, 32, fill=False, color=BLACK, ls="--"))
-            crops = crop_and_flip(image[None], *scale, torch.zeros(6, dtype=torch.int64), draws, padding)
-            for axes, crop, title in zip(grid[row], crops, how, strict=True):
-                picture(axes, crop, f"{padding}\n{title}")
+        figure = new_figure(7, 3.4, alt)
+        axes = figure.subplots()
+        for (name, (x, y)), look in zip(series.items(), LOOKS, strict=False):
+            axes.plot(x, y, **look, markersize=5, label=name)
+        axes.set(**settings)
+        axes.legend(frameon=True, title=legend)
     return figure
 
 
@@ -372,15 +394,12 @@ def eigenvalue_spectrum(values: Tensor | dict[str, Tensor]) -> Figure:
         f"{int((v > eps).sum())} of {len(v)} lie above epsilon."
         for name, v in several.items()
     )
-    with style():
-        figure = new_figure(7, 3.6, alt)
-        axes = figure.subplots()
-        for (name, v), look in zip(several.items(), LOOKS, strict=False):
-            axes.plot(range(1, len(v) + 1), v, label=name or "eigenvalue", **look, markersize=5)
-        axes.axhline(eps, color=ORANGE, linewidth=2.5, zorder=1, label=f"epsilon {eps:g}")
-        axes.set(yscale="log", xlabel="eigenvector, in order", ylabel="variance along it")
-        axes.xaxis.get_major_locator().set_params(integer=True)
-        axes.legend(frameon=True)
+    series = {name or "eigenvalue": (range(1, len(v) + 1), v) for name, v in several.items()}
+    figure = lines(series, alt, yscale="log", xlabel="eigenvector, in order", ylabel="variance along it")
+    axes = figure.axes[0]
+    axes.axhline(eps, color=ORANGE, linewidth=2.5, zorder=1, label=f"epsilon {eps:g}")
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.legend(frameon=True)
     return figure
 
 
@@ -393,13 +412,8 @@ def eigenpatches(values: Tensor, vectors: Tensor, size: int = 2) -> Figure:
         f"{len(patches)} colour patches of {size} by {size} pixels in the order of their eigenvalues. The first, of nearly "
         f"one grey, holds {share[0]:.1f} % of the variance, the first three together {share[:3].sum():.1f} %."
     )
-    columns = 6 if size == 2 else 9
-    rows = -(-len(patches) // columns)
-    with style():
-        figure = new_figure(9.5, 9.5 / columns * rows * 1.18, alt)
-        for i, axes in enumerate(figure.subplots(rows, columns).flat):
-            picture(axes, 2.5 * patches[i] / patches.abs().max(), f"{i + 1}: {values[i]:.2g}")
-    return figure
+    titles = [f"{i + 1}: {value:.2g}" for i, value in enumerate(values)]
+    return gallery(2.5 * patches / patches.abs().max(), titles, 6 if size == 2 else 9, alt)
 
 
 def covariances(before: Tensor, after: Tensor) -> Figure:

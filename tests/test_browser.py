@@ -1,0 +1,214 @@
+"""JupyterLab as `make lab` starts it from a fresh copy of the project, used as a person would, in headless Chromium."""
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from cifarlib import project_root, records
+from cifarlib.params import load_params
+from cifarlib.train import train
+
+sync_api = pytest.importorskip("playwright.sync_api")
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here")
+
+MINUTES = 60_000  # of playwright's milliseconds
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory, cifar10):
+    """A copy of what a clone holds, with the data and a tiny run 7 to predict with."""
+    copy = tmp_path_factory.mktemp("clone") / "project"
+    for name in ("cifarlib", "notebooks", "params", "Makefile", "pyproject.toml"):
+        source = project_root() / name
+        ignored = shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints")
+        shutil.copytree(source, copy / name, ignore=ignored) if source.is_dir() else shutil.copy(source, copy / name)
+    (copy / "data").symlink_to((project_root() / "data").resolve())
+    train(load_params(7, epochs=2, train_images=256), cifar10.head(256, 200, 1000), copy / "outputs")
+    return copy
+
+
+@pytest.fixture(scope="module")
+def lab(project):
+    """The address that `make lab` opens in a browser."""
+    settings = "--no-browser --port=0 --expose-app-in-browser --allow-root"
+    command = ["make", "lab", "SETUP=", f"BIN={Path(sys.executable).parent}", f"LAB={settings}"]
+    runtime, log = project / ".runtime", project / "lab.log"
+    ours = {
+        "PYTHONPATH": str(project), "JUPYTER_CONFIG_DIR": str(project / ".jupyter"), "JUPYTER_RUNTIME_DIR": str(runtime),
+    }  # fmt: skip
+    with open(log, "w") as file:
+        server = subprocess.Popen(
+            command, cwd=project, stdout=file, stderr=file, env={**os.environ, **ours}, start_new_session=True
+        )
+    end = time.monotonic() + 120
+    while not (pages := [*runtime.glob("jpserver-file-to-run-*-open.html")]):  # what Jupyter hands to a browser
+        assert server.poll() is None, log.read_text()
+        assert time.monotonic() < end, log.read_text()
+        time.sleep(0.2)
+    found = re.search(r'href="(http://localhost[^"]+)"', pages[0].read_text())
+    yield found[1]
+    os.killpg(server.pid, signal.SIGTERM)
+    server.wait(30)
+
+
+@pytest.fixture(scope="module")
+def page(lab):
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        page = browser.new_page(viewport={"width": 1300, "height": 1300})
+        page.set_default_timeout(3 * MINUTES)
+        page.goto(lab)
+        page.wait_for_function("window.jupyterapp?.shell?.currentWidget?.content?.widgets?.length > 0")
+        yield page
+        browser.close()
+
+
+def command(page, name, **arguments):
+    page.evaluate("([name, args]) => jupyterapp.commands.execute(name, args).then(() => null)", [name, arguments])
+
+
+class Lab:
+    """One notebook, open in the browser."""
+
+    def __init__(self, page, project, name):
+        self.page, self.path = page, project / "notebooks" / f"{name}.ipynb"
+        self.before = nbformat.read(self.path, as_version=4)
+        command(page, "docmanager:open", path=f"notebooks/{name}.ipynb")
+        page.wait_for_function(
+            "name => jupyterapp.shell.currentWidget?.context?.path?.endsWith(name) && "
+            "jupyterapp.shell.currentWidget.sessionContext.session?.kernel?.status === 'idle'",
+            arg=f"/{name}.ipynb",
+        )
+
+    def edit_parameters(self, **values):
+        """Replaces literals in the parameters cell, as one would by typing."""
+        cell = next(i for i, cell in enumerate(self.before.cells) if cell.metadata.get("tags") == ["parameters"])
+        source = self.before.cells[cell].source
+        for name, value in values.items():
+            source, n = re.subn(rf"(?m)^({name}: [^=]+= )[^#]*#", rf"\g<1>{value!r}  #", source)
+            assert n == 1, name
+        self.before.cells[cell].source = source
+        self.page.evaluate(
+            "([i, text]) => jupyterapp.shell.currentWidget.content.model.cells.get(i).sharedModel.setSource(text)",
+            [cell, source],
+        )
+
+    def run_all(self):
+        command(self.page, "notebook:run-all-cells")
+
+    def saved(self):
+        """The notebook as it then lies on disk: valid, and its cells what they were."""
+        command(self.page, "docmanager:save")
+        notebook = nbformat.read(self.path, as_version=4)
+        nbformat.validate(notebook)
+        assert [cell.source for cell in notebook.cells] == [cell.source for cell in self.before.cells]
+        assert [cell.id for cell in notebook.cells] == [cell.id for cell in self.before.cells]
+        return notebook
+
+    def close(self):
+        command(self.page, "kernelmenu:shutdown")
+        command(self.page, "docmanager:save")
+        command(self.page, "application:close")
+
+
+@pytest.fixture
+def opened(page, project):
+    """Opens a notebook by name; closed, with its kernel, after the test."""
+    some = []
+    yield lambda name: some.append(Lab(page, project, name)) or some[-1]
+    for one in some:
+        one.close()
+
+
+def outputs(notebook):
+    return [output for cell in notebook.cells for output in cell.get("outputs", [])]
+
+
+def html_of(notebook):
+    return "".join(o["data"].get("text/html", "") for o in outputs(notebook) if "data" in o)
+
+
+def assert_clean(notebook):
+    assert [o for o in outputs(notebook) if o.output_type == "error" or o.get("name") == "stderr"] == []
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert [cell.execution_count for cell in code if cell.execution_count is None] == []
+
+
+def test_make_lab_opens_the_start_page(lab, page):
+    assert lab.partition("?")[0].endswith("/lab/tree/notebooks/start.ipynb")
+    assert page.evaluate("jupyterapp.shell.currentWidget.context.path") == "notebooks/start.ipynb"
+    assert page.locator(".jp-RenderedMarkdown h1").first.inner_text().startswith("Where to begin?")
+
+
+@pytest.mark.parametrize("name", ["start", "explore", "whitening", "predict"])
+def test_all_cells_run_twice_in_one_kernel(opened, name):
+    notebook = opened(name)
+    for _ in range(2):
+        notebook.run_all()
+        saved = notebook.saved()
+        assert_clean(saved)
+        numbers = re.findall(r"<b>Figure (\d+)\.</b>", html_of(saved))
+        assert numbers == [str(i + 1) for i in range(len(numbers))]
+
+
+@pytest.mark.parametrize("name", ["explore", "whitening", "predict"])
+def test_slider_and_drop_down_change_the_figure(opened, page, name):
+    notebook = opened(name)
+    notebook.run_all()
+    index = next(i for i, cell in enumerate(notebook.before.cells) if "notebook.explore(" in cell.source)
+    page.evaluate("i => jupyterapp.shell.currentWidget.content.scrollToItem(i, 'start')", index)
+    cell = page.locator(".jp-CodeCell:visible", has=page.locator(".widget-slider"))
+    image = cell.locator("figure img")
+    seen = [image.get_attribute("src")]
+    for move in (
+        lambda: cell.locator(".noUi-handle").first.press("ArrowRight"),
+        lambda: cell.locator("select").last.select_option(index=1),
+    ):
+        move()
+        sync_api.expect(image).not_to_have_attribute("src", seen[-1], timeout=MINUTES)
+        seen.append(image.get_attribute("src"))
+    assert len(set(seen)) == 3
+    saved = notebook.saved()
+    assert_clean(saved)
+    assert seen[-1] in html_of(saved)
+    assert seen[0] not in html_of(saved)
+
+
+def test_the_stop_button_interrupts_training_and_the_next_run_resumes(opened, page, project):
+    notebook = opened("train")
+    notebook.edit_parameters(epochs=3, train_images=128)
+    folder = project / "outputs" / "run7" / "seed0-epochs3-images128"
+    page.evaluate("() => void jupyterapp.commands.execute('notebook:run-all-cells')")
+    end = time.monotonic() + 180
+    while not (folder / "unfinished" / "checkpoint.safetensors").exists():
+        assert time.monotonic() < end
+        page.wait_for_timeout(50)
+    page.locator(".jp-NotebookPanel-toolbar [data-jp-item-name=interrupt]:visible").click()
+    page.wait_for_function("jupyterapp.shell.currentWidget.sessionContext.session.kernel.status === 'idle'")
+    stopped = notebook.saved()
+    errors = [o for o in outputs(stopped) if o.output_type == "error"]
+    assert len(errors) == 1
+    assert re.search(r"Epochs 1 to \d of 3 are saved in .*: run the same again", "".join(errors[0].traceback))
+    assert not (folder / "record.json").exists()
+
+    notebook.run_all()
+    assert_clean(notebook.saved())
+    assert [session["first_epoch"] > 1 for session in records.read_record(folder)["sessions"]] == [False, True]
