@@ -1,9 +1,12 @@
 import os
+from pathlib import Path
 
 import pytest
 import torch
 
 from cifarlib.data import Cifar10, load_cifar10
+from cifarlib.params import load_params
+from cifarlib.train import train
 
 DEVICES = ["cpu"] + ["cuda"] * torch.cuda.is_available()
 
@@ -17,6 +20,13 @@ def cifar10() -> Cifar10:
 @pytest.fixture(scope="session")
 def small(cifar10: Cifar10) -> Cifar10:
     return cifar10.head(512, 100, 100)
+
+
+@pytest.fixture(scope="session")
+def tiny_run(tmp_path_factory: pytest.TempPathFactory, cifar10: Cifar10) -> Path:
+    """The folder of a run 7 on 256 images, which knows little, and is tested on 1,000."""
+    params = load_params(7, epochs=2, train_images=256)
+    return train(params, cifar10.head(256, 200, 1000), tmp_path_factory.mktemp("tiny"))
 
 
 @pytest.fixture(params=DEVICES)

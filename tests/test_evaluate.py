@@ -2,7 +2,13 @@ import numpy as np
 import pytest
 import torch
 
-from cifarlib.evaluate import confusion_matrix, most_confident_mistakes, smoothing_floor
+from cifarlib.evaluate import (
+    calibration_curve,
+    confusion_matrix,
+    most_confident,
+    most_confident_mistakes,
+    smoothing_floor,
+)
 from cifarlib.loop import accuracy, mean_loss, predict_logits
 from cifarlib.model import build_model
 from cifarlib.preprocess import normalization
@@ -45,3 +51,18 @@ def test_wilson_interval_of_a_worked_example():
     # Newcombe 1998, table I: 81 of 263
     low, high = binomial_interval(81 / 263, 263)
     assert (round(low, 4), round(high, 4)) == (0.2553, 0.3662)
+
+
+def test_right_answers_come_in_the_order_of_their_probability():
+    assert [(i, c) for i, c, _ in most_confident(LOGITS, LABELS, 10, right=True)] == [(0, 0), (3, 2)]
+
+
+def test_calibration_of_a_worked_example():
+    """Ten answers of 0.65, seven of them right, and five of 0.95, four of them right."""
+    probability = np.array([0.65] * 10 + [0.95] * 5)
+    logits = np.log(np.column_stack([probability, *[(1 - probability) / 9] * 9]))
+    labels = np.array([0] * 7 + [1] * 3 + [0] * 4 + [1])
+    confidence, right, counts, error = calibration_curve(logits, labels)
+    np.testing.assert_allclose([confidence, right], [[0.65, 0.95], [0.7, 0.8]], atol=1e-6)
+    assert counts.tolist() == [10, 5]
+    assert error == pytest.approx((10 * 0.05 + 5 * 0.15) / 15, abs=1e-6)
