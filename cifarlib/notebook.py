@@ -211,9 +211,8 @@ def show(figure: Figure, caption: str, label: str = "") -> None:
 def explore(draw: Callable[..., Figure], caption: str, **controls: ValueWidget) -> None:
     """``draw(**values)`` as a figure that follows its controls. It is an output like any other, so that the executed
     notebook shows the picture of the first values without a kernel, too."""
-    global _figures
-    _figures += 1
-    number = _figures
+    _numbers["Figure"] += 1
+    number = _numbers["Figure"]
 
     def picture() -> dict:
         return _bundle(draw(**{name: control.value for name, control in controls.items()}), number, caption)

@@ -54,8 +54,11 @@ def style() -> Iterator[None]:
 def new_figure(width: float, height: float, alt: str) -> Figure:
     """A figure outside pyplot: nothing shows it twice, nothing has to be closed. width, height: inches; ``alt`` says
     in words what it shows and becomes the figure's attribute of that name, beside ``source``, the function that asks."""
-    figure = Figure(figsize=(width, height), layout="constrained")
-    figure.alt, figure.source = alt, f"plots.{sys._getframe(1).f_code.co_name}"
+    figure, asking = Figure(figsize=(width, height), layout="constrained"), sys._getframe(1)
+    while asking.f_back.f_globals["__name__"] in ("cifarlib.plots", "cifarlib.figures_explore"):  # past lines, gallery
+        asking = asking.f_back
+    figure.alt = alt
+    figure.source = f"{asking.f_globals['__name__'].removeprefix('cifarlib.')}.{asking.f_code.co_name}"
     return figure
 
 

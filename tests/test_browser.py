@@ -98,7 +98,7 @@ class Lab:
 
     def edit_parameters(self, **values):
         """Replaces literals in the parameters cell, as one would by typing."""
-        cell = next(i for i, cell in enumerate(self.before.cells) if cell.metadata.get("tags") == ["parameters"])
+        cell = next(i for i, cell in enumerate(self.before.cells) if "parameters" in cell.metadata.get("tags", []))
         source = self.before.cells[cell].source
         for name, value in values.items():
             source, n = re.subn(rf"(?m)^({name}: [^=]+= )[^#]*#", rf"\g<1>{value!r}  #", source)

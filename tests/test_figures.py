@@ -8,6 +8,7 @@ import torch
 from matplotlib.colors import to_rgb
 
 from cifarlib import figures_explore, plots, preprocess, whitening
+from cifarlib.model import build_model, layer_table
 from cifarlib.params import RunParams
 
 # Machado, Oliveira, Fernandes, A Physiologically-based Model for Simulation of Color Vision Deficiency, 2009, table 1,
@@ -49,6 +50,17 @@ def figures(cifar10):
     row = {"epoch": 1, **{f"{p}_{m}": 0.5 for p in ("train", "validation") for m in ("loss", "accuracy")}}
     return {
         "training_curves": plots.training_curves([row, {**row, "epoch": 2}], 2, 0.2),
+        "architecture": plots.architecture(layer_table(build_model(0))),
+        "loss_curves": plots.loss_curves(
+            {f"run{i}": [[row, {**row, "epoch": 2}]] for i in range(1, 8)},
+            dict.fromkeys([f"run{i}" for i in range(1, 8)], 0.0),
+        ),
+        "run_accuracies": plots.run_accuracies(
+            {"run6": [92.0, 92.2], "run7": [93.0, 93.2]}, {"run6": (91, 93), "run7": (92, 94)}, {"run6": 92.03}
+        ),
+        "contrasts": plots.contrasts(
+            [(f"claim {v}", 1.0, (0.5, 1.5), 0.8, v) for v in ("reproduced", "contradicted", "not resolved", "")]
+        ),
         "confusion": plots.confusion(logits, labels),
         "per_class_accuracy": plots.per_class_accuracy(logits, labels),
         "mistakes": plots.mistakes(images, logits, labels),
@@ -78,6 +90,11 @@ def test_every_figure_says_in_words_what_it_shows(figures):
     }  # fmt: skip
     assert public - {"new_figure", "gallery", "lines"} <= set(figures)
     assert {name: figure.alt for name, figure in figures.items() if len(figure.alt) < 60} == {}
+
+
+def test_every_figure_names_the_function_that_drew_it(figures):
+    assert {name: figure.source for name, figure in figures.items() if figure.source.split(".")[1] != name} == {}
+    assert figures["answers"].source == "figures_explore.answers"
 
 
 def series(axes):

@@ -7,6 +7,7 @@ import sys
 import time
 
 import nbformat
+import numpy as np
 import psutil
 import pytest
 from nbclient import NotebookClient
@@ -17,8 +18,8 @@ NOTEBOOKS = sorted((project_root() / "notebooks").glob("*.ipynb"))
 TRAIN = project_root() / "notebooks" / "train.ipynb"
 
 
-def papermill(*arguments, cwd):
-    return [sys.executable, "-m", "papermill", str(TRAIN), *map(str, arguments)], {
+def papermill(*arguments, cwd, notebook=TRAIN):
+    return [sys.executable, "-m", "papermill", str(notebook), *map(str, arguments)], {
         "cwd": cwd, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True,
     }  # fmt: skip
 
@@ -152,3 +153,62 @@ def test_a_second_pass_in_one_kernel_raises_no_false_alarm(tmp_path):
     NotebookClient(notebook, timeout=300, kernel_name="python3", resources={"metadata": {"path": tmp_path}}).execute()
     record = json.loads((tmp_path / "run7" / "seed0-epochs1-images128" / "record.json").read_text())
     assert record["epochs_trained"] == 1
+
+
+def papermill_on(name, cwd, **parameters):
+    command, options = papermill(f"{name}.ipynb", *pairs(**parameters), cwd=cwd, notebook=TRAIN.with_stem(name))
+    return subprocess.run(command, **options)
+
+
+def test_the_start_page_leads_to_every_notebook():
+    text = TRAIN.with_stem("start").read_text()
+    assert sorted(re.findall(r"\((\w+\.ipynb)\)", text)) == [path.name for path in NOTEBOOKS if path.stem != "start"]
+
+
+@pytest.mark.parametrize("name", ["start", "explore", "whitening", "predict"])
+def test_each_notebook_is_an_article_in_under_two_minutes(name, tiny_run, tmp_path):
+    parameters = {"predict": {"model": tiny_run}, "whitening": {"output_folder": tmp_path}}.get(name, {})
+    done = papermill_on(name, tmp_path, **parameters)
+    assert done.returncode == 0, done.stdout
+    path = tmp_path / f"{name}.ipynb"
+    assert nbformat.read(path, as_version=4).metadata.papermill.duration < 120  # seconds
+    assert not any(o.output_type == "error" or o.get("name") == "stderr" for o in outputs(path))
+    figures = re.findall(r' alt="([^"]*)"[^>]*>.*?<b>Figure (\d+)\.</b> ([^<]+)<', html_of(path))
+    assert [number for _, number, _ in figures] == [str(i + 1) for i in range(html_of(path).count("<figure"))]
+    assert all(len(alt) > 60 and len(caption) > 20 for alt, _, caption in figures)
+    if name == "whitening":
+        assert "`make train RUN=3 EPOCHS=10` makes one" in path.read_text()
+    assert sorted(p.name for p in tmp_path.iterdir()) == [f"{name}.ipynb"]
+
+
+def test_a_file_of_images_becomes_a_file_of_probabilities(cifar10, tiny_run, tmp_path):
+    np.save(tmp_path / "my.npy", cifar10.test_images[:500].reshape(-1, 3072))
+    done = papermill_on("predict", tmp_path, images="my.npy", model=tiny_run)
+    assert done.returncode == 0, done.stdout
+    probabilities = np.load(tmp_path / "predictions.npy")
+    assert probabilities.shape == (500, 10)
+    np.testing.assert_allclose(probabilities.sum(1), 1, atol=1e-5)
+    saved = records.read_predictions(tiny_run)["test"][:500]
+    assert (probabilities.argmax(1) != saved.argmax(1)).sum() <= 2
+    assert len((tmp_path / "predictions.csv").read_text().splitlines()) == 501
+
+
+@pytest.mark.parametrize(
+    ("parameters", "says"),
+    [
+        (
+            {"images": "small.npy"},
+            "images = 'small.npy' holds float64 (2, 3072) with values from 0.5 to 0.5: expected 0",
+        ),
+        ({"layout": "nhwc", "images": "small.npy"}, "layout = 'nhwc': choose chw"),
+        ({"model": "outputs/run9"}, "model = 'outputs/run9': there is no such file or folder"),
+        ({"image": "small.npy"}, "parameter 'image' is unknown: did you mean 'images'?"),
+        ({"predictions": "p.csv"}, "predictions = 'p.csv': give a file name that ends in .npy"),
+    ],
+)
+def test_bad_input_to_predict_is_one_clear_error_before_any_work(parameters, says, tmp_path):
+    np.save(tmp_path / "small.npy", np.full((2, 3072), 0.5))
+    done = papermill_on("predict", tmp_path, **{"data_folder": "none", **parameters})
+    assert done.returncode == 1
+    assert f"InputError: {says}" in done.stdout
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["predict.ipynb", "small.npy"]  # no data fetched, either
