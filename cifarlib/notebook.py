@@ -218,7 +218,7 @@ def explore(draw: Callable[..., Figure], caption: str, **controls: ValueWidget) 
         return _bundle(draw(**{name: control.value for name, control in controls.items()}), number, caption)
 
     for name, control in controls.items():
-        control.description = name.replace("_", " ")
+        control.description, control.style = name.replace("_", " "), {"description_width": "initial"}
         if hasattr(control, "continuous_update"):
             control.continuous_update = False  # a figure takes longer than a slider's step
     panel = HBox(list(controls.values()), layout=Layout(flex_flow="row wrap"))._repr_mimebundle_()
