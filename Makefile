@@ -76,8 +76,9 @@ status: setup
 	@$(GRID) $(RUNS) --seeds $(SEEDS) --slurm
 
 report: setup
-	@$(BIN)/papermill notebooks/report.ipynb '$(OUTPUTS)'/report.ipynb --no-progress-bar --log-level ERROR \
-	  -p output_folder '$(OUTPUTS)' $(if $(DATA),-p data_folder '$(DATA)') $(if $(AUTHORS),-p authors "$(AUTHORS)")
+	@set -o pipefail; $(BIN)/papermill notebooks/report.ipynb '$(OUTPUTS)'/report.ipynb --no-progress-bar --log-level ERROR \
+	  -p output_folder '$(OUTPUTS)' $(if $(DATA),-p data_folder '$(DATA)') $(if $(AUTHORS),-p authors "$(AUTHORS)") 2>&1 | \
+	  { grep -v IPKernelApp || :; }
 	@$(BIN)/python -m cifarlib.export '$(OUTPUTS)'/report.ipynb
 
 html pdf: setup

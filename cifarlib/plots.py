@@ -218,7 +218,8 @@ def loss_curves(histories: dict[str, list[list[dict]]], smoothing: dict[str, flo
         for axes, key, factor in zip(
             figure.subplots(1, 2), ("train_loss", "validation_accuracy"), (1, 100), strict=True
         ):
-            for (run, some), look in zip(histories.items(), LOOKS, strict=False):
+            for run, some in histories.items():
+                look = LOOKS[int(run[3]) - 1]  # a run of Table 1 keeps its look where others are missing
                 colour = look["color"]
                 curves = [[factor * row[key] for row in history] for history in some]
                 x = range(1, min(map(len, curves)) + 1)
@@ -253,7 +254,9 @@ def run_accuracies(
     runs = list(values)
     means = ", ".join(f"{run} {np.mean(values[run]):.2f}" for run in runs)
     with style():
-        figure = new_figure(9.5, 0.6 + 0.3 * len(runs), f"Validation accuracy in per cent, mean of the seeds: {means}.")
+        figure = new_figure(
+            9.5, 1.2 + 0.28 * len(runs), f"Validation accuracy in per cent, mean of the seeds: {means}."
+        )
         axes = figure.subplots()
         for y, run in enumerate(runs):
             axes.plot(intervals[run], [y, y], color=BLUE, linewidth=2)

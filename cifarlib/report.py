@@ -609,11 +609,14 @@ def show_losses(results: Results) -> None:
     if not histories:
         return
     smoothing = {run: results.runs[run][0]["parameters"]["label_smoothing"] for run in histories}
-    caption = f"Training loss per image and validation accuracy of runs 1 to 7 ({results.title}"
-    caption += (
-        f"; mean of {_seeds(results, list(histories))}, each seed thin)."
+    seeds = (
+        f"mean of {_seeds(results, list(histories))}, each seed thin"
         if any(len(h) > 1 for h in histories.values())
-        else "; one seed)."
+        else "one seed"
+    )
+    names = ", ".join(run.removeprefix("run") for run in histories)
+    caption = (
+        f"Training loss per image and validation accuracy of Table 1's runs ({names}) after {results.title}; {seeds}."
     )
     show(plots.loss_curves(histories, smoothing), caption, "fig-losses")
 
