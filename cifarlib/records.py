@@ -265,7 +265,10 @@ def finished(output_folder: str | Path | None = None) -> list[dict]:
 
 def results_markdown(found: list[dict]) -> str:
     """The README's table of results, a line a record; accuracies in per cent."""
-    lines = []
+    lines = [
+        "| run | epochs | seed | validation | test | paper, 200 epochs (validation) |",
+        "|---|---|---|---|---|---|",
+    ]
     for r in found:
         schedule = f"{r['epochs_trained']} of {r['epochs']}" if r["stop_epoch"] else str(r["epochs"])
         part = "" if r["train_images"] == TRAIN_IMAGES else f", {r['train_images']:,} images"
