@@ -72,7 +72,7 @@ def test_ready_images_are_one_crop_each(small):
 
 
 def test_all_contestants_train_one_network_and_as_many_steps(small, monkeypatch):
-    monkeypatch.setattr(capture, "capture", lambda step, reset: [reset(), step()] and step)
+    monkeypatch.setattr(capture, "capture", lambda step, reset, _: [reset(), step()] and step)
     built, make = [], bench.make_optimizer
     monkeypatch.setattr(bench, "make_optimizer", lambda p, model, device: built.append(model) or make(p, model, device))
     p, small = load_params("run7-mean", batch_size=4, train_images=8), small.head(64, 1, 1)
