@@ -86,8 +86,13 @@ def article(path: Path) -> tuple[str, dict, dict[str, bytes]]:
         "text/markdown", "image/svg+xml", "image/png", "image/jpeg", "text/html", "text/plain",
     ]  # fmt: skip
     exporter = MarkdownExporter(raw_template=CELLS, config=settings)
-    remove = {f"remove_{what}_tags": {f"remove-{tag}"} for what, tag in
-              (("cell", "cell"), ("input", "input"), ("all_outputs", "output"))}  # fmt: skip
+    tags = [set(cell.metadata.get("tags", [])) for cell in notebook.cells]
+    injected = {"injected-parameters"} if any({"parameters", "remove-cell"} <= some for some in tags) else set()
+    remove = {
+        "remove_cell_tags": {"remove-cell"} | injected,  # papermill's cell goes where the one it follows goes
+        "remove_input_tags": {"remove-input"},
+        "remove_all_outputs_tags": {"remove-output"},
+    }
     exporter.register_preprocessor(TagRemovePreprocessor(**remove), enabled=True)
     text, resources = exporter.from_notebook_node(notebook)
     figures |= resources.get("outputs", {})
