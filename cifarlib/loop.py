@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cifarlib import InputError
-from cifarlib.model import build_model
+from cifarlib.model import Conv, build_model
 from cifarlib.params import RunParams
 from cifarlib.preprocess import crop_and_flip, draw, draw_order, normalize
 
@@ -35,22 +35,24 @@ def pick_device(name: str = "auto") -> torch.device:
 def pick_precision(device: torch.device) -> str:
     """ "bfloat16" (autocast; weights stay float32) where the device gains from it, else "float32".
 
-    CUDA with bf16 units gains. A CPU is measured, on the convolution where most of a step's time goes: some have
-    matrix units for bf16, some convert it. Between them lies a factor of two or more, so noise decides nothing.
+    CUDA with bf16 units gains. A CPU is measured, on the layer where most of a step's time goes: some have matrix
+    units for bf16, some convert it. Between them lies a factor of two or more, so noise decides nothing.
     """
     if device.type == "cuda":
         return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
     if device.type != "cpu":
         return "float32"
     seconds = {}
+    with torch.random.fork_rng(devices=[]):
+        layer = Conv(256, 256, padding="same")
+    x = torch.ones(128, 256, 7, 7).contiguous(memory_format=torch.channels_last)
     with torch.no_grad():
         for dtype in (torch.float32, torch.bfloat16):
-            x = torch.ones(32, 256, 15, 15, dtype=dtype).contiguous(memory_format=torch.channels_last)
-            weight = torch.ones(256, 256, 3, 3, dtype=dtype)
             trials = []
             for _ in range(4):
                 start = time.perf_counter()
-                F.conv2d(x, weight, padding=1)
+                with torch.autocast("cpu", dtype=dtype, enabled=dtype != torch.float32):
+                    layer(x)
                 trials.append(time.perf_counter() - start)
             seconds[dtype] = min(trials)
     return "bfloat16" if seconds[torch.float32] > 1.3 * seconds[torch.bfloat16] else "float32"

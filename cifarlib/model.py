@@ -7,6 +7,8 @@
 import torch
 from torch import Tensor, nn
 
+from cifarlib import winograd
+
 WIDTHS = (64, 256, 256)  # output channels of the three blocks
 FILTERS = 24  # first layer: 12 eigenvectors of the 2x2x3 patch covariance and their negatives
 CLASSES = 10
@@ -19,10 +21,18 @@ class Conv(nn.Conv2d):
     afterwards: DiracNets reparameterise throughout training, which is not the same.
     """
 
+    direct = False  # True: PyTorch's own convolution in any case, for comparison
+
     def __init__(self, c_in: int, c_out: int, kernel_size: int = 3, bias: bool = False, dirac: bool = False, **kwargs):
         super().__init__(c_in, c_out, kernel_size, bias=bias, **kwargs)
         if dirac:
             nn.init.dirac_(self.weight[:c_in].detach())
+
+    def forward(self, x: Tensor, size: int | None = None) -> Tensor:
+        """size: how many rows and columns of the output matter; the others may be there or not."""
+        if self.direct or not winograd.pays(x, self.weight):
+            return super().forward(x)
+        return winograd.conv3x3(x, self.weight, size or x.shape[-1])
 
 
 class BatchNorm(nn.BatchNorm2d):
@@ -46,7 +56,8 @@ class Block(nn.Module):
         self.activ = nn.GELU()
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.activ(self.norm1(self.pool(self.conv1(x))))
+        even = x.shape[-1] // 2 * 2  # the pooling drops the last row and column of an odd number
+        x = self.activ(self.norm1(self.pool(self.conv1(x, even))))
         return self.activ(self.norm2(self.conv2(x)))
 
 

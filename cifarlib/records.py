@@ -166,7 +166,8 @@ def code_digests(device_type: str = "cpu") -> dict[str, str]:
     """A digest of each module that training on such a device runs through, blind to comments, docstrings and layout: where it differs
     from a record's, the record is of other code."""
     digests = {}
-    for name in (*TRAINING_MODULES, *(["capture"] if device_type == "cuda" else [])):
+    own = {"cuda": ["capture"], "cpu": ["winograd"]}.get(device_type, [])
+    for name in (*TRAINING_MODULES, *own):
         text, fresh = "", True  # fresh: a statement begins
         for token in tokenize.generate_tokens(io.StringIO((Path(__file__).parent / f"{name}.py").read_text()).readline):
             if token.type in (tokenize.COMMENT, tokenize.NL, tokenize.ENCODING):

@@ -205,7 +205,7 @@ def _train(params, data, folder, device, precision, resume, deterministic, progr
             some = (normalize(images[p], *(s[p] if per_image else s for s in scale)) for p in parts)
             filters = whitening_filters(patch_covariance(some), params.whitening_eps)
         model = build_model(params.seed, filters).to(device)
-        if device.type == "cuda":  # a CPU's convolutions reorder their weights anyway and were slower with it
+        if device.type == "cuda":  # a CPU's convolutions reorder their weights anyway
             model = model.to(memory_format=torch.channels_last)
         optimizer = make_optimizer(params, model, device)
         if tensors:
