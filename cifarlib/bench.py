@@ -1,7 +1,7 @@
 """The training loop beside what else people write, on one machine in one run (it should be idle): notebooks/benchmark.ipynb.
 
 All contestants train the same network (run 7's) with the same optimizer, step and batch size; what differs is where
-the batches come from, the precision and the memory format. Each has a process of its own, as a user's program has, and
+the batches come from, the precision, the memory format, and on a CPU the way to convolve. Each has a process of its own, as a user's program has, and
 they train in turn, repeat by repeat, so that a ratio compares neighbours in time.
 """
 
@@ -35,14 +35,14 @@ from torchvision import transforms
 from cifarlib import InputError, preprocess, project_root, records, user_path
 from cifarlib.data import CLASSES, Cifar10, load_cifar10
 from cifarlib.loop import keep_freed_memory, make_optimizer, pick_device, pick_precision, train_epoch, train_step
-from cifarlib.model import build_model
+from cifarlib.model import Conv, build_model
 from cifarlib.params import TRAIN_IMAGES, RunParams, load_params
 from cifarlib.whitening import patch_covariance, whitening_filters
 
 log = logging.getLogger(__name__)
 
 # forward and backward pass of one image through a whitened network, the frozen filters' gradient left out;
-# torch's own counter says so in this module's test
+# torch's own counter says so in this module's test. By the definition of a convolution: Winograd's do with less
 FLOP_PER_IMAGE = 0.708e9
 
 CONTESTANTS = {  # name: source of its batches, precision (None: ours), channels_last, what it is
@@ -54,10 +54,19 @@ CONTESTANTS = {  # name: source of its batches, precision (None: ours), channels
     "ready, float32": ("ready", "float32", False, "a DataLoader of images cropped and flipped once, before"),
     "ready, our precision": ("ready", None, True, "the same in our precision, channels_last"),
     "ours": ("ours", None, True, "this project's loop"),
+    "ours, PyTorch's convolutions": ("ours", "float32", True, "the same in float32 without Winograd's convolutions"),
     "ours, once": ("ours", None, True, "the same with augmentation: once"),
     "ours, captured": ("captured", None, True, "this project's loop, each step captured in a CUDA graph"),
     "ours, captured, once": ("captured", None, True, "the same with augmentation: once"),
 }
+
+
+def takes_part(name: str, device: torch.device, precision: str) -> bool:
+    """Whether a contestant would be another one's double, or cannot run, on this device."""
+    if "PyTorch" in name:
+        return device.type == "cpu" and precision == "float32"
+    return "captured" not in name or device.type == "cuda"
+
 
 DEFAULTS = {"batch_size": 128, "repeats": 5}  # and all images; a CPU takes a minute or two for 40,000
 CPU_IMAGES = 1920
@@ -147,6 +156,7 @@ def verdict(record: dict) -> str:
     rivals = {"course": "the loop over single images", "loader, float32": "transforms in a DataLoader in float32"}
     rivals.setdefault(loader, f"such transforms in their best form here ({loader})")
     rivals[ready] = f"the best form without transforms ({ready})"
+    rivals |= {k: "itself with PyTorch's convolutions" for k in record["contestants"] if "PyTorch" in k}
     compared = "; ".join(f"**{spread(ratios(record, k, base))}** times as fast as {what}" for k, what in rivals.items())
     text = f"An epoch of 40,000 images takes {base} **{as_seconds(median(epoch_seconds(record, base)))}** in "
     text += f"{record['precision']}: {compared}. New crops and flips in every epoch cost it {spread(fresh, 1)} % over "
@@ -272,6 +282,8 @@ class Contestant:
         scale = preprocess.normalization(images, "channel", preprocess.channel_statistics(images))
         filters = whitening_filters(patch_covariance([preprocess.normalize(images[:1000], *scale)]))
         model = build_model(0, filters).to(device)
+        for layer in (m for m in model.modules() if isinstance(m, Conv)):
+            layer.direct = not ours or "PyTorch" in name
         if channels_last and not (ours and device.type == "cpu"):  # as train.py decides
             model = model.to(memory_format=torch.channels_last)
         optimizer = make_optimizer(params, model, device)
@@ -328,8 +340,8 @@ class Contestant:
 
 
 KINDS = {  # kind: parts of the names of torch's operators, the first that fits
-    "convolution, backward": ("convolution_backward",),
     "convolution": ("convolution",),
+    "matrix products (Winograd)": ("aten::bmm", "aten::mm"),
     "normalisation": ("batch_norm",),
     "pooling and GELU": ("max_pool", "gelu"),
     "optimizer": ("_fused_sgd",),
@@ -449,7 +461,7 @@ def measure(
         context.set_forkserver_preload([__name__])  # the packages are imported once, and no thread runs there yet
     with ExitStack() as stack:
         for name in CONTESTANTS:
-            if "captured" in name and place.type != "cuda":
+            if not takes_part(name, place, precision):
                 continue
             pool = stack.enter_context(ProcessPoolExecutor(1, context))
             run[name] = lambda *what, pool=pool: pool.submit(*what).result()

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from cifarlib import InputError, bench, capture, preprocess, project_root
+from cifarlib import InputError, bench, capture, preprocess, project_root, winograd
 from cifarlib.model import build_model
 from cifarlib.params import TRAIN_IMAGES, load_params
 
@@ -73,17 +73,22 @@ def test_ready_images_are_one_crop_each(small):
 
 def test_all_contestants_train_one_network_and_as_many_steps(small, monkeypatch):
     monkeypatch.setattr(capture, "capture", lambda step, reset, _: [reset(), step()] and step)
+    monkeypatch.setattr(winograd, "IMAGES", 1)
+    used, conv3x3 = [], winograd.conv3x3
+    monkeypatch.setattr(winograd, "conv3x3", lambda *given: used.append(1) or conv3x3(*given))
     built, make = [], bench.make_optimizer
     monkeypatch.setattr(bench, "make_optimizer", lambda p, model, device: built.append(model) or make(p, model, device))
     p, small = load_params("run7-mean", batch_size=4, train_images=8), small.head(64, 1, 1)
     first = None
     for name in bench.CONTESTANTS:
+        used.clear()
         contestant = bench.Contestant(name, p, CPU, "float32", small, 0)
         weights = {k: v.clone() for k, v in built[-1].state_dict().items()}
         first = first or weights
         for key, value in weights.items():
             assert value.equal(first[key]), (name, key)
         assert contestant.images_per_second(1) > 0
+        assert bool(used) == (name.startswith("ours") and "PyTorch" not in name), name
         assert built[-1].state_dict()["net.2.norm1.num_batches_tracked"] == 2, name
         assert not built[-1].state_dict()["net.7.weight"].equal(first["net.7.weight"]), name
 
@@ -92,7 +97,7 @@ def test_a_profile_adds_up_to_the_steps_time(small):
     p = load_params("run7-mean", batch_size=8, train_images=16)
     kinds = bench.Contestant("loader, float32", p, CPU, "float32", small, 0).profile(2)
     assert all(v >= 0 for v in kinds.values())
-    assert kinds["convolution, backward"] > kinds["optimizer"] > 0
+    assert kinds["convolution"] > kinds["optimizer"] > 0
     assert kinds["Python, NumPy, PIL"] > 0
 
 
@@ -108,6 +113,13 @@ RECORD = {
         }.items()
     },
 }  # fmt: skip
+
+
+def test_contestants_that_would_be_doubles_are_left_out():
+    names = {(d, p): [n for n in bench.CONTESTANTS if bench.takes_part(n, torch.device(d), p)]
+             for d, p in (("cpu", "float32"), ("cpu", "bfloat16"), ("cuda", "bfloat16"))}  # fmt: skip
+    assert set(names["cpu", "float32"]) - set(names["cpu", "bfloat16"]) == {"ours, PyTorch's convolutions"}
+    assert set(names["cuda", "bfloat16"]) - set(names["cpu", "bfloat16"]) == {"ours, captured", "ours, captured, once"}
 
 
 def write(folder, **other):
