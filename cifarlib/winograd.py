@@ -3,7 +3,7 @@
 A tile of m x m outputs depends on (m+2) x (m+2) inputs. Transformed, a tile needs one multiplication for each of these
 instead of nine for each output: F(4x4, 3x3) takes 36 instead of 144, and all tiles together are (m+2)^2 matrix products.
 Rounding differs from the direct sum's by some 1e-5 of the largest output; the gradients are those of the same formula.
-[1] Lavin and Gray, Fast Algorithms for Convolutional Neural Networks, 2015.
+[1] Lavin and Gray, Fast Algorithms for Convolutional Neural Networks, 2016.
 """
 
 import functools
