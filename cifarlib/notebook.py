@@ -173,7 +173,7 @@ def verdict(record: dict, published: dict) -> Text:
     ours = 100 * record["validation_accuracy"]
     paper = published["validation_accuracy"].get(record["run"])
     text = f"{record['run']}, seed {record['seed']}: **{ours:.2f} %** of the validation images are right"
-    text += f" after {record['epochs_trained']} epochs"
+    text += f" after {record['epochs_trained']} epoch{'s' * (record['epochs_trained'] > 1)}"
     full = record["epochs"] == record["epochs_trained"] == PAPER_EPOCHS and record["train_images"] == TRAIN_IMAGES
     if paper is None:
         text += "; the paper has no such run."
