@@ -21,16 +21,8 @@ from cifarlib.params import RunParams
 from cifarlib.preprocess import PADDING, crop_and_flip, draw, normalization, normalize
 from cifarlib.stats import binomial_interval
 
-BLACK, ORANGE, SKY, GREEN, YELLOW, BLUE, VERMILION, PURPLE = [
-    "#000000",
-    "#E69F00",
-    "#56B4E9",
-    "#009E73",
-    "#F0E442",
-    "#0072B2",
-    "#D55E00",
-    "#CC79A7",
-]  # Okabe and Ito, 2008
+BLACK, ORANGE, SKY, GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"  # Okabe and Ito, 2008
+YELLOW, BLUE, VERMILION, PURPLE = "#F0E442", "#0072B2", "#D55E00", "#CC79A7"
 WHITE = "#FFFFFF"
 LOOKS = tuple(
     {"color": colour, "linestyle": dash, "marker": marker}
@@ -213,10 +205,10 @@ def loss_curves(histories: dict[str, list[list[dict]]], smoothing: dict[str, flo
     ends = ", ".join(f"{run} {np.mean([h[-1]['train_loss'] for h in some]):.3f}" for run, some in histories.items())
     with style():
         figure = new_figure(
-            9.5, 4.2, f"Training loss and validation accuracy over the epochs. Training loss ends at: {ends}."
+            9.5, 4.2, f"Training loss and validation accuracy over the epochs. The loss ends at: {ends}."
         )
-        for axes, key, factor in zip(
-            figure.subplots(1, 2), ("train_loss", "validation_accuracy"), (1, 100), strict=True
+        for axes, (key, factor) in zip(
+            figure.subplots(1, 2), (("train_loss", 1), ("validation_accuracy", 100)), strict=True
         ):
             for run, some in histories.items():
                 look = LOOKS[int(run[3]) - 1]  # a run of Table 1 keeps its look where others are missing
@@ -230,14 +222,8 @@ def loss_curves(histories: dict[str, list[list[dict]]], smoothing: dict[str, flo
                 floor = smoothing_floor(smoothing[run])
                 if floor and key == "train_loss":
                     axes.axhline(floor, color=colour, linestyle=":", linewidth=1)
-                    axes.annotate(
-                        f"floor of {run}: {floor:.3f}",
-                        (x[0], floor),
-                        textcoords="offset points",
-                        xytext=(0, 3),
-                        size=8,
-                        color=colour,
-                    )
+                    text = f"floor of {run}: {floor:.3f}"
+                    axes.annotate(text, (x[0], floor), (0, 3), textcoords="offset points", size=8, color=colour)
             axes.set_xlabel("epoch")
             axes.xaxis.get_major_locator().set_params(integer=True)
         left, right = figure.axes
@@ -251,38 +237,23 @@ def run_accuracies(
     values: dict[str, list[float]], intervals: dict[str, tuple[float, float]], published: dict[str, float]
 ) -> Figure:
     """Validation accuracy (%) of each run: its seeds as small circles, their mean and interval, the paper's as a cross."""
-    runs = list(values)
-    means = ", ".join(f"{run} {np.mean(values[run]):.2f}" for run in runs)
+    means = ", ".join(f"{run} {np.mean(some):.2f}" for run, some in values.items())
+    looks = {
+        "a seed": {"marker": "o", "color": SKY, "markersize": 5, "alpha": 0.7},
+        "mean, 95 % interval": {"marker": "D", "color": BLUE, "markersize": 6},
+        "paper": {"marker": "x", "color": VERMILION, "markersize": 7, "markeredgewidth": 2},
+    }
     with style():
         figure = new_figure(
-            9.5, 1.2 + 0.28 * len(runs), f"Validation accuracy in per cent, mean of the seeds: {means}."
+            9.5, 1.2 + 0.28 * len(values), f"Validation accuracy in per cent, mean of the seeds: {means}."
         )
         axes = figure.subplots()
-        for y, run in enumerate(runs):
+        for y, (run, some) in enumerate(values.items()):
             axes.plot(intervals[run], [y, y], color=BLUE, linewidth=2)
-            axes.plot(
-                values[run],
-                [y] * len(values[run]),
-                "o",
-                color=SKY,
-                markersize=5,
-                alpha=0.7,
-                label="a seed" if not y else None,
-            )
-            axes.plot(
-                np.mean(values[run]), y, "D", color=BLUE, markersize=6, label="mean, 95 % interval" if not y else None
-            )
-            if run in published:
-                axes.plot(
-                    published[run],
-                    y,
-                    "x",
-                    color=VERMILION,
-                    markersize=7,
-                    markeredgewidth=2,
-                    label="paper" if not y else None,
-                )
-        axes.set(yticks=range(len(runs)), yticklabels=runs, xlabel="validation accuracy (%)")
+            points = (some, [np.mean(some)], [published[run]] if run in published else [])
+            for (name, look), x in zip(looks.items(), points, strict=True):
+                axes.plot(x, [y] * len(x), linestyle="", **look, label=name if y == 0 and x else None)
+        axes.set(yticks=range(len(values)), yticklabels=list(values), xlabel="validation accuracy (%)")
         axes.invert_yaxis()
         axes.legend(frameon=True, fontsize=8)
     return figure
@@ -302,28 +273,17 @@ def contrasts(rows: list[tuple[str, float, tuple[float, float], float, str]]) ->
         figure = new_figure(9.5, 0.8 + 0.32 * len(rows), f"Differences in points of validation accuracy: {words}.")
         axes = figure.subplots()
         axes.axvline(0, color=BLACK, linewidth=1)
-        seen = set()
         for y, (_, value, interval, paper, verdict) in enumerate(rows):
             colour, marker = looks[verdict]
             axes.plot(interval, [y, y], color=colour, linewidth=2)
-            name = verdict or "one seed: images only"
-            axes.plot(value, y, marker, color=colour, markersize=8, label=None if name in seen else name)
-            seen.add(name)
+            axes.plot(value, y, marker, color=colour, markersize=8, label=verdict or "one seed: images only")
             axes.plot(
-                paper,
-                y,
-                "|",
-                color=ORANGE,
-                markersize=14,
-                markeredgewidth=3,
-                label=None if "paper" in seen or np.isnan(paper) else "paper",
+                paper, y, "|", color=ORANGE, markersize=14, markeredgewidth=3, label="" if np.isnan(paper) else "paper"
             )
-            seen |= {"paper"} if not np.isnan(paper) else set()
-        axes.set(
-            yticks=range(len(rows)), yticklabels=[name for name, *_ in rows], xlabel="points of validation accuracy"
-        )
+        axes.set(yticks=range(len(rows)), yticklabels=[row[0] for row in rows], xlabel="points of validation accuracy")
         axes.invert_yaxis()
-        axes.legend(frameon=True, fontsize=8, loc="best")
+        once = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
+        axes.legend(once.values(), once.keys(), frameon=True, fontsize=8)
     return figure
 
 
@@ -506,24 +466,17 @@ def stacked_shares(parts: dict[str, dict[str, float]], xlabel: str) -> Figure:
         f"{name}: " + ", ".join(f"{kind} {100 * v / total[name]:.0f} %" for kind, v in kinds.items())
         for name, kinds in parts.items()
     )
+    colours = (BLUE, SKY, GREEN, YELLOW, PURPLE, ORANGE, VERMILION)
     with style():
         figure = new_figure(9, 0.6 * len(parts) + 1.6, alt)
         axes = figure.subplots()
         for row, (name, kinds) in enumerate(parts.items()):
             left = 0.0
-            for (kind, v), colour in zip(
-                kinds.items(), (BLUE, SKY, GREEN, YELLOW, PURPLE, ORANGE, VERMILION), strict=True
-            ):
+            for (kind, v), colour in zip(kinds.items(), colours, strict=True):
                 axes.barh(row, v, left=left, color=colour, edgecolor="white", label=None if row else kind)
                 if v > 0.05 * max(total.values()):
-                    axes.text(
-                        left + v / 2,
-                        row,
-                        f"{100 * v / total[name]:.0f} %",
-                        ha="center",
-                        va="center",
-                        color="white" if colour == BLUE else BLACK,
-                    )
+                    ink, text = WHITE if colour == BLUE else BLACK, f"{100 * v / total[name]:.0f} %"
+                    axes.text(left + v / 2, row, text, ha="center", va="center", color=ink)
                 left += v
         axes.set(yticks=range(len(parts)), yticklabels=list(parts), xlabel=xlabel)
         axes.invert_yaxis()
@@ -533,16 +486,12 @@ def stacked_shares(parts: dict[str, dict[str, float]], xlabel: str) -> Figure:
 
 def growth(record: dict) -> Figure:
     """A benchmark record's rate over batch size, and time over images and epochs: repeats as points, medians as lines."""
-    images = f"epochs of {record['by_epochs'][0]['images']:,} images"
     panels = [
-        (
-            "batch size",
-            "images per second",
-            [(r["batch_size"], r["images_per_second"]) for r in record["by_batch_size"]],
-        ),
+        ("batch size", "images per second", [(r["batch_size"], r["images_per_second"]) for r in record["by_batch_size"]]),
         ("images", "seconds an epoch", [(r["images"], r["seconds"]) for r in record["by_images"]]),
-        (images, "seconds", [(r["epochs"], r["seconds"]) for r in record["by_epochs"]]),
-    ]
+        (f"epochs of {record['by_epochs'][0]['images']:,} images", "seconds",
+         [(r["epochs"], r["seconds"]) for r in record["by_epochs"]]),
+    ]  # fmt: skip
     alt = "; ".join(
         f"{y} over {x}: " + ", ".join(f"{np.median(v):.3g} at {a}" for a, v in rows) for x, y, rows in panels
     )
@@ -551,9 +500,8 @@ def growth(record: dict) -> Figure:
         for axes, (x, y, rows) in zip(figure.subplots(1, 3), panels, strict=True):
             at = [a for a, _ in rows]
             axes.plot(at, [np.median(v) for _, v in rows], color=BLUE, marker="o")
-            axes.plot(
-                [a for a, v in rows for _ in v], [one for _, v in rows for one in v], ".", color=BLACK, markersize=4
-            )
+            for a, v in rows:
+                axes.plot([a] * len(v), v, ".", color=BLACK, markersize=4)
             axes.set(xlabel=x, ylabel=y, ylim=(0, None), xscale="log" if x == "batch size" else "linear")
             axes.set_xticks(at, [f"{a:,}" for a in at])
             axes.minorticks_off()

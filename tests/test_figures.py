@@ -107,8 +107,8 @@ def test_every_figure_names_the_function_that_drew_it(figures):
 
 
 def series(axes):
-    """The lines of which a reader tells one from another."""
-    return [line for line in axes.lines if not line.get_label().startswith("_")]
+    """The lines of which a reader tells one from another; those of one name are one series."""
+    return [*{line.get_label(): line for line in axes.lines if not line.get_label().startswith("_")}.values()]
 
 
 def test_colours_hold_up_in_colour_blindness(figures):
