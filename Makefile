@@ -96,4 +96,4 @@ lint: setup
 	@$(BIN)/ruff check && $(BIN)/ruff format --check
 
 test: lint
-	@$(BIN)/python -m pytest -q
+	@$(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder

@@ -1,4 +1,7 @@
 import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: tests run two at a time, and their threads would wait
+
 from pathlib import Path
 
 import pytest
@@ -8,6 +11,7 @@ from cifarlib.data import Cifar10, load_cifar10
 from cifarlib.params import load_params
 from cifarlib.train import train
 
+SLOW = ("test_slurm", "test_browser", "test_grid", "test_notebooks", "test_train", "test_export", "test_bench")
 DEVICES = ["cpu"] + ["cuda"] * torch.cuda.is_available()
 
 
@@ -34,8 +38,15 @@ def device(request: pytest.FixtureRequest) -> str:
     return request.param
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The slow files first, so that of two workers none is left with a long one at the end."""
+    items.sort(key=lambda item: SLOW.index(item.path.stem) if item.path.stem in SLOW else len(SLOW))
+
+
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """In CI nothing may be skipped: CIFARLIB_NO_SKIPS=1 turns a skip into a failure."""
+    if hasattr(session.config, "workerinput"):  # one of several workers, which does not see what the others skipped
+        return
     skipped = session.config.pluginmanager.get_plugin("terminalreporter").stats.get("skipped", [])
     if skipped and os.environ.get("CIFARLIB_NO_SKIPS"):
         print(f"\nerror: {len(skipped)} skipped, and CIFARLIB_NO_SKIPS is set")
