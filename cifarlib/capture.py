@@ -5,6 +5,7 @@ at once. Its input for the whole epoch (order, crops, learning rates) lies on th
 step comes next, so that nothing passes between host and device inside an epoch. ``loop.train_epoch`` is the reference.
 """
 
+import warnings
 from collections.abc import Callable
 
 import torch
@@ -96,7 +97,8 @@ def capture(function: Callable[[], None], reset: Callable[[], object], device: t
     with torch.cuda.device(device):
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
+        with torch.cuda.stream(stream), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*capturable=True")  # AdamW: these steps alone run uncaptured
             for _ in range(WARM_UP):
                 reset()
                 function()

@@ -36,26 +36,25 @@ def pick_precision(device: torch.device) -> str:
     """ "bfloat16" (autocast; weights stay float32) where the device gains from it, else "float32".
 
     CUDA with bf16 units gains. A CPU is measured, on the layer where most of a step's time goes: some have matrix
-    units for bf16, some convert it. Between them lies a factor of two or more, so noise decides nothing.
+    units for bf16, some convert it. The two take turns and only the time that this thread computes counts, so that
+    what else runs on the machine decides nothing: another precision is another result.
     """
     if device.type == "cuda":
         return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
     if device.type != "cpu":
         return "float32"
-    seconds = {}
     with torch.random.fork_rng(devices=[]):
         layer = Conv(256, 256, padding="same")
     x = torch.ones(128, 256, 7, 7).contiguous(memory_format=torch.channels_last)
+    seconds: dict[torch.dtype, list[float]] = {torch.float32: [], torch.bfloat16: []}
     with torch.no_grad():
-        for dtype in (torch.float32, torch.bfloat16):
-            trials = []
-            for _ in range(4):
-                start = time.perf_counter()
+        for _ in range(6):
+            for dtype, trials in seconds.items():
+                start = time.thread_time()
                 with torch.autocast("cpu", dtype=dtype, enabled=dtype != torch.float32):
                     layer(x)
-                trials.append(time.perf_counter() - start)
-            seconds[dtype] = min(trials)
-    return "bfloat16" if seconds[torch.float32] > 1.3 * seconds[torch.bfloat16] else "float32"
+                trials.append(time.thread_time() - start)
+    return "bfloat16" if min(seconds[torch.float32]) > 1.3 * min(seconds[torch.bfloat16]) else "float32"
 
 
 @functools.cache

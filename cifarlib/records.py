@@ -163,8 +163,8 @@ TRAINING_MODULES = ("loop", "model", "params", "preprocess", "train", "whitening
 
 
 def code_digests(device_type: str = "cpu") -> dict[str, str]:
-    """A digest of each module that training on such a device runs through, blind to comments, docstrings and layout: where it differs
-    from a record's, the record is of other code."""
+    """A digest of each module that training on such a device runs through, blind to comments, docstrings and layout:
+    where it differs from a record's, the record is of other code."""
     digests = {}
     own = {"cuda": ["capture"], "cpu": ["winograd"]}.get(device_type, [])
     for name in (*TRAINING_MODULES, *own):

@@ -7,7 +7,6 @@ over the training images are uncorrelated with variance l / (l + eps).
 from collections.abc import Iterable
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -19,7 +18,8 @@ def patch_covariance(parts: Iterable[Tensor], size: int = 2) -> Tensor:
     """
     total, products, count = 0, 0, 0
     for images in parts:
-        patches = F.unfold(images.cpu().double().contiguous(), size).transpose(0, 1).flatten(1)
+        patches = images.cpu().double().unfold(2, size, 1).unfold(3, size, 1)  # (N, C, H', W', size, size)
+        patches = patches.permute(1, 4, 5, 0, 2, 3).reshape(images.shape[1] * size**2, -1)
         total = total + patches.sum(1)
         products = products + patches @ patches.T
         count += patches.shape[1]

@@ -143,7 +143,7 @@ def test_comments_and_docstrings_make_no_record_stale(tmp_path, monkeypatch):
         "def f(x):\n    return x + 2\n",
     ):
         (source / "model.py").write_text(text)
-        digests.append(records.code_digests()["model.py"])
+        digests.append(records.code_digests("mps")["model.py"])
     assert digests[0] == digests[1] != digests[2]
 
 
