@@ -252,7 +252,9 @@ def test_faults_leave_the_record_of_an_undisturbed_run(slurm, tmp_path):
     output, _ = local.communicate()
     assert local.returncode == 0, output
     expected = undisturbed / task.folder.relative_to(outputs)
-    assert [session["first_epoch"] for session in records.read_record(task.folder)["sessions"]] == [1, 2, 3]
+    record = records.read_record(task.folder)
+    assert [session["first_epoch"] for session in record["sessions"]] == [1, 2, 3]
+    assert record["precision"] == records.read_record(expected)["precision"]  # measured, while the machine is busy
     assert untimed(task.folder) == untimed(expected)
     assert (task.folder / "predictions.npz").read_bytes() == (expected / "predictions.npz").read_bytes()
     ours, theirs = (records.load_model_file(folder)[0] for folder in (task.folder, expected))
