@@ -27,6 +27,14 @@ TABLE_1 = tuple(f"run{i}" for i in range(1, 8))
 SCHEDULE = ("epochs", "stop_epoch", "train_images")
 
 
+def as_published(record: dict) -> bool:
+    """Whether a record has the settings of its params file, the schedule and the seed apart."""
+    if record["run"] not in run_names():
+        return False
+    own, free = load_params(record["run"]).settings(), {*SCHEDULE, "seed"}
+    return all(record["parameters"].get(k) == v for k, v in own.items() if k not in free)
+
+
 @dataclass(frozen=True)
 class Results:
     """The records of one schedule, by run and in the order of their seeds, and beside them those of other schedules.
@@ -65,7 +73,7 @@ class Results:
 
     def best_run7(self) -> dict | None:
         """Run 7 as far as it went: the record with the most epochs on the most images, of its seeds the first."""
-        found = [r for r in [*self.runs.get("run7", []), *self.others] if r["run"] == "run7"]
+        found = [r for r in [*self.runs.get("run7", []), *self.others] if r["run"] == "run7" and as_published(r)]
         return max(found, key=lambda r: (r["train_images"], r["epochs_trained"], -r["seed"]), default=None)
 
 
@@ -78,12 +86,7 @@ def collect(
     found = []
     for path in sorted(output_folder.glob("*/seed*/record.json")):
         found.append(records.read_record(path.parent) | {"folder": path.parent})
-    known = {run: load_params(run).settings() for run in run_names()}
-    free = {*SCHEDULE, "seed"}
-    clean = [
-        r for r in found
-        if r["run"] in known and all(r["parameters"].get(k) == v for k, v in known[r["run"]].items() if k not in free)
-    ]  # fmt: skip
+    clean = [r for r in found if as_published(r)]
     by_schedule: dict[tuple, set] = {}
     for r in clean:
         if epochs in (None, r["epochs"]) and (stop_epoch == r["stop_epoch"] or (epochs is None and stop_epoch is None)):
@@ -138,10 +141,15 @@ def status(results: Results) -> Text:
     text = f"The results below are of **{results.title}**"
     if not results.is_the_papers:
         text += (
-            f", not of the paper's {PAPER_EPOCHS} epochs: they test whether its *differences* hold on this schedule, "
+            f", not of the paper's {PAPER_EPOCHS} epochs: its accuracies cannot be expected, and differences may be "
+            "others, too. A short schedule favours what learns fast, and with batches of 1,024 a run makes an eighth of "
+            "the updates that it makes with batches of 128. Verdicts are on this schedule only"
         )
-        text += "and its accuracies cannot be expected"
-    text += f". {sum(map(len, results.runs.values()))} records, {_seeds(results, list(results.runs) or TABLE_1)}."
+    count = sum(map(len, results.runs.values()))
+    text += f". {count} record{'s' * (count != 1)}, {_seeds(results, list(results.runs) or TABLE_1)}."
+    made_by = {(r["device_name"], r["precision"], str(r.get("code"))) for some in results.runs.values() for r in some}
+    if len(made_by) > 1:
+        text += " **The records differ in device, precision or code; so may what is compared here.**"
     if names := missing(results):
         runs = " ".join(name.removeprefix("run") if name in TABLE_1 else name for name in names)
         text += f"\n\n**No record yet of {', '.join(names)}.** What would need them is left open below. To make them: "
@@ -178,7 +186,7 @@ def table_1(results: Results) -> Table:
         elif values:
             low, high = stats.binomial_interval(values[0] / 100, results.runs[run][0]["validation_images"])
             row["95 % interval"] = _interval(100 * low, 100 * high) + " ᵃ"
-        row["difference"] = signed(np.mean(values) - published[run]) if values else "–"
+        row["difference"] = signed(np.mean(values) - published[run]) if values and results.is_the_papers else "–"
         row["test %"] = number(np.mean(test)) if test else "–"
         rows.append(row)
     caption = (
@@ -187,6 +195,8 @@ def table_1(results: Results) -> Table:
     )
     if any(len(some) == 1 for some in results.runs.values()):
         caption += "ᵃ One seed: binomial interval, images only. "
+    if not results.is_the_papers:
+        caption += "No difference is given between accuracies of two schedules. "
     caption += f"Device: {devices(results) or 'none yet'}."
     return Table(rows, caption, "tbl-runs")
 
@@ -211,12 +221,14 @@ def other_schedules(results: Results) -> Table | Text:
 
 @dataclass(frozen=True)
 class Claim:
-    """One statement of the paper as a weighted sum of runs' means. sign: where the paper sees it; 0: alike."""
+    """One statement as a weighted sum of runs' means. sign: where the paper sees it; 0: alike. ours: a comparison that
+    the paper does not make."""
 
     says: str
     arms: tuple[tuple[float, str], ...]
     sign: int = 1
     measure: str = "validation_accuracy"
+    ours: bool = False
 
     @property
     def name(self) -> str:
@@ -246,28 +258,33 @@ CLAIMS = (
     Claim("reflect padding (with Nesterov) helps", difference("run5", "run4")),
     Claim("normalising by channel beats by length", difference("run6", "run5")),
     Claim("label smoothing (with the summed loss) helps", difference("run7", "run6")),
-    Claim("its gain exceeds that of channel over length, the next in size", ((1.0, "run7"), (-2.0, "run6"), (1.0, "run5"))),
+    Claim("its gain exceeds that of channel over length, the next in size from run 3 on", ((1.0, "run7"), (-2.0, "run6"), (1.0, "run5"))),
     Claim("fresh augmentation beats images pre-processed once", difference("run7", "run7-preprocessed")),
 )  # fmt: skip
 ALIKE = Claim("batch sizes 128 and 1024 perform alike", difference("run3", "run2"), 0)
 PADDING = (
     Claim("reflect padding alone", difference("run4-reflect", "run4")),
-    Claim("Nesterov momentum alone", difference("run4-nesterov", "run4")),
+    Claim("Nesterov momentum alone", difference("run4-nesterov", "run4"), ours=True),
     Claim("reflect padding, given Nesterov", difference("run5", "run4-nesterov")),
-    Claim("Nesterov momentum, given reflect padding", difference("run5", "run4-reflect")),
+    Claim("Nesterov momentum, given reflect padding", difference("run5", "run4-reflect"), ours=True),
 )
 SMOOTHING = (
     Claim("smoothing alone (mean loss)", difference("run7-mean", "run6")),
-    Claim("summing the loss alone (no smoothing)", difference("run6-sum", "run6")),
+    Claim("summing the loss alone (no smoothing)", difference("run6-sum", "run6"), ours=True),
     Claim("smoothing, given the summed loss", difference("run7", "run6-sum")),
-    Claim("summing the loss, given smoothing", difference("run7", "run7-mean")),
+    Claim("summing the loss, given smoothing", difference("run7", "run7-mean"), ours=True),
     Claim(
         "both together beyond the sum of each alone",
         ((1.0, "run7"), (-1.0, "run7-mean"), (-1.0, "run6-sum"), (1.0, "run6")),
+        ours=True,
     ),
 )
 NORMALISATION = (
-    Claim("the other reading of “channel”: each image's own statistics", difference("run6-image-channel", "run6")),
+    Claim(
+        "the other reading of “channel”: each image's own statistics",
+        difference("run6-image-channel", "run6"),
+        ours=True,
+    ),
 )
 
 
@@ -307,7 +324,7 @@ def judge(results: Results, claims: Sequence[Claim]) -> list[Judged]:
             verdict = stats.verdict(e, claim.sign, level) if claim.sign else stats.alike(e)
             needed = stats.seeds_needed(e, level) if verdict == "not resolved" and claim.sign else None
         elif e and claim.measure == "validation_accuracy":
-            images = [(weight, _right(results.runs[run][0])) for weight, run in claim.arms]
+            images = [(weight, np.mean([_right(r) for r in results.runs[run]], axis=0)) for weight, run in claim.arms]
             _, low, high = stats.paired_interval(images)
             interval = 100 * low, 100 * high
         judged.append(Judged(claim, e, interval, verdict, needed))
@@ -315,7 +332,8 @@ def judge(results: Results, claims: Sequence[Claim]) -> list[Judged]:
 
 
 def _verdict_text(j: Judged) -> str:
-    return "no record" if j.estimate is None else j.verdict or "none at one seed"
+    words = {"reproduced": "above zero", "contradicted": "below zero"} if j.claim.ours else {}
+    return "no record" if j.estimate is None else words.get(j.verdict, j.verdict) or "none at one seed"
 
 
 def contrasts_table(judged: Sequence[Judged], caption: str, label: str) -> Table:
@@ -324,33 +342,37 @@ def contrasts_table(judged: Sequence[Judged], caption: str, label: str) -> Table
         e, digits = j.estimate, 3 if j.claim.measure == "early_loss" else 2
         rows.append(
             {
-                "claim": j.claim.says,
+                "comparison": j.claim.says,
                 "runs": j.claim.name,
                 "paper": signed(j.claim.published()),
                 "ours": signed(e.value, digits) if e else "–",
-                "interval": _interval(*j.interval, signed, digits) + (" ᵃ" if e and e.seeds < 2 else ""),
+                "interval": _interval(*j.interval, signed, digits)
+                + (" ᵃ" if e and e.seeds < 2 and not math.isnan(j.interval[0]) else ""),
                 "n": e.seeds if e else 0,
                 "verdict": _verdict_text(j),
                 "seeds to resolve": f"{j.seeds_needed}" if j.seeds_needed else "–",
             }
         )
     if any(j.estimate and j.estimate.seeds < 2 for j in judged):
-        caption += " ᵃ One seed: the chance of the images alone (paired), no verdict."
+        caption += " ᵃ One seed: 95 % interval of the images' chance alone (paired), not adjusted, and no verdict."
     return Table(rows, caption, label)
 
 
 def claims_table(results: Results) -> Table:
-    caption = (
-        f"The paper's claims as contrasts, in points of validation accuracy unless said otherwise, after {results.title}. "
-        "Intervals are adjusted by Holm's procedure for all directional claims together; the last row is the "
-        f"equivalence test (90 % interval within ±{stats.MARGIN:g} points)."
-    )
-    return contrasts_table([*judge(results, CLAIMS), *judge(results, [ALIKE])], caption, "tbl-claims")
+    judged, alike = judge(results, CLAIMS), judge(results, [ALIKE])
+    caption = f"The paper's claims as contrasts, in points of validation accuracy unless said otherwise, after {results.title}."
+    if any(j.verdict for j in judged):
+        caption += " Intervals are adjusted by Holm's procedure for all directional claims together."
+    if alike[0].verdict:
+        caption += f" The last row is the equivalence test (90 % interval within ±{stats.MARGIN:g} points)."
+    return contrasts_table([*judged, *alike], caption, "tbl-claims")
 
 
 def confounds_table(results: Results, claims: Sequence[Claim], what: str, label: str) -> Table:
-    caption = f"{what} Points of validation accuracy; intervals adjusted by Holm's procedure within this table."
-    return contrasts_table(judge(results, claims), caption, label)
+    judged, caption = judge(results, claims), f"{what} Points of validation accuracy after {results.title}."
+    if any(j.verdict for j in judged):
+        caption += " Intervals are adjusted by Holm's procedure within this table."
+    return contrasts_table(judged, caption, label)
 
 
 def two_by_two(results: Results) -> Table:
@@ -376,6 +398,16 @@ def seconds_per_epoch(record: dict) -> float:
     return min(record["epoch_seconds"])
 
 
+def _seconds_by_device(runs: dict[str, list[dict]]) -> dict[tuple, dict[str, float]]:
+    """Median seconds an epoch of run7 and run7-preprocessed on all images, by device and precision."""
+    found: dict[tuple, dict[str, list[float]]] = {}
+    for r in (r for some in runs.values() for r in some):
+        if r["run"] in ("run7", "run7-preprocessed") and r["train_images"] == TRAIN_IMAGES and as_published(r):
+            of_run = found.setdefault((r["device_name"], r["precision"]), {}).setdefault(r["run"], [])
+            of_run.append(seconds_per_epoch(r))
+    return {where: {run: statistics.median(s) for run, s in seconds.items()} for where, seconds in found.items()}
+
+
 def speed_table(results: Results) -> Table:
     """The paper's seconds beside ours on the devices of the records, with fresh and with pre-processed images."""
     paper = load_published()["seconds_per_epoch"]
@@ -383,16 +415,9 @@ def speed_table(results: Results) -> Table:
         {"device": "NVIDIA A100 (the paper)", "precision": "–", "fresh augmentation": f"{paper['per_epoch']} s",
          "pre-processed once": f"{paper['once']} s", "time saved": _saved(paper["per_epoch"], paper["once"])}
     ]  # fmt: skip
-    by_device: dict[tuple, dict[str, list[float]]] = {}
-    for r in [*(r for some in results.runs.values() for r in some), *results.others]:
-        if r["run"] in ("run7", "run7-preprocessed") and r["train_images"] == TRAIN_IMAGES:
-            by_device.setdefault((r["device_name"], r["precision"]), {}).setdefault(r["run"], []).append(
-                seconds_per_epoch(r)
-            )
+    by_device = _seconds_by_device({**results.runs, "": results.others})
     for (name, precision), seconds in sorted(by_device.items()):
-        fresh, once = (
-            statistics.median(seconds[run]) if run in seconds else None for run in ("run7", "run7-preprocessed")
-        )
+        fresh, once = seconds.get("run7"), seconds.get("run7-preprocessed")
         rows.append(
             {
                 "device": name,
@@ -419,20 +444,21 @@ def speed_text(results: Results) -> Text:
     paper = load_published()
     text = (
         f"The paper saves {_saved(paper['seconds_per_epoch']['per_epoch'], paper['seconds_per_epoch']['once'])} of an "
-        f"epoch's time with images that are cropped and flipped once, and loses "
+        f"epoch's time (it says 80 %) with images that are cropped and flipped once, and loses "
         f"{number(paper['accuracy_drop_of_preprocessed_images'], 0)} points of accuracy. "
     )
     if judged.estimate is None:
         return Text(text + "Our records do not hold both runs yet.")
-    fresh, once = (
-        statistics.median(map(seconds_per_epoch, results.runs[run])) for run in ("run7", "run7-preprocessed")
-    )
+    saved = []
+    for (name, precision), seconds in sorted(_seconds_by_device(results.runs).items()):
+        if len(seconds) == 2:
+            saved.append(f"{_saved(seconds['run7'], seconds['run7-preprocessed'])} on {name} ({precision})")
+    text += "Here a whole batch is cropped and flipped in one gather on the device; images pre-processed once save "
     text += (
-        f"Here a whole batch is cropped and flipped in one gather on the device, and pre-processing saves "
-        f"{_saved(fresh, once)}: there is nothing left to trade. Its price in accuracy is {signed(-judged.estimate.value)} "
-        f"points after {results.title} ({_verdict_text(judged)})."
+        f"{'; '.join(saved) or 'an unknown share (no device has both runs)'} of an epoch. They change the accuracy by "
     )
-    return Text(text)
+    text += f"{signed(-judged.estimate.value)} points after {results.title} "
+    return Text(text + (f"(the loss: {judged.verdict})." if judged.verdict else "(one seed a run: no verdict)."))
 
 
 def show_benchmark(output_folder: str | Path | None = None) -> None:
@@ -450,13 +476,12 @@ def show_benchmark(output_folder: str | Path | None = None) -> None:
         show(plots.benchmark_bars(*bench.bars(record)), caption)
 
 
-def _count(judged: Sequence[Judged], schedule: str) -> str:
+def _count(judged: Sequence[Judged], results: Results) -> str:
     counts = Counter(j.verdict for j in judged)
-    kinds = [
-        f"{counts[v]} {'are ' * (i == 0)}{v}" for i, v in enumerate(("reproduced", "contradicted", "not resolved"))
-    ]
-    text = f"After {schedule}, {kinds[0]}, {kinds[1]} and {kinds[2]} of the paper's {len(judged)} claims"
-    return text + (f"; {counts['']} cannot be judged yet, for want of seeds or records. " if counts[""] else ". ")
+    kinds = "; ".join(f"{v} {counts[v]}" for v in ("reproduced", "contradicted", "not resolved"))
+    text = f"Of the paper's {len(judged)} claims after {results.title}: {kinds}"
+    text += f"; not judged yet, for want of seeds or records, {counts['']}. " if counts[""] else ". "
+    return text + ("" if results.is_the_papers else "The paper's full schedule may decide otherwise. ")
 
 
 def abstract(results: Results) -> Text:
@@ -465,8 +490,9 @@ def abstract(results: Results) -> Text:
     text = (
         f"A student's report trains a convolutional network of {published['parameters']:,} parameters on CIFAR-10 in "
         f"seven runs and gives {published['validation_accuracy']['run7']:.2f} % validation and "
-        f"{published['test_accuracy']['run7']:.2f} % test accuracy, one seed a run. We rebuild the network, the runs and "
-        "six variants that take its confounded comparisons apart, and judge each claim with intervals over seeds. "
+        f"{published['test_accuracy']['run7']:.2f} % test accuracy, without a spread over seeds. We rebuild the network "
+        "and the runs, add four that take its two confounded comparisons apart, one with its pre-processed images and one "
+        "with another reading of its normalisation, and judge each claim by an interval over seeds where there are several. "
     )
     best = results.best_run7()
     if best:
@@ -481,15 +507,15 @@ def abstract(results: Results) -> Text:
         )
     judged = [*judge(results, CLAIMS), *judge(results, [ALIKE])]
     if any(j.verdict for j in judged):
-        text += _count(judged, results.title)
+        text += _count(judged, results)
     elif results.runs:
         text += (
-            f"With one seed a run so far ({results.title}), no claim is judged: intervals over images stand beside the "
-            "differences. "
+            f"As long as each comparison has a run of a single seed ({results.title}), no claim is judged: intervals over "
+            "images stand beside the differences. "
         )
     else:
         text += "No run has a record yet. "
-    return Text(text + "Every number here is computed from records that this project's notebooks left.")
+    return Text(text + "Every number of ours is computed from records that this project's notebooks left.")
 
 
 def test_text(results: Results) -> Text:
@@ -506,8 +532,10 @@ def test_text(results: Results) -> Text:
     if not (best["epochs"] == PAPER_EPOCHS and best["stop_epoch"] is None):
         text += f" after {PAPER_EPOCHS} epochs"
     text += (
-        f". The test set was read once, after the last epoch. Mean loss {best['test_loss']:.3f} per image; smoothed labels "
-        f"allow no less than {smoothing_floor(best['parameters']['label_smoothing']):.3f}. The figures that follow are of this record."
+        f". Each run reads the test set once, after its last epoch. Mean loss per image {best['test_loss']:.3f} on the test "
+        f"images, {best['validation_loss']:.3f} on the validation images (the paper's log: "
+        f"{load_published()['validation_loss']['run7'] / 10_000:.3f}); smoothed labels allow no less than "
+        f"{smoothing_floor(best['parameters']['label_smoothing']):.3f}. The figures that follow are of this record."
     )
     return Text(text)
 
@@ -567,7 +595,9 @@ def show_whitening(results: Results) -> None:
     )
     show(plots.eigenpatches(values, vectors), caption, "fig-eigenpatches")
     after = (values / (values + record["parameters"]["whitening_eps"])).diag()
-    caption = "Covariance of the twelve values of a patch, and of the twelve whitened responses."
+    caption = (
+        "Covariance of the twelve values of a patch, and of the twelve whitened responses as the formula gives it."
+    )
     show(plots.covariances(vectors.T @ values.diag() @ vectors, after), caption, "fig-covariances")
 
 

@@ -23,7 +23,7 @@ def binomial_interval(share: float, n: int) -> tuple[float, float]:
 def paired_interval(right: Sequence[tuple[float, np.ndarray]]) -> tuple[float, float, float]:
     """Weighted sum of accuracies on the same images, and its 95 % interval by the images' chance alone.
 
-    right: (weight, booleans (N,): which images this run got right).
+    right: (weight, (N,): which images this run got right, or the share of its seeds that did).
     """
     each = sum(weight * np.asarray(row, float) for weight, row in right)
     half = stats.norm.ppf(0.5 + LEVEL / 2) * each.std(ddof=1) / math.sqrt(len(each))
@@ -107,19 +107,22 @@ def alike(estimate: Estimate, margin: float = MARGIN) -> str:
 
 
 def seeds_needed(estimate: Estimate, level: float = LEVEL) -> int | None:
-    """Seeds an arm for which a difference of this size would be resolved with 80 % power at this level; None where
-    nothing can be said, or above 1,000."""
+    """Seeds an arm for which a difference of this size would be resolved with 80 % power at this level, more than there
+    are, as these did not resolve it; None where nothing can be said, or above 1,000."""
     if estimate.seeds < 2 or not estimate.value:
         return None
+    more = estimate.seeds + 1
     if not estimate.error_of_one:
-        return 2
+        return more
 
     def lacking(n: float) -> float:
-        freedom = 2 * n - 2
+        freedom = (
+            estimate.freedom * (n - 1) / (estimate.seeds - 1)
+        )  # of equal arms n seeds each, Welch's grow like this
         critical = stats.t.ppf(0.5 + level / 2, freedom)
         shift = abs(estimate.value) / estimate.error_of_one * math.sqrt(n)
         return stats.nct.sf(critical, freedom, shift) - POWER
 
     if lacking(1000) < 0:
         return None
-    return 2 if lacking(2) > 0 else math.ceil(optimize.brentq(lacking, 2, 1000))
+    return more if lacking(more) > 0 else math.ceil(optimize.brentq(lacking, more, 1000))

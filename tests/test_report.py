@@ -59,7 +59,7 @@ def test_a_changed_record_changes_abstract_table_and_claims(grid, tmp_path):
 
 
 def test_effects_far_beyond_the_spread_are_reproduced_and_none_without(grid):
-    table = report.claims_table(report.collect(grid)).frame.set_index("claim")
+    table = report.claims_table(report.collect(grid)).frame.set_index("comparison")
     assert table.loc["SGD ends above AdamW", "verdict"] == "reproduced"
     assert table.loc["batch sizes 128 and 1024 perform alike", "verdict"] == "reproduced"
     early = table[table.index.str.startswith("AdamW converges early")].iloc[0]
@@ -78,6 +78,32 @@ def test_one_seed_has_an_interval_over_images_and_no_verdict(tmp_path):
     assert set(claims.frame["verdict"]) == {"none at one seed"}
     assert "One seed" in claims.caption
     assert "no claim is judged" in report.abstract(results).data
+
+
+def test_the_images_interval_belongs_to_the_estimate_where_seeds_are_uneven(tmp_path):
+    for run, accuracies in (("run6", [0.92]), ("run7", [0.95, 0.85])):
+        for seed, accuracy in enumerate(accuracies):
+            make_record(tmp_path, run, seed, accuracy, epochs=8)
+    claim = report.Claim("smoothing", report.difference("run7", "run6"))
+    (judged,) = report.judge(report.collect(tmp_path), [claim])
+    assert judged.estimate.value == pytest.approx(sum(judged.interval) / 2) == pytest.approx(-2)
+
+
+def test_the_papers_verdicts_are_for_the_papers_claims_alone(grid):
+    results = report.collect(grid)
+    table = report.confounds_table(results, report.SMOOTHING, "", "").frame.set_index("comparison")
+    assert table.loc["summing the loss, given smoothing", "verdict"] == "above zero"
+    assert table.loc["smoothing alone (mean loss)", "verdict"] in ("reproduced", "not resolved")
+
+
+def test_pre_processing_is_timed_on_one_device(grid, tmp_path):
+    mixed = shutil.copytree(grid, tmp_path / "outputs")
+    for path in mixed.glob("run7-preprocessed/*/record.json"):
+        path.write_text(path.read_text().replace("a made-up device", "another device"))
+    results = report.collect(mixed)
+    assert "no device has both runs" in report.speed_text(results).data
+    assert "differ in device" in report.status(results).data
+    assert "differ in device" not in report.status(report.collect(grid)).data
 
 
 def test_a_missing_run_is_named_with_the_command_that_makes_it(grid, tmp_path):
@@ -107,6 +133,8 @@ def test_schedules_are_never_mixed(grid, tmp_path):
     assert row_of(report.table_1(results), "7")["n"] == 3
     assert len(report.other_schedules(results).frame) == 3
     assert "95 epochs of the paper's 200" in report.abstract(results).data
+    make_record(mixed, "run7", 0, 0.1, epochs=150, learning_rate=1.0)  # more epochs, but not with run 7's settings
+    assert report.collect(mixed).best_run7() == results.best_run7()
     long = report.collect(mixed, epochs=200, stop_epoch=95)
     assert list(long.runs) == ["run7"]
     with pytest.raises(InputError, match="epochs = 9"):

@@ -82,6 +82,14 @@ def test_seeds_needed_agree_with_the_usual_power_table(difference, expected):
     assert 0.77 < power < 0.9
 
 
+def test_more_seeds_are_asked_for_than_did_not_resolve_it():
+    """Two seeds an arm, one arm without spread: Welch leaves one degree of freedom, and the interval is wide."""
+    e = contrast([(1, [94.0, 93.0]), (-1, [90.4, 90.4])])
+    assert verdict(e, 1) == "not resolved"
+    assert seeds_needed(e) > 2
+    assert seeds_needed(Estimate(1.0, 0.0, math.nan, 0.0, 2)) == 3
+
+
 def test_a_difference_that_no_number_of_seeds_resolves_says_so():
     assert seeds_needed(Estimate(0.001, 0.1, 8, 0.2, 5)) is None
 
