@@ -19,12 +19,15 @@ WHERE := -p output_folder '$(OUTPUTS)' $(if $(DEVICE),-p device $(DEVICE)) $(if 
 papermill_arguments = $(foreach pair,$(1),-p $(subst =, ,$(pair)))
 GRID := $(BIN)/python -m cifarlib.grid --output-folder '$(OUTPUTS)' \
   $(if $(EPOCHS),--epochs $(EPOCHS)) $(if $(STOP),--stop-epoch $(STOP)) $(if $(IMAGES),--train-images $(IMAGES))
+# what was given on the command line, quoted for the shell, as the tasks of `make slurm` need it again
+GIVEN = $(foreach v,PYTHON VENV BIN OUTPUTS RUNS SEEDS EPOCHS STOP IMAGES DEVICE DATA AUTHORS,\
+  $(if $(findstring command,$(origin $v)),'$v=$(subst ','\'',$($v))'))
 
 .PHONY: help setup data train table slurm status report html pdf bench lab test lint
 help:
 	@echo "make train RUN=7 EPOCHS=10        train a run of Table 1 (also SEED= STOP= IMAGES= DEVICE= DATA= OUTPUTS=)"
 	@echo 'make table SEEDS="0 1" EPOCHS=8   train what is missing of Table 1 and its variants (also RUNS=)'
-	@echo 'make slurm SBATCH="--gpus=1"      the same grid as one Slurm array, the report after it; SBATCH= any sbatch options'
+	@echo 'make slurm SBATCH="--gpus=1"      the same grid as one Slurm array, the report after it (also THROTTLE=, runs at once)'
 	@echo "make status                       what of the same grid is done, without training, and what Slurm says of it"
 	@echo "make report                       outputs/report.html and report.pdf from the records (also OUTPUTS= DATA= AUTHORS=)"
 	@echo "make html NB=..., make pdf NB=... any executed notebook as one HTML file, as a typeset PDF"
@@ -58,19 +61,21 @@ train: setup
 table: setup
 	@set -o pipefail; cells=$$($(GRID) $(RUNS) --seeds $(SEEDS) --todo | sed 's|^|cell/|') && $(GRID) $(RUNS) --seeds $(SEEDS) && \
 	{ [ -z "$$cells" ] || $(MAKE) --no-print-directory --keep-going $$cells; failed=$$?; \
-	  echo "== the grid in $(OUTPUTS)"; $(GRID) $(RUNS) --seeds $(SEEDS); exit $$failed; }
+	  echo "== the grid in $(OUTPUTS)"; $(GRID) $(RUNS) --seeds $(SEEDS) && exit $$failed; }
 cell/%:
 	@echo "== grid: $$($(GRID) $(RUNS) --seeds $(SEEDS) --brief)"
-	@[ -z "$$($(GRID) $(*D) --seeds $(*F) --wait --todo)" ] || \
-	  $(MAKE) --no-print-directory train RUN=$(*D) SEED=$(*F)
+	@todo=$$($(GRID) $(*D) --seeds $(*F) --wait --todo) && { [ -z "$$todo" ] || \
+	  $(MAKE) --no-print-directory train RUN=$(*D) SEED=$(*F); }
 
 # environment and data first, or every task would make them; one submission at a time, or both would find nothing queued
 slurm:
 	@command -v sbatch >/dev/null || { echo "error: no sbatch on this machine: make table trains the same grid without Slurm" >&2; exit 1; }
+	@$(MAKE) --no-print-directory setup
+	@$(GRID) $(RUNS) --seeds $(SEEDS) --brief >/dev/null # bad input ends here, before the download
 	@$(MAKE) --no-print-directory data
 	@mkdir -p '$(OUTPUTS)'/slurm && exec 9>'$(OUTPUTS)'/slurm/.lock && flock 9 && \
 	cells=$$($(GRID) $(RUNS) --seeds $(SEEDS) --slurm --todo) && \
-	slurm/submit.sh '$(OUTPUTS)'/slurm "$$cells" $(REPORT) $(SBATCH) -- $(MAKEOVERRIDES)
+	slurm/submit.sh '$(OUTPUTS)'/slurm "$$cells" $(REPORT) $(SBATCH) -- $(GIVEN)
 
 status: setup
 	@$(GRID) $(RUNS) --seeds $(SEEDS) --slurm

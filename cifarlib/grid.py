@@ -45,8 +45,7 @@ class Cell:
     def epochs_left(self) -> int:
         if self.state == "done":
             return 0
-        saved = len(records.read_history(self.folder)) if (self.folder / "unfinished" / "history.csv").exists() else 0
-        return self.params.last_epoch - saved
+        return self.params.last_epoch - len(_saved(self.folder))
 
 
 def look(params: RunParams, output_folder: Path) -> Cell:
@@ -54,23 +53,28 @@ def look(params: RunParams, output_folder: Path) -> Cell:
     folder = output_folder / params.folder
     if is_locked(folder):
         return Cell(params, folder, "running", _epochs_saved(folder, params))
+    failure = notebook_error(folder / "train.ipynb")
     try:
         record = records.read_record(folder)
     except InputError as error:
-        if failure := notebook_error(folder / "train.ipynb"):
+        if failure:
             return Cell(params, folder, "failed", failure)
         if (folder / "unfinished" / "checkpoint.safetensors").exists():
             return Cell(params, folder, "unfinished", _epochs_saved(folder, params))
         return Cell(params, folder, "missing", str(error) if (folder / "record.json").exists() else "")
     changes = [f"{k} {record['parameters'].get(k)!r}, now {v!r}" for k, v in params.settings().items()
                if record["parameters"].get(k) != v]  # fmt: skip
-    old = record.get("code", {})
+    # a run that was resumed has a session for each start, and the code may have changed in between
+    old = [record.get("code", {}), *(s["code"] for s in record.get("sessions", []) if "code" in s)]
     changes += [
         f"cifarlib/{name} changed"
         for name, digest in records.code_digests(record["device"]).items()
-        if old.get(name) != digest
+        if any(code.get(name) != digest for code in old)
     ]
-    return Cell(params, folder, "stale" if changes else "done", "; ".join(changes), record)
+    if failure:  # of a stale record the new training, of a good one what the notebook shows after it
+        changes.append(failure)
+    state = "done" if not changes or changes == [failure] else "failed" if failure else "stale"
+    return Cell(params, folder, state, "; ".join(changes), record)
 
 
 def is_locked(folder: Path) -> bool:
@@ -84,9 +88,16 @@ def is_locked(folder: Path) -> bool:
         return True
 
 
+def _saved(folder: Path) -> list[dict]:
+    """The history of a run under way; an older record's lies one folder above."""
+    try:
+        return records.read_history(folder / "unfinished")
+    except FileNotFoundError:
+        return []
+
+
 def _epochs_saved(folder: Path, params: RunParams) -> str:
-    saved = folder / "unfinished" / "history.csv"
-    return f"{len(records.read_history(folder)) if saved.exists() else 0} of {params.last_epoch} epochs saved"
+    return f"{len(_saved(folder))} of {params.last_epoch} epochs saved"
 
 
 def notebook_error(path: Path) -> str:
@@ -139,12 +150,18 @@ def ask_slurm(cells: list[Cell], output_folder: Path) -> list[Cell]:
 
 
 def duration_left(cells: list[Cell]) -> float | None:
-    """Seconds that the epochs left will take at the pace of this grid's own records; None before the first."""
-    paces = {c.params.run: statistics.median(c.record["epoch_seconds"]) for c in cells if c.record}
+    """Seconds that the epochs left will take at the pace of this grid's own epochs, as many runs at once as there are
+    now; None before the first epoch."""
+    paces = {}
+    for c in cells:
+        seconds = [row["train_seconds"] + row["validation_seconds"] for row in _saved(c.folder)]
+        if c.record or seconds:
+            paces[c.params.run] = statistics.median(seconds or c.record["epoch_seconds"])
     if not paces:
         return None
     usual = statistics.median(paces.values())
-    return sum(c.epochs_left * paces.get(c.params.run, usual) for c in cells)
+    left = [c.epochs_left * paces.get(c.params.run, usual) for c in cells]
+    return max(max(left), sum(left) / max(1, sum(c.state == "running" for c in cells)))
 
 
 def summary(cells: list[Cell]) -> str:
@@ -168,8 +185,8 @@ def as_table(cells: list[Cell]) -> str:
         for part in ("validation", "test"):
             row[f"{part} %"] = f"{100 * numbers[f'{part}_accuracy']:.2f}" if numbers else ""
         row["s/epoch"] = f"{statistics.median(numbers['epoch_seconds']):.1f}" if numbers else ""
-        rows.append({**row, "": c.why})
-    return pd.DataFrame(rows).to_string(index=False)
+        rows.append({**row, "": c.why.ljust(max(len(other.why) for other in cells))})
+    return "\n".join(line.rstrip() for line in pd.DataFrame(rows).to_string(index=False).splitlines())
 
 
 def main() -> int:
@@ -184,10 +201,12 @@ def main() -> int:
     parser.add_argument("--slurm", action="store_true", help="ask Slurm too; --todo adds folder and, if queued, task")
     parser.add_argument("--brief", action="store_true", help="print one line")
     parser.add_argument("--wait", action="store_true", help="first wait for other processes training these runs")
+    parser.error = lambda message: sys.exit(f"error: {message}")  # without the lines of usage
     given = parser.parse_args()
     schedule = {"epochs": given.epochs, "stop_epoch": given.stop_epoch, "train_images": given.train_images}
     try:
         every = [load_params(run, seed=seed, **schedule) for seed in given.seeds for run in given.runs]
+        every = list(dict.fromkeys(every))  # a run named twice is one run
     except InputError as error:
         sys.exit(f"error: {error}")
     for params in every if given.wait else ():

@@ -10,6 +10,7 @@ torch is imported only where tensors are: the grid asks for states many times, a
 from __future__ import annotations
 
 import csv
+import functools
 import hashlib
 import importlib.metadata
 import io
@@ -147,29 +148,27 @@ def _git(*arguments: str) -> str | None:
     return done.stdout.strip() if done.returncode == 0 else None
 
 
-def code_version() -> dict:
-    """commit: of the checkout, else of the variable CIFARLIB_COMMIT, else None. dirty: whether cifarlib/ or params/
-    differ from that commit; None where git cannot tell."""
-    top, root = _git("rev-parse", "--show-toplevel"), project_root().resolve()
-    if top is None or Path(top).resolve() != root or not Path(__file__).resolve().is_relative_to(root):
-        return {"commit": os.environ.get("CIFARLIB_COMMIT"), "dirty": None}  # a copy, or installed elsewhere
-    return {
-        "commit": _git("rev-parse", "HEAD"),
-        "dirty": bool(_git("status", "--porcelain", "--", "cifarlib", "params")),
-    }
-
-
 TRAINING_MODULES = ("loop", "model", "params", "preprocess", "train", "whitening")
+OF_DEVICE = {"cuda": ("capture",), "cpu": ("winograd",)}
+
+
+@functools.cache
+def _source(path: Path) -> str:
+    return path.read_text(encoding="utf-8")
+
+
+for _name in (*TRAINING_MODULES, *(name for names in OF_DEVICE.values() for name in names)):
+    _source(Path(__file__).parent / f"{_name}.py")  # as they are imported; edited while a run trains, they are others
 
 
 def code_digests(device_type: str = "cpu") -> dict[str, str]:
     """A digest of each module that training on such a device runs through, blind to comments, docstrings and layout:
     where it differs from a record's, the record is of other code."""
     digests = {}
-    own = {"cuda": ["capture"], "cpu": ["winograd"]}.get(device_type, [])
-    for name in (*TRAINING_MODULES, *own):
+    for name in (*TRAINING_MODULES, *OF_DEVICE.get(device_type, ())):
         text, fresh = "", True  # fresh: a statement begins
-        for token in tokenize.generate_tokens(io.StringIO((Path(__file__).parent / f"{name}.py").read_text()).readline):
+        source = _source(Path(__file__).parent / f"{name}.py")
+        for token in tokenize.generate_tokens(io.StringIO(source).readline):
             if token.type in (tokenize.COMMENT, tokenize.NL, tokenize.ENCODING):
                 continue
             if token.type in (tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT):
@@ -178,6 +177,17 @@ def code_digests(device_type: str = "cpu") -> dict[str, str]:
                 text, fresh = text + token.string + " ", False
         digests[f"{name}.py"] = hashlib.sha256("".join(text.split()).encode()).hexdigest()[:16]
     return digests
+
+
+def code_version() -> dict:
+    """commit: of the checkout, else of the variable CIFARLIB_COMMIT, else None. dirty: whether cifarlib/ or params/
+    differ from that commit; None where git cannot tell. code: the digests of all modules that any training runs
+    through."""
+    top, root = _git("rev-parse", "--show-toplevel"), project_root().resolve()
+    commit, dirty = os.environ.get("CIFARLIB_COMMIT"), None  # of a copy, or installed elsewhere
+    if top and Path(top).resolve() == root and Path(__file__).resolve().is_relative_to(root):
+        commit, dirty = _git("rev-parse", "HEAD"), bool(_git("status", "--porcelain", "--", "cifarlib", "params"))
+    return {"commit": commit, "dirty": dirty, "code": code_digests("cpu") | code_digests("cuda")}
 
 
 def peak_memory_bytes(device: torch.device) -> int | None:

@@ -1,5 +1,6 @@
 """`make table` on real data, tiny: failures, kills and stale records."""
 
+import dataclasses
 import json
 import os
 import shutil
@@ -121,6 +122,30 @@ def test_states_of_a_folder(tmp_path, small):
         (folder / "record.json").write_text(json.dumps({**record, **changed}))
         assert (state("run7", tmp_path, LONGER).state, state("run7", tmp_path, LONGER).why) == ("stale", why)
         assert state("run7", tmp_path, LONGER).epochs_left == 2
+    (folder / "record.json").write_text(json.dumps(record))
+    (folder / "unfinished").mkdir()  # trained again: how far it is has nothing to do with the older record
+    (folder / "unfinished" / "history.csv").write_text("\n".join((folder / "history.csv").read_text().splitlines()[:2]))
+    with FileLock(folder / ".lock"):
+        assert state("run7", tmp_path, LONGER).why == "1 of 2 epochs saved"
+        assert state("run7", tmp_path, LONGER).epochs_left == 1
+    shutil.rmtree(folder / "unfinished")
+
+    session = record["sessions"][0]
+    mixed = {**record, "sessions": [{**session, "code": {**session["code"], "loop.py": "other"}}, session]}
+    (folder / "record.json").write_text(json.dumps(mixed))
+    assert (state("run7", tmp_path, LONGER).state, state("run7", tmp_path, LONGER).why) == (
+        "stale", "cifarlib/loop.py changed",
+    )  # fmt: skip
+
+    broken = {"cells": [{"outputs": [{"output_type": "error", "ename": "Diverged", "evalue": "the loss is nan"}]}]}
+    (folder / "train.ipynb").write_text(json.dumps(broken))
+    assert state("run7", tmp_path, LONGER).state == "failed"
+    assert state("run7", tmp_path, LONGER).why == "cifarlib/loop.py changed; Diverged: the loss is nan"
+    (folder / "record.json").write_text(json.dumps(record))
+    assert (state("run7", tmp_path, LONGER).state, state("run7", tmp_path, LONGER).why) == (
+        "done", "Diverged: the loss is nan",
+    )  # fmt: skip
+    (folder / "train.ipynb").unlink()
 
     (folder / "record.json").unlink()
     (folder / "unfinished").mkdir()
@@ -132,19 +157,73 @@ def test_states_of_a_folder(tmp_path, small):
 
 
 def test_comments_and_docstrings_make_no_record_stale(tmp_path, monkeypatch):
-    source = tmp_path / "cifarlib"
-    source.mkdir()
-    monkeypatch.setattr(records, "__file__", str(source / "records.py"))
     monkeypatch.setattr(records, "TRAINING_MODULES", ("model",))
     digests = []
-    for text in (
+    for name, text in zip("abc", (
         'def f(x):\n    """What it does."""\n    return x + 1  # because\n',
         'def f( x ):\n\n    # other words\n    """In other words."""\n    return x + 1\n',
         "def f(x):\n    return x + 2\n",
-    ):
-        (source / "model.py").write_text(text)
+    ), strict=True):  # fmt: skip
+        (tmp_path / name).mkdir()
+        monkeypatch.setattr(records, "__file__", str(tmp_path / name / "records.py"))
+        (tmp_path / name / "model.py").write_text(text)
         digests.append(records.code_digests("mps")["model.py"])
     assert digests[0] == digests[1] != digests[2]
+
+
+def test_a_record_holds_the_digests_of_the_code_that_was_imported(tmp_path, monkeypatch):
+    """Edited while a run trains, a module must not make its record look like one of the new code."""
+    monkeypatch.setattr(records, "TRAINING_MODULES", ("model",))
+    monkeypatch.setattr(records, "__file__", str(tmp_path / "records.py"))
+    (tmp_path / "model.py").write_text("a = 1\n")
+    before = records.code_digests("mps")
+    (tmp_path / "model.py").write_text("a = 2\n")
+    assert records.code_digests("mps") == before
+
+
+def test_a_check_that_fails_is_no_run_that_is_done(tmp_path):
+    for broken in ({"BIN": str(tmp_path / "nowhere")}, {"RUNS": "7"}):
+        given = {"SETUP": "", "BIN": str(Path(sys.executable).parent), "OUTPUTS": str(tmp_path / "out")} | broken
+        command = ["make", "cell/nope/0", *(f"{k}={v}" for k, v in given.items())]
+        done = subprocess.run(command, cwd=project_root(), capture_output=True, text=True)
+        assert done.returncode != 0, done.stdout
+
+
+@pytest.mark.parametrize(
+    ("wrong", "says"), [("EPOCHS=0", "epochs = 0"), ("SEEDS=a", "--seeds"), ("RUNS=8", "run = '8'")]
+)
+def test_bad_input_is_one_line_before_anything_is_fetched_or_trained(wrong, says, tmp_path):
+    (tmp_path / "sbatch").write_text("#!/bin/sh\nexit 1\n")
+    (tmp_path / "sbatch").chmod(0o755)
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("MAKE")}
+    environment["PATH"] = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
+    for target in ("table", "slurm"):
+        given = [
+            "SETUP=",
+            f"BIN={Path(sys.executable).parent}",
+            f"OUTPUTS={tmp_path / 'out'}",
+            f"DATA={tmp_path / 'data'}",
+        ]
+        command = ["make", "--no-print-directory", target, *given, wrong]
+        done = subprocess.run(command, cwd=project_root(), env=environment, capture_output=True, text=True)
+        assert done.returncode != 0
+        (line,) = [line for line in done.stderr.splitlines() if not line.startswith("make")]
+        assert line.startswith("error: ")
+        assert says in line
+        assert not (tmp_path / "data").exists()
+
+
+def test_time_left_counts_epochs_under_way_and_runs_side_by_side(tmp_path):
+    cells = []
+    for seed in (0, 1):
+        p = load_params(7, seed=seed, epochs=4)
+        (tmp_path / p.folder / "unfinished").mkdir(parents=True)
+        rows = [dict.fromkeys(records.HISTORY, 0) | {"epoch": 1, "train_seconds": 90, "validation_seconds": 10}]
+        records.write_text(tmp_path / p.folder / "unfinished" / "history.csv", records.history_csv(rows))
+        cells.append(grid.Cell(p, tmp_path / p.folder, "running"))
+    assert grid.duration_left(cells) == 300
+    assert grid.duration_left([cells[0], dataclasses.replace(cells[1], state="unfinished")]) == 600
+    assert grid.duration_left([]) is None
 
 
 def test_slurm_without_sbatch_names_what_does_the_same(tmp_path):

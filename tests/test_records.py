@@ -106,13 +106,15 @@ def test_predictions_with_pickles_inside_are_refused(tmp_path):
 
 
 def test_the_code_version_comes_from_git_or_a_variable(monkeypatch, tmp_path):
-    assert len(records.code_version()["commit"]) == 40
+    here = records.code_version()
+    assert len(here["commit"]) == 40
+    assert here["code"].items() >= records.code_digests("cuda").items()
     monkeypatch.setattr(records, "project_root", lambda: tmp_path)
     monkeypatch.setenv("CIFARLIB_COMMIT", "abc")
-    assert records.code_version() == {"commit": "abc", "dirty": None}
+    assert records.code_version() == {"commit": "abc", "dirty": None, "code": here["code"]}
     copy = records.Path(records.__file__).parent  # a folder inside another checkout is not that checkout
     monkeypatch.setattr(records, "project_root", lambda: copy)
-    assert records.code_version() == {"commit": "abc", "dirty": None}
+    assert records.code_version() == {"commit": "abc", "dirty": None, "code": here["code"]}
 
 
 def test_the_committed_records_are_whole_and_the_readme_shows_them():

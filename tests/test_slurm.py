@@ -202,7 +202,7 @@ class Task:
 
 def test_faults_leave_the_record_of_an_undisturbed_run(slurm, tmp_path):
     """Run 6 cannot start and is repaired; run 7 is stopped by its time limit, then requeued, then its node is lost."""
-    outputs, undisturbed = tmp_path / "the outputs", tmp_path / "local"
+    outputs, undisturbed = tmp_path / "outputs (R&D)", tmp_path / "local"
     garbage = outputs / load_params("run6", **SCHEDULE).folder / "unfinished" / "checkpoint.safetensors"
     garbage.parent.mkdir(parents=True)
     garbage.write_text("garbage")
@@ -259,6 +259,15 @@ def test_faults_leave_the_record_of_an_undisturbed_run(slurm, tmp_path):
     assert (task.folder / "predictions.npz").read_bytes() == (expected / "predictions.npz").read_bytes()
     ours, theirs = (records.load_model_file(folder)[0] for folder in (task.folder, expected))
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+    again = subprocess.run(**make(slurm, "slurm", outputs, "run6 run7")).stdout  # nothing to train, but no report waits
+    assert "array job" not in again
+    job = re.search(r"== job (\d+): make status", again)[1]
+    until(lambda: Task(slurm, job, outputs, "run7").state == "COMPLETED", LONG)
+    for wrong in ("--array=%4", "--clusters=all"):
+        refused = subprocess.run(**make(slurm, "slurm", outputs, "run6 run7", SBATCH=wrong))
+        assert refused.returncode != 0
+        assert f'error: SBATCH="{wrong}" cannot be given' in refused.stdout
 
 
 def untimed(folder):
