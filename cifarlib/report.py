@@ -393,80 +393,58 @@ def two_by_two(results: Results) -> Table:
     return Table(rows, caption, "tbl-two-by-two")
 
 
-def seconds_per_epoch(record: dict) -> float:
-    """Of the run's fastest epoch: other programs on a machine only ever add to it."""
-    return min(record["epoch_seconds"])
-
-
-def _seconds_by_device(runs: dict[str, list[dict]]) -> dict[tuple, dict[str, float]]:
-    """Median seconds an epoch of run7 and run7-preprocessed on all images, by device and precision."""
-    found: dict[tuple, dict[str, list[float]]] = {}
-    for r in (r for some in runs.values() for r in some):
-        if r["run"] in ("run7", "run7-preprocessed") and r["train_images"] == TRAIN_IMAGES and as_published(r):
-            of_run = found.setdefault((r["device_name"], r["precision"]), {}).setdefault(r["run"], [])
-            of_run.append(seconds_per_epoch(r))
-    return {where: {run: statistics.median(s) for run, s in seconds.items()} for where, seconds in found.items()}
-
-
-def speed_table(results: Results) -> Table:
-    """The paper's seconds beside ours on the devices of the records, with fresh and with pre-processed images."""
+def speed_table(benchmarks: Sequence[dict]) -> Table:
+    """The paper's seconds an epoch beside ours on the devices of the benchmark's records, with fresh and with
+    pre-processed images: there the two take turns on an idle machine, while a run shares its machine with others."""
     paper = load_published()["seconds_per_epoch"]
     rows = [
         {"device": "NVIDIA A100 (the paper)", "precision": "–", "fresh augmentation": f"{paper['per_epoch']} s",
-         "pre-processed once": f"{paper['once']} s", "time saved": _saved(paper["per_epoch"], paper["once"])}
+         "pre-processed once": f"{paper['once']} s", "time saved": f"{_papers_saving():.0f} %"}
     ]  # fmt: skip
-    by_device = _seconds_by_device({**results.runs, "": results.others})
-    for (name, precision), seconds in sorted(by_device.items()):
-        fresh, once = seconds.get("run7"), seconds.get("run7-preprocessed")
+    for record in benchmarks:
+        names = record["base"], f"{record['base']}, once"
+        fresh, once = (statistics.median(bench.epoch_seconds(record, name)) for name in names)
+        saved = [100 * (1 - ratio) for ratio in bench.ratios(record, names[1], names[0])]
         rows.append(
             {
-                "device": name,
-                "precision": precision,
-                "fresh augmentation": f"{fresh:.3g} s" if fresh else "no record",
-                "pre-processed once": f"{once:.3g} s" if once else "no record",
-                "time saved": _saved(fresh, once) if fresh and once else "–",
+                "device": record["device_name"],
+                "precision": record["precision"],
+                "fresh augmentation": f"{fresh:.3g} s",
+                "pre-processed once": f"{once:.3g} s",
+                "time saved": f"{number(statistics.median(saved), 0)} % ({_interval(min(saved), max(saved), digits=0)})",
             }
         )
     caption = (
-        f"Seconds per epoch of run 7 ({TRAIN_IMAGES:,} images, ours with the validation of 10,000), "
-        "the fastest epoch of each record (the paper: its average), since what else a machine does only adds to it."
+        f"Seconds an epoch of run 7 ({TRAIN_IMAGES:,} images) takes to train: the paper's average, and of our benchmark the "
+        "median; saved, the median, smallest and largest of its repeats."
     )
     return Table(rows, caption, "tbl-speed")
 
 
-def _saved(fresh: float, once: float) -> str:
-    return f"{number(100 * (1 - once / fresh), 0)} %"
+def _papers_saving() -> float:
+    seconds = load_published()["seconds_per_epoch"]
+    return 100 * (1 - seconds["once"] / seconds["per_epoch"])
 
 
 def speed_text(results: Results) -> Text:
     """Whether the paper's trade-off still exists."""
-    judged = judge(results, CLAIMS)[-1]
-    paper = load_published()
+    judged, paper = judge(results, CLAIMS)[-1], load_published()
     text = (
-        f"The paper saves {_saved(paper['seconds_per_epoch']['per_epoch'], paper['seconds_per_epoch']['once'])} of an "
-        f"epoch's time (it says 80 %) with images that are cropped and flipped once, and loses "
-        f"{number(paper['accuracy_drop_of_preprocessed_images'], 0)} points of accuracy. "
+        f"The paper saves {_papers_saving():.0f} % of an epoch's time (it says 80 %) with images that are cropped and "
+        f"flipped once, and loses {number(paper['accuracy_drop_of_preprocessed_images'], 0)} points of accuracy. Here a "
+        "whole batch is cropped and flipped in one gather on the device; what is left to save stands in the table. "
     )
     if judged.estimate is None:
-        return Text(text + "Our records do not hold both runs yet.")
-    saved = []
-    for (name, precision), seconds in sorted(_seconds_by_device(results.runs).items()):
-        if len(seconds) == 2:
-            saved.append(f"{_saved(seconds['run7'], seconds['run7-preprocessed'])} on {name} ({precision})")
-    text += "Here a whole batch is cropped and flipped in one gather on the device; images pre-processed once save "
-    text += (
-        f"{'; '.join(saved) or 'an unknown share (no device has both runs)'} of an epoch. They change the accuracy by "
-    )
-    text += f"{signed(-judged.estimate.value)} points after {results.title} "
-    return Text(text + (f"(the loss: {judged.verdict})." if judged.verdict else "(one seed a run: no verdict)."))
+        return Text(text + "What it costs in accuracy is open: our records do not hold both runs yet.")
+    text += f"It changes the accuracy by {signed(-judged.estimate.value)} points after {results.title} "
+    return Text(text + (f"(a loss: {judged.verdict})." if judged.verdict else "(one seed a run: no verdict)."))
 
 
-def show_benchmark(output_folder: str | Path | None = None) -> None:
+def show_benchmark(benchmarks: Sequence[dict]) -> None:
     """The benchmark of every device that has a record (notebooks/benchmark.ipynb)."""
-    found = bench.recorded(output_folder)
-    if not found:
+    if not benchmarks:
         display(Text("The benchmark beside other loops has no record yet: `make bench` makes one."))
-    for record in found:
+    for record in benchmarks:
         caption = (
             f"Seconds that an epoch of {TRAIN_IMAGES:,} images takes at the measured rate on {record['device_name']}, batches of "
             f"{record['batch_size']}: median, smallest and largest of {record['repeats']} repeats of {record['train_images']:,} "
