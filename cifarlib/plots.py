@@ -221,9 +221,8 @@ def loss_curves(histories: dict[str, list[list[dict]]], smoothing: dict[str, flo
                 axes.plot(x, mean, **look, markersize=4, markevery=max(1, len(x) // 10), label=run)
                 floor = smoothing_floor(smoothing[run])
                 if floor and key == "train_loss":
-                    axes.axhline(floor, color=colour, linestyle=":", linewidth=1)
-                    text = f"floor of {run}: {floor:.3f}"
-                    axes.annotate(text, (x[0], floor), (0, 3), textcoords="offset points", size=8, color=colour)
+                    line = axes.axhline(floor, color=colour, linestyle=":", linewidth=1)
+                    axes.legend([line], [f"floor of {run}: {floor:.3f}"], loc="upper right", frameon=True)
             axes.set_xlabel("epoch")
             axes.xaxis.get_major_locator().set_params(integer=True)
         left, right = figure.axes
