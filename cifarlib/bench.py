@@ -130,7 +130,8 @@ def as_seconds(value: float) -> str:
 
 def spread(values: list[float], digits: int = 2) -> str:
     """Median, smallest and largest."""
-    return "{:,.{d}f} ({:,.{d}f} to {:,.{d}f})".format(median(values), min(values), max(values), d=digits)
+    text = "{:,.{d}f} ({:,.{d}f} to {:,.{d}f})".format(median(values), min(values), max(values), d=digits)
+    return text.replace("-", "−")
 
 
 def summary(record: dict) -> list[dict]:

@@ -333,7 +333,7 @@ def judge(results: Results, claims: Sequence[Claim]) -> list[Judged]:
 
 def _verdict_text(j: Judged) -> str:
     words = {"reproduced": "above zero", "contradicted": "below zero"} if j.claim.ours else {}
-    return "no record" if j.estimate is None else words.get(j.verdict, j.verdict) or "none at one seed"
+    return "no record" if j.estimate is None else words.get(j.verdict, j.verdict) or "none (n = 1)"
 
 
 def contrasts_table(judged: Sequence[Judged], caption: str, label: str) -> Table:

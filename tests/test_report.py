@@ -75,7 +75,7 @@ def test_one_seed_has_an_interval_over_images_and_no_verdict(tmp_path):
     low, high = report.stats.binomial_interval(share, IMAGES)
     assert row["95 % interval"] == f"{100 * low:.2f} to {100 * high:.2f} ᵃ"
     claims = report.claims_table(results)
-    assert set(claims.frame["verdict"]) == {"none at one seed"}
+    assert set(claims.frame["verdict"]) == {"none (n = 1)"}
     assert "One seed" in claims.caption
     assert "no claim is judged" in report.abstract(results).data
 
