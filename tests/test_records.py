@@ -119,7 +119,7 @@ def test_the_code_version_comes_from_git_or_a_variable(monkeypatch, tmp_path):
 
 def test_the_committed_records_are_whole_and_the_readme_shows_them():
     root = records.project_root()
-    paths = (records._git("ls-files", "outputs/*/seed*/record.json") or "").split()
+    paths = sorted(map(records.Path, (records._git("ls-files", "outputs/*/seed*/record.json") or "").split()))
     assert paths
     found = [records.read_record((root / path).parent) for path in paths]
     assert records.results_markdown(found) in (root / "README.md").read_text()
