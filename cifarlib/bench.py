@@ -501,7 +501,7 @@ def measure(
         "batch_size": batch_size, "train_images": size, "repeats": repeats, "contestants": found,
         "by_batch_size": by_batch_size, "by_images": by_images, "by_epochs": by_epochs, "airbench": rival,
         "finished": f"{datetime.datetime.now(datetime.timezone.utc):%Y-%m-%dT%H:%M:%SZ}", **records.code_version(),
-        "code": records.code_digests(place.type), "packages": records.package_versions(), "data_sha256": data_sha256,
+        "packages": records.package_versions(), "data_sha256": data_sha256,
     }  # fmt: skip
     record["folder"] = folder_name(record)
     path = folder / "benchmark" / record["folder"]

@@ -71,10 +71,9 @@ def look(params: RunParams, output_folder: Path) -> Cell:
         for name, digest in records.code_digests(record["device"]).items()
         if any(code.get(name) != digest for code in old)
     ]
-    if failure:  # of a stale record the new training, of a good one what the notebook shows after it
-        changes.append(failure)
-    state = "done" if not changes or changes == [failure] else "failed" if failure else "stale"
-    return Cell(params, folder, state, "; ".join(changes), record)
+    # the failure is of a stale record's new training, or of what a good one's notebook shows after it
+    state = "done" if not changes else "failed" if failure else "stale"
+    return Cell(params, folder, state, "; ".join([*changes, failure] if failure else changes), record)
 
 
 def is_locked(folder: Path) -> bool:

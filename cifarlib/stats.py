@@ -116,9 +116,8 @@ def seeds_needed(estimate: Estimate, level: float = LEVEL) -> int | None:
         return more
 
     def lacking(n: float) -> float:
-        freedom = (
-            estimate.freedom * (n - 1) / (estimate.seeds - 1)
-        )  # of equal arms n seeds each, Welch's grow like this
+        # Welch's degrees of freedom grow like this where all arms have n seeds
+        freedom = estimate.freedom * (n - 1) / (estimate.seeds - 1)
         critical = stats.t.ppf(0.5 + level / 2, freedom)
         shift = abs(estimate.value) / estimate.error_of_one * math.sqrt(n)
         return stats.nct.sf(critical, freedom, shift) - POWER
