@@ -76,7 +76,8 @@ def test_the_saved_model_gives_the_saved_predictions(undisturbed, small):
     model, about = load_model(undisturbed, "cpu")
     statistics = torch.tensor(about["channel_mean"]), torch.tensor(about["channel_std"])
     scale = normalization(small.test_images, about["parameters"]["normalization"], statistics)
-    logits = predict_logits(model, small.test_images, *scale)
+    precision = getattr(torch, records.read_record(undisturbed)["precision"])
+    logits = predict_logits(model, small.test_images, *scale, precision)
     saved = torch.from_numpy(records.read_predictions(undisturbed)["test"])
     torch.testing.assert_close(logits.clamp(-65504, 65504), saved, rtol=2e-3, atol=2e-3)
     assert about["classes"][3] == "cat"
