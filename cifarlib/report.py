@@ -643,10 +643,15 @@ def show_claims(results: Results) -> None:
 
 
 def show_test(results: Results) -> None:
-    """Confusion, classes and calibration of run 7's longest record on the test images."""
+    """Run 7's longest record: its curves unless those of Table 1's runs hold them, and on the test images confusion,
+    classes and calibration."""
     best = results.best_run7()
     if best is None:
         return
+    if best not in results.runs.get("run7", []):
+        history, smoothing = records.read_history(best["folder"]), best["parameters"]["label_smoothing"]
+        caption = "Loss per image and accuracy of this record after each epoch; training values are those met during it."
+        show(plots.training_curves(history, best["epochs_trained"], smoothing), caption, "fig-longest")
     said = records.read_predictions(best["folder"])
     logits, labels = said["test"], said["test_labels"]
     caption = "Confusion on the test images: counts, coloured by the share of the true class."
