@@ -29,7 +29,7 @@ help:
 	@echo 'make table SEEDS="0 1" EPOCHS=8   train what is missing of Table 1 and its variants (also RUNS=)'
 	@echo 'make slurm SBATCH="--gpus=1"      the same grid as one Slurm array, the report after it (also THROTTLE=, runs at once)'
 	@echo "make status                       what of the same grid is done, without training, and what Slurm says of it"
-	@echo "make report                       outputs/report.html and report.pdf from the records (also OUTPUTS= DATA= AUTHORS=)"
+	@echo "make report                       outputs/report.html and report.pdf from the records (also AUTHORS= EPOCHS= STOP= OUTPUTS= DATA=)"
 	@echo "make html NB=..., make pdf NB=... any executed notebook as one HTML file, as a typeset PDF"
 	@echo "make lab                          open JupyterLab on notebooks/start.ipynb (also LAB=, options of jupyter lab)"
 	@echo "make bench                        time the training loop beside other loops and the matrix rate (also DEVICE=)"
@@ -38,7 +38,7 @@ help:
 
 setup: $(SETUP)
 $(VENV)/.installed: pyproject.toml
-	@echo "== making the environment $(VENV): PyTorch, JupyterLab and the rest, about 3 GB"
+	@echo "== making the environment $(VENV): PyTorch, JupyterLab and the rest, up to 7 GB"
 	@$(PYTHON) -c 'import sys; sys.exit("error: Python %d.%d is too old, 3.10 or newer is needed: make PYTHON=python3.12" % sys.version_info[:2] if sys.version_info < (3, 10) else 0)'
 	@$(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet -e '.[test]'
@@ -82,12 +82,12 @@ status: setup
 
 report: setup
 	@set -o pipefail; $(BIN)/papermill notebooks/report.ipynb '$(OUTPUTS)'/report.ipynb --no-progress-bar --log-level ERROR \
-	  -p output_folder '$(OUTPUTS)' $(if $(DATA),-p data_folder '$(DATA)') $(if $(AUTHORS),-p authors "$(AUTHORS)") 2>&1 | \
-	  { grep -v IPKernelApp || :; }
+	  -p output_folder '$(OUTPUTS)' $(if $(DATA),-p data_folder '$(DATA)') $(if $(AUTHORS),-p authors "$(AUTHORS)") \
+	  $(if $(EPOCHS),-p epochs $(EPOCHS)) $(if $(STOP),-p stop_epoch $(STOP)) 2>&1 | { grep -v IPKernelApp || :; }
 	@$(BIN)/python -m cifarlib.export '$(OUTPUTS)'/report.ipynb
 
 html pdf: setup
-	@$(BIN)/python -m cifarlib.export $(NB) --to $@
+	@$(BIN)/python -m cifarlib.export $(if $(NB),'$(NB)') --to $@
 
 bench: setup
 	@set -o pipefail; mkdir -p '$(OUTPUTS)'/benchmark && \
