@@ -3,6 +3,7 @@
 Data flows one way: params -> data, model -> train -> outputs -> report.
 """
 
+import os
 from pathlib import Path
 
 __version__ = "0.1.0"
@@ -30,7 +31,7 @@ def project_root() -> Path:
 
 
 def user_path(name: str, value: str | Path | None) -> Path | None:
-    """A folder that the user gave, or None; papermill makes a number of ``-p output_folder 2026``."""
+    """A path that the user gave, ~ expanded, or None; papermill makes a number of ``-p output_folder 2026``."""
     if value is None or isinstance(value, (str, Path)):
-        return Path(value) if value else None
+        return Path(os.path.expanduser(value)) if value else None
     raise InputError(f"{name} = {value!r}: give a path, in quotes, or ./{value}")

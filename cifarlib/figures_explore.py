@@ -139,10 +139,10 @@ def epsilon_effect(values: Tensor, several: Sequence[float]) -> Figure:
     return lines(series, alt, "epsilon", ylim=(0, 1.05), **labels)
 
 
-def whitening_error(covariance: Tensor, part: Tensor) -> float:
+def whitening_error(covariance: Tensor, part: Tensor, eps: float) -> float:
     """How far whitening by the covariance (D, D) of some images misses over all, of ``covariance`` (D, D): the largest
     difference, in any variance or covariance of the responses, from whitening by all."""
-    ours, best = (whitening_filters(c).flatten(1).double()[: len(c)] for c in (part, covariance))
+    ours, best = (whitening_filters(c, eps).flatten(1).double()[: len(c)] for c in (part, covariance))
     return float((ours @ covariance @ ours.T - best @ covariance @ best.T).abs().max())
 
 
@@ -173,7 +173,7 @@ def feature_maps(image: Tensor, name: str, maps: dict[str, Tensor], each: int = 
     for block, output in maps.items():
         chosen = output.mean((1, 2)).topk(each).indices
         shown += [image, *(output[chosen] / output[chosen].abs().max())]
-        titles += [f"{block}:" if shown[1:] else name, *(f"channel {c}" for c in chosen.tolist())]
+        titles += [f"{block}:", *(f"channel {c}" for c in chosen.tolist())]
     sizes = ", ".join(f"{block} {'x'.join(map(str, output.shape))}" for block, output in maps.items())
     return gallery(
         shown, titles, each + 1, f"The {each} strongest feature maps of each block for a picture ({name}): {sizes}."
@@ -185,4 +185,6 @@ def answers(images: Tensor, logits: Tensor, names: Sequence[str]) -> Figure:
     shares, classes = torch.as_tensor(logits).softmax(1).max(1)
     said = [f"{CLASSES[c]}, {100 * share:.0f} %" for c, share in zip(classes, shares, strict=True)]
     alt = "Pictures and answers: " + "; ".join(f"{name}: {text}" for name, text in zip(names, said, strict=True))
-    return gallery(images, [f"{name}\n{text}" for name, text in zip(names, said, strict=True)], 8, alt)
+    # what fits above a picture; a dollar sign would begin a formula
+    short = [(name if len(name) <= 14 else f"{name[:5]}…{name[-8:]}").replace("$", r"\$") for name in names]
+    return gallery(images, [f"{name}\n{text}" for name, text in zip(short, said, strict=True)], 8, alt)

@@ -134,15 +134,16 @@ def parameter_table(params: RunParams) -> Table:
     return Table({name.replace("_", " "): value for name, value in params.settings().items()})
 
 
-def provenance(device: str, data_sha256: str) -> Table:
-    """What it ran on: commit, versions, device and data."""
+def provenance(device: str, data_sha256: str, precision: str | None = None) -> Table:
+    """What it ran on: commit, versions, device and data. precision: what is used here; None: what a new run will use."""
     place, version = pick_device(device), records.code_version()
+    used = precision or pick_precision(place)
     dirty = {True: ", with changes that are not committed", None: " (changes unknown)", False: ""}[version["dirty"]]
     packages = ", ".join(f"{name} {number}" for name, number in records.package_versions().items())
     return Table(
         {
             "device": f"{place.type}: {records.device_name(place)}",
-            "precision": pick_precision(place) + (" autocast" if pick_precision(place) != "float32" else ""),
+            "precision" if precision else "precision of new runs": used + " autocast" * (used != "float32"),
             "code": f"{version['commit'] or 'no commit'}{dirty}",
             "packages": packages,
             "data": f"CIFAR-10, SHA-256 {data_sha256}",
@@ -178,7 +179,7 @@ def verdict(record: dict, published: dict) -> Text:
     if paper is None:
         text += "; the paper has no such run."
     elif full:
-        text += f"; the paper reports {paper:.2f} %. One seed: its chance is not in the interval below."
+        text += f"; the paper reports {paper:.2f} %. It is one seed: another will differ."
     else:
         text += (
             f". The paper reports {paper:.2f} % after {PAPER_EPOCHS} epochs on all 40,000 training images: "

@@ -355,7 +355,7 @@ def eigenvalue_spectrum(values: Tensor | dict[str, Tensor]) -> Figure:
     several = values if isinstance(values, dict) else {"": values}
     eps = RunParams.whitening_eps
     alt = "Eigenvalues of the patch covariance, largest first, on a logarithmic scale. " + " ".join(
-        f"{name or 'They'}: from {v[0]:.3g} to {v[-1]:.2g}; the first holds {100 * v[0] / v.sum():.1f} % of the variance, "
+        f"{name + ':' if name else 'They go'} from {v[0]:.3g} to {v[-1]:.2g}; the first holds {100 * v[0] / v.sum():.1f} % of the variance, "
         f"{int((v > eps).sum())} of {len(v)} lie above epsilon."
         for name, v in several.items()
     )

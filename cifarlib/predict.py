@@ -21,7 +21,7 @@ MAKE_ONE = "`make train RUN=7 EPOCHS=10` makes one"
 def find_model(model: str | Path | None = None) -> Path:
     """The folder of a finished run with its weights: ``model``, below the working directory or else the project, or the
     run 7 below outputs/ with the best validation accuracy."""
-    if model is not None:
+    if model:
         folder = _find("model", model)
         if not (folder / "model.safetensors").is_file():
             raise InputError(f"model = {str(model)!r}: no model.safetensors in {folder}; {MAKE_ONE}")
@@ -35,10 +35,11 @@ def find_model(model: str | Path | None = None) -> Path:
 
 def _find(name: str, path: str | Path) -> Path:
     """JupyterLab starts a notebook in its folder, papermill where it was called: both may mean the project's root."""
-    for place in (user_path(name, path), project_root() / path):
+    given = user_path(name, path)
+    for place in (given, project_root() / given):
         if place.exists():
             return place
-    raise InputError(f"{name} = {str(path)!r}: there is no such file or folder in {Path.cwd()}")
+    raise InputError(f"{name} = {str(path)!r}: there is no such file or folder in {Path.cwd()} or {project_root()}")
 
 
 def read_images(path: str | Path, layout: str = "chw") -> tuple[Tensor, list[str]]:
@@ -53,10 +54,14 @@ def read_images(path: str | Path, layout: str = "chw") -> tuple[Tensor, list[str
     if path.suffix == ".npy":
         images = _read_array(path, layout)
         return images, [str(i) for i in range(len(images))]
-    known = Image.registered_extensions()
-    files = sorted(p for p in path.iterdir() if p.suffix.lower() in known) if path.is_dir() else [path]
+    known = {end for end, kind in Image.registered_extensions().items() if kind in Image.OPEN}
+    # macOS leaves a hidden companion beside a picture on some disks
+    there = sorted(p for p in path.iterdir() if p.is_file() and p.name[0] != ".") if path.is_dir() else [path]
+    files = [p for p in there if p.suffix.lower() in known] if path.is_dir() else there
     if not files:
-        raise InputError(f"images = {str(path)!r}: no pictures in this folder")
+        only = ", ".join(sorted({p.suffix for p in there}))
+        hint = f" (only {only}: save them as PNG or JPEG)" if only else ""
+        raise InputError(f"images = {str(path)!r}: no pictures in this folder{hint}")
     pictures = [torch.from_numpy(_read_picture(file)) for file in files]
     return torch.stack(pictures).permute(0, 3, 1, 2), [file.name for file in files]
 
@@ -64,7 +69,12 @@ def read_images(path: str | Path, layout: str = "chw") -> tuple[Tensor, list[str
 def _read_picture(file: Path) -> np.ndarray:
     try:
         with Image.open(file) as picture:
-            rgba = ImageOps.exif_transpose(picture).convert("RGBA")
+            upright = ImageOps.exif_transpose(picture)
+            if upright.mode.startswith("I;16"):  # Pillow would cut off at 255
+                upright = Image.fromarray(np.rint(np.asarray(upright) / 257).astype(np.uint8))
+            elif upright.mode in ("I", "F"):
+                raise ValueError("its pixels have 32 bits, save it with 8 or 16 bits a channel")
+            rgba = upright.convert("RGBA")
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:  # Pillow's ways to say it
         raise InputError(f"images: {file} is no picture (or .npy file) that can be read: {error}") from None
     flat = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
@@ -116,13 +126,20 @@ def block_outputs(model: nn.Module, about: dict, image: Tensor) -> dict[str, Ten
     return found
 
 
-def output_path(predictions: str | Path) -> Path:
-    """Where ``write_predictions`` will write; raises InputError before any work where it cannot."""
+def output_path(predictions: str | Path, images: str | Path | None) -> Path:
+    """Where ``write_predictions`` will write, if images were given; raises InputError before any work where it cannot,
+    or would overwrite what it did not write."""
     path = user_path("predictions", predictions)
     if path is None or path.suffix != ".npy":
         raise InputError(f"predictions = {predictions!r}: give a file name that ends in .npy")
+    path = path.resolve()
+    if not images:
+        return path
     if not os.access(path.parent, os.W_OK):
-        raise InputError(f"predictions = {str(path)!r}: {path.parent.resolve()} is missing or cannot be written")
+        raise InputError(f"predictions = {predictions!r}: {path.parent} is missing or cannot be written")
+    lost = path if path == _find("images", images).resolve() else path.with_suffix(".csv")
+    if lost == path or (lost.exists() and not path.exists()):
+        raise InputError(f"predictions = {predictions!r} would overwrite {lost}: give another name")
     return path
 
 

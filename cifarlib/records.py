@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, BinaryIO
 import numpy as np
 import safetensors
 
-from cifarlib import InputError, project_root
+from cifarlib import InputError, project_root, user_path
 from cifarlib.params import TRAIN_IMAGES, load_published
 
 try:
@@ -271,7 +271,7 @@ def read_predictions(folder: str | Path) -> dict[str, np.ndarray]:
 
 def finished(output_folder: str | Path | None = None) -> list[dict]:
     """The records of all finished runs below outputs/ (default: the project's), in the order of their folders."""
-    output_folder = Path(output_folder) if output_folder else project_root() / "outputs"
+    output_folder = user_path("output_folder", output_folder) or project_root() / "outputs"
     return [read_record(path.parent) for path in sorted(output_folder.glob("*/seed*/record.json"))]
 
 

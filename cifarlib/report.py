@@ -16,7 +16,7 @@ import torch
 from IPython.display import display
 from torch import Tensor
 
-from cifarlib import InputError, bench, plots, project_root, records, stats
+from cifarlib import InputError, bench, plots, project_root, records, stats, user_path
 from cifarlib.data import CLASSES, load_cifar10
 from cifarlib.evaluate import smoothing_floor
 from cifarlib.notebook import Table, Text, duration, show
@@ -82,7 +82,7 @@ def collect(
 ) -> Results:
     """Reads all records below ``output_folder``. The schedule is the one asked for, else the one under which most runs
     have a record, of several the longest. A run counts only with the settings of its params file."""
-    output_folder = Path(output_folder) if output_folder else project_root() / "outputs"
+    output_folder = user_path("output_folder", output_folder) or project_root() / "outputs"
     found = []
     for path in sorted(output_folder.glob("*/seed*/record.json")):
         found.append(records.read_record(path.parent) | {"folder": path.parent})
@@ -650,7 +650,9 @@ def show_test(results: Results) -> None:
         return
     if best not in results.runs.get("run7", []):
         history, smoothing = records.read_history(best["folder"]), best["parameters"]["label_smoothing"]
-        caption = "Loss per image and accuracy of this record after each epoch; training values are those met during it."
+        caption = (
+            "Loss per image and accuracy of this record after each epoch; training values are those met during it."
+        )
         show(plots.training_curves(history, best["epochs_trained"], smoothing), caption, "fig-longest")
     said = records.read_predictions(best["folder"])
     logits, labels = said["test"], said["test_labels"]

@@ -60,11 +60,21 @@ def test_the_page_asks_nothing_of_the_network_and_fits_a_phone(folder):
         browser.close()
 
 
+def alternative_texts(node):
+    """Of all figures below a node of a PDF's tree of structure."""
+    kids = node.get("/K", [])
+    kids = [k.get_object() for k in (kids if isinstance(kids, list) else [kids])]
+    below = [alt for kid in kids if isinstance(kid, dict) for alt in alternative_texts(kid)]
+    return [str(node["/Alt"]), *below] if "/Alt" in node else below
+
+
 def test_the_pdf_is_a_paper(folder):
     reader = PdfReader(folder / "report.pdf")
     assert len(reader.pages) <= 12
     assert reader.metadata.title == "A student's CIFAR-10 report, reproduced and judged"
     assert reader.metadata.author == "Ada Lovelace, Alan Turing"
+    _, _, figures = export.article(folder / "report.ipynb")
+    assert sum(len(alt) > 20 for alt in alternative_texts(reader.trailer["/Root"]["/StructTreeRoot"])) == len(figures)
     text = "\n".join(page.extract_text() for page in reader.pages)
     for word in (
         "Abstract.",
@@ -98,19 +108,25 @@ def test_every_figure_and_table_is_numbered_once_and_referred_to_by_its_number(f
 
 def test_a_notebook_of_ones_own_exports_too(tmp_path):
     source = nbformat.v4.new_notebook(cells=[
-        nbformat.v4.new_markdown_cell("# Mine\n\nWith *text*, $x^2$ and [a link](https://example.org)."),
+        nbformat.v4.new_markdown_cell('# Mine, my "best"\n\nWith *text*, $x^2$ and [a link](https://example.org).'),
+        nbformat.v4.new_markdown_cell('Ada "C" L; B', metadata={"tags": ["authors"]}),
         nbformat.v4.new_code_cell("print('said')\nimport matplotlib.pyplot as plt\nplt.plot([1, 2]);"),
         nbformat.v4.new_code_cell("{'a | b': 1}"),
+        nbformat.v4.new_code_cell("import pandas\npandas.DataFrame({'seen': [1.5], 'said': [20]})"),
     ])  # fmt: skip
     nbformat.write(source, tmp_path / "mine.ipynb")
     papermill.execute_notebook(tmp_path / "mine.ipynb", tmp_path / "done.ipynb", kernel_name="python3")
     export.to_html(tmp_path / "done.ipynb", tmp_path / "done.html")
     export.to_pdf(tmp_path / "done.ipynb", tmp_path / "done.pdf")
     html = (tmp_path / "done.html").read_text()
-    assert "<title>Mine</title>" in html
+    assert re.search("<title>Mine, my .best.</title>", html)
+    assert re.search(r"<td>\s*1\.5\s*</td>", html)
     assert "said" in html
     assert "data:image/png" in html
-    assert "said" in PdfReader(tmp_path / "done.pdf").pages[0].extract_text()
+    reader = PdfReader(tmp_path / "done.pdf")
+    assert reader.metadata.title == 'Mine, my "best"'
+    assert reader.metadata.author == 'Ada "C" L, B'
+    assert re.search(r"seen +said\n0 +1\.5 +20", reader.pages[0].extract_text())
 
 
 @pytest.mark.parametrize("which", ["missing", "no notebook", "without outputs"])

@@ -135,8 +135,8 @@ def test_series_differ_by_more_than_colour(figures):
 def test_whitening_by_the_same_images_has_no_error_and_by_few_has_some(cifar10):
     images = cifar10.train_images[:300].float() / 64
     covariance = whitening.patch_covariance((images,))
-    assert figures_explore.whitening_error(covariance, covariance) == 0
-    assert figures_explore.whitening_error(covariance, whitening.patch_covariance((images[:10],))) > 0.05
+    assert figures_explore.whitening_error(covariance, covariance, 5e-4) == 0
+    assert figures_explore.whitening_error(covariance, whitening.patch_covariance((images[:10],)), 5e-4) > 0.05
 
 
 def test_mid_grey_is_zero_and_the_default_epsilon_is_drawn():

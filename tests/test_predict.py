@@ -65,7 +65,8 @@ def test_a_wrong_array_is_one_clear_error(array, says, tmp_path):
         ("my.npy", b"image,1,2,3", "is no array file"),
         ("my.txt", b"a cat", "my.txt is no picture"),
         ("my.png", b"", "my.png is no picture"),
-        ("folder/readme.txt", b"a cat", "no pictures in this folder"),
+        ("folder/readme.txt", b"a cat", r"no pictures in this folder \(only \.txt: save them as PNG or JPEG\)"),
+        ("folder/._a.png", b"a cat", "no pictures in this folder$"),
     ],
 )
 def test_a_file_of_another_kind_is_one_clear_error(name, content, says, tmp_path):
@@ -92,9 +93,22 @@ def test_names_that_lead_nowhere(tmp_path):
     with pytest.raises(InputError, match="layout = 'hwx': choose chw"):
         predict.read_images("nothing.npy", "hwx")
     with pytest.raises(InputError, match=r"ends in \.npy"):
-        predict.output_path("predictions.csv")
+        predict.output_path("predictions.csv", None)
+    assert predict.output_path(tmp_path / "nowhere" / "p.npy", None)  # nothing will be written
+    (tmp_path / "my.npy").touch()
     with pytest.raises(InputError, match="is missing or cannot be written"):
-        predict.output_path(tmp_path / "nowhere" / "p.npy")
+        predict.output_path(tmp_path / "nowhere" / "p.npy", tmp_path / "my.npy")
+
+
+def test_predictions_overwrite_predictions_alone(tmp_path):
+    for name in ("my.npy", "labels.csv"):
+        (tmp_path / name).touch()
+    with pytest.raises(InputError, match=r"would overwrite .*my\.npy: give another name"):
+        predict.output_path(tmp_path / "my.npy", tmp_path / "my.npy")
+    with pytest.raises(InputError, match=r"would overwrite .*labels\.csv"):
+        predict.output_path(tmp_path / "labels.npy", tmp_path / "my.npy")
+    (tmp_path / "labels.npy").touch()  # the table beside it is of an earlier call
+    assert predict.output_path(tmp_path / "labels.npy", tmp_path / "my.npy") == tmp_path / "labels.npy"
 
 
 def test_pictures_of_any_size_become_what_they_show(small, tmp_path):
@@ -110,6 +124,16 @@ def test_pictures_of_any_size_become_what_they_show(small, tmp_path):
     assert images.shape == (3, 3, 32, 32)
     assert (images[1].float() - small.test_images[1].float()).abs().mean() < 8  # grey levels; another image: 60
     assert (images[2] == 255).all()
+
+
+def test_pictures_of_sixteen_bits_and_of_floating_point_numbers(tmp_path):
+    ramp = np.tile(np.linspace(0, 65535, 32).astype(np.uint16), (32, 1))
+    Image.fromarray(ramp).save(tmp_path / "deep.png")
+    images, _ = predict.read_images(tmp_path / "deep.png")
+    assert (images[0].float() - torch.from_numpy(ramp / 257.0)).abs().max() <= 0.5
+    Image.fromarray(ramp.astype(np.float32) / 65535).save(tmp_path / "float.tiff")
+    with pytest.raises(InputError, match=r"float\.tiff .*32 bits, save it with 8 or 16 bits a channel"):
+        predict.read_images(tmp_path / "float.tiff")
 
 
 def test_a_file_of_test_images_gets_the_answers_of_the_record(cifar10, tiny_run):
