@@ -5,6 +5,7 @@ at once. Its input for the whole epoch (order, crops, learning rates) lies on th
 step comes next, so that nothing passes between host and device inside an epoch. ``loop.train_epoch`` is the reference.
 """
 
+import gc
 import warnings
 from collections.abc import Callable
 
@@ -60,7 +61,8 @@ class CapturedEpoch:
         model.train()
         self._lay_out(1)
         before = {tensor: tensor.detach().clone() for tensor in _state(model, optimizer)}
-        self.kept = one_step  # the graph reads what this holds by address: images, labels, model, optimizer
+        # the graph reads these by address; a cycle through one_step would keep an old graph's memory for long
+        self.kept = model, optimizer, images, labels, scale, rate
         self.replay = capture(one_step, self.step.zero_, device)
         with torch.no_grad():  # undone in place, as the graph knows tensors by address; momentum begins at zero
             for tensor in _state(model, optimizer):
@@ -105,6 +107,13 @@ def capture(function: Callable[[], None], reset: Callable[[], object], device: t
         torch.cuda.current_stream().wait_stream(stream)
         reset()
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, stream=stream):  # its default one belongs to the device of the first capture
-            function()
+        gc.collect()
+        collects = gc.isenabled()
+        gc.disable()  # another graph that is destroyed now would break the capture
+        try:
+            with torch.cuda.graph(graph, stream=stream):  # its default one belongs to the device of the first capture
+                function()
+        finally:
+            if collects:
+                gc.enable()
     return graph.replay

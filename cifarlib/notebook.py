@@ -118,7 +118,8 @@ def announce(params: RunParams, device: str) -> Text:
     place = pick_device(device)
     epoch = estimate_epoch_seconds(params, place)
     where = {"cpu": "CPU", "mps": "Apple GPU"}.get(place.type, "GPU")
-    text = f"**About {duration(epoch * params.last_epoch)} on this {where}** for {params.last_epoch} "
+    about = "At most" if place.type == "cuda" else "About"  # steps are measured before they are captured
+    text = f"**{about} {duration(epoch * params.last_epoch)} on this {where}** for {params.last_epoch} "
     text += f"epoch{'s' * (params.last_epoch > 1)} of {duration(epoch)}."
     if params.last_epoch > 10:
         text += f" For less: `-p epochs 10` takes about {duration(10 * epoch)} (the schedule squeezed into 10 epochs)."

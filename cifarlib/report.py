@@ -394,12 +394,12 @@ def two_by_two(results: Results) -> Table:
 
 
 def speed_table(benchmarks: Sequence[dict]) -> Table:
-    """The paper's seconds an epoch beside ours on the devices of the benchmark's records, with fresh and with
-    pre-processed images: there the two take turns on an idle machine, while a run shares its machine with others."""
+    """The paper's seconds an epoch beside ours on the devices of the benchmark's records, with crops drawn anew and drawn
+    once: there the two take turns on an idle machine, while a run shares its machine with others."""
     paper = load_published()["seconds_per_epoch"]
     rows = [
         {"device": "NVIDIA A100 (the paper)", "precision": "–", "fresh augmentation": f"{paper['per_epoch']} s",
-         "pre-processed once": f"{paper['once']} s", "time saved": f"{_papers_saving():.0f} %"}
+         "drawn once": f"{paper['once']} s", "time saved": f"{_papers_saving():.0f} %"}
     ]  # fmt: skip
     for record in benchmarks:
         names = record["base"], f"{record['base']}, once"
@@ -410,13 +410,14 @@ def speed_table(benchmarks: Sequence[dict]) -> Table:
                 "device": record["device_name"],
                 "precision": record["precision"],
                 "fresh augmentation": f"{fresh:.3g} s",
-                "pre-processed once": f"{once:.3g} s",
+                "drawn once": f"{once:.3g} s",
                 "time saved": f"{number(statistics.median(saved), 0)} % ({_interval(min(saved), max(saved), digits=0)})",
             }
         )
     caption = (
         f"Seconds an epoch of run 7 ({TRAIN_IMAGES:,} images) takes to train: the paper's average, and of our benchmark the "
-        "median; saved, the median, smallest and largest of its repeats."
+        "median; saved, the median, smallest and largest of its repeats. The paper's images drawn once were cropped and flipped "
+        "before training; ours are cropped and flipped batch by batch either way, by draws of the first epoch or new ones."
     )
     return Table(rows, caption, "tbl-speed")
 
@@ -432,7 +433,8 @@ def speed_text(results: Results) -> Text:
     text = (
         f"The paper saves {_papers_saving():.0f} % of an epoch's time (it says 80 %) with images that are cropped and "
         f"flipped once, and loses {number(paper['accuracy_drop_of_preprocessed_images'], 0)} points of accuracy. Here a "
-        "whole batch is cropped and flipped in one gather on the device; what is left to save stands in the table. "
+        "whole batch is cropped and flipped in one gather on the device, and the table says what drawing once would "
+        "save; what images made ready before the first epoch would, the benchmark below has under “ready”. "
     )
     if judged.estimate is None:
         return Text(text + "What it costs in accuracy is open: our records do not hold both runs yet.")

@@ -29,7 +29,7 @@ def test_captured_epochs_equal_eager_ones(run, other, small, device, monkeypatch
         monkeypatch.setattr(module, "capture", lambda step, reset, _: [reset(), step()] and step)
     elif device != "cuda":
         pytest.skip("captured on CUDA alone")
-    p = load_params(run, **{"batch_size": 128, "train_images": 600, "epochs": 3, **other})
+    p = load_params(run, **{"batch_size": 128, "train_images": 500, "epochs": 3, **other})
     eager, captured = parts(p, small, device), parts(p, small, device)
     expected = [train_epoch(*eager, epoch) for epoch in (1, 2)]
     epoch = CapturedEpoch(*captured)

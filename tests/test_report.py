@@ -112,7 +112,7 @@ def test_what_pre_processing_saves_comes_from_the_benchmark():
         "contestants": {name: {"images_per_second": some} for name, some in rates.items()},
     }  # fmt: skip
     row = row_of(report.speed_table([record]), "a CPU")
-    assert (row["fresh augmentation"], row["pre-processed once"]) == ("444 s", "399 s")
+    assert (row["fresh augmentation"], row["drawn once"]) == ("444 s", "399 s")
     assert row["time saved"] == "10 % (0 to 20)"
 
 
