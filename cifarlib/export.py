@@ -72,8 +72,8 @@ def article(path: Path, prefer: str = "text/html") -> tuple[str, dict, dict[str,
     """The notebook's text in pandoc's Markdown, its title block, and its figures by file name. prefer: the form of an
     output that has neither Markdown nor a picture."""
     notebook, figures = _read(path), {}
-    meta = {"authors": _tagged(notebook, "authors"), "abstract": _tagged(notebook, "abstract")}
-    meta["title"] = path.stem
+    authors = [name.strip() for name in _tagged(notebook, "authors").split(";") if name.strip()]
+    meta = {"authors": authors, "abstract": _tagged(notebook, "abstract"), "title": path.stem}
     for cell in notebook.cells:
         if cell.cell_type == "markdown" and cell.source.startswith("# "):
             meta["title"], _, cell.source = cell.source[2:].partition("\n")
@@ -121,13 +121,9 @@ def _with_references(text: str) -> str:
     return text
 
 
-def _authors(meta: dict) -> list[str]:
-    return [name.strip() for name in meta["authors"].split(";") if name.strip()]
-
-
 def _pandoc(text: str, meta: dict, folder: Path, to: str, options: list[str]) -> str:
     bibliography = project_root() / "notebooks" / "references.bib"
-    about = {"title": meta["title"], "lang": "en", "link-citations": True, "author": _authors(meta)}
+    about = {"title": meta["title"], "lang": "en", "link-citations": True, "author": meta["authors"]}
     about |= {"abstract": meta["abstract"]} if meta["abstract"] else {}
     about |= {"bibliography": str(bibliography)} if bibliography.exists() else {}
     (folder / "metadata.json").write_text(json.dumps(about))
@@ -178,7 +174,7 @@ def to_pdf(path: Path, output: Path) -> None:
         for name, content in figures.items():
             (folder / name).write_bytes(content)
         # a string of JSON is one of Typst's, too: for the file's properties, which hold no markup
-        strings = [("title-string", meta["title"]), *(("author-string", name) for name in _authors(meta))]
+        strings = [("title-string", meta["title"]), *(("author-string", name) for name in meta["authors"])]
         options = [f"--variable={key}:{json.dumps(value, ensure_ascii=False)}" for key, value in strings]
         source = _pandoc(text, meta, folder, "typst", [f"--template={HERE / 'export.typ'}", *options])
         for name, alt in re.findall(r'\]\(([\w-]+\.svg)\)\{[^\n]*?alt="([^"]*)"', text):  # which pandoc leaves out

@@ -54,16 +54,21 @@ def read_images(path: str | Path, layout: str = "chw") -> tuple[Tensor, list[str
     if path.suffix == ".npy":
         images = _read_array(path, layout)
         return images, [str(i) for i in range(len(images))]
-    known = {end for end, kind in Image.registered_extensions().items() if kind in Image.OPEN}
-    # macOS leaves a hidden companion beside a picture on some disks
-    there = sorted(p for p in path.iterdir() if p.is_file() and p.name[0] != ".") if path.is_dir() else [path]
-    files = [p for p in there if p.suffix.lower() in known] if path.is_dir() else there
-    if not files:
-        only = ", ".join(sorted({p.suffix for p in there}))
-        hint = f" (only {only}: save them as PNG or JPEG)" if only else ""
-        raise InputError(f"images = {str(path)!r}: no pictures in this folder{hint}")
+    files = _pictures_in(path) if path.is_dir() else [path]
     pictures = [torch.from_numpy(_read_picture(file)) for file in files]
     return torch.stack(pictures).permute(0, 3, 1, 2), [file.name for file in files]
+
+
+def _pictures_in(folder: Path) -> list[Path]:
+    known = {end for end, kind in Image.registered_extensions().items() if kind in Image.OPEN}
+    # macOS leaves a hidden companion beside a picture on some disks
+    files = sorted(p for p in folder.iterdir() if p.is_file() and p.name[0] != ".")
+    pictures = [p for p in files if p.suffix.lower() in known]
+    if not pictures:
+        only = ", ".join(sorted({p.suffix for p in files}))
+        hint = f" (only {only}: save them as PNG or JPEG)" if only else ""
+        raise InputError(f"images = {str(folder)!r}: no pictures in this folder{hint}")
+    return pictures
 
 
 def _read_picture(file: Path) -> np.ndarray:
@@ -128,7 +133,7 @@ def block_outputs(model: nn.Module, about: dict, image: Tensor) -> dict[str, Ten
 
 def output_path(predictions: str | Path, images: str | Path | None) -> Path:
     """Where ``write_predictions`` will write, if images were given; raises InputError before any work where it cannot,
-    or would overwrite what it did not write."""
+    or would overwrite the images, or a table without predictions beside it, which is another's."""
     path = user_path("predictions", predictions)
     if path is None or path.suffix != ".npy":
         raise InputError(f"predictions = {predictions!r}: give a file name that ends in .npy")
@@ -136,10 +141,14 @@ def output_path(predictions: str | Path, images: str | Path | None) -> Path:
     if not images:
         return path
     if not os.access(path.parent, os.W_OK):
-        raise InputError(f"predictions = {predictions!r}: {path.parent} is missing or cannot be written")
-    lost = path if path == _find("images", images).resolve() else path.with_suffix(".csv")
-    if lost == path or (lost.exists() and not path.exists()):
-        raise InputError(f"predictions = {predictions!r} would overwrite {lost}: give another name")
+        raise InputError(f"predictions = {str(predictions)!r}: {path.parent} is missing or cannot be written")
+    table = path.with_suffix(".csv")
+    for lost, when in (
+        (path, path == _find("images", images).resolve()),
+        (table, table.exists() and not path.exists()),
+    ):
+        if when:
+            raise InputError(f"predictions = {str(predictions)!r} would overwrite {lost}: give another name")
     return path
 
 

@@ -270,9 +270,12 @@ def read_predictions(folder: str | Path) -> dict[str, np.ndarray]:
 
 
 def finished(output_folder: str | Path | None = None) -> list[dict]:
-    """The records of all finished runs below outputs/ (default: the project's), in the order of their folders."""
+    """The records of all finished runs below outputs/ (default: the project's), in the order of their folders, each with
+    its ``folder``."""
     output_folder = user_path("output_folder", output_folder) or project_root() / "outputs"
-    return [read_record(path.parent) for path in sorted(output_folder.glob("*/seed*/record.json"))]
+    return [
+        read_record(path.parent) | {"folder": path.parent} for path in sorted(output_folder.glob("*/seed*/record.json"))
+    ]
 
 
 def results_markdown(found: list[dict]) -> str:

@@ -16,7 +16,7 @@ import torch
 from IPython.display import display
 from torch import Tensor
 
-from cifarlib import InputError, bench, plots, project_root, records, stats, user_path
+from cifarlib import InputError, bench, plots, records, stats
 from cifarlib.data import CLASSES, load_cifar10
 from cifarlib.evaluate import smoothing_floor
 from cifarlib.notebook import Table, Text, duration, show
@@ -82,10 +82,7 @@ def collect(
 ) -> Results:
     """Reads all records below ``output_folder``. The schedule is the one asked for, else the one under which most runs
     have a record, of several the longest. A run counts only with the settings of its params file."""
-    output_folder = user_path("output_folder", output_folder) or project_root() / "outputs"
-    found = []
-    for path in sorted(output_folder.glob("*/seed*/record.json")):
-        found.append(records.read_record(path.parent) | {"folder": path.parent})
+    found = records.finished(output_folder)
     clean = [r for r in found if as_published(r)]
     by_schedule: dict[tuple, set] = {}
     for r in clean:
@@ -97,7 +94,7 @@ def collect(
         chosen = (PAPER_EPOCHS, None, TRAIN_IMAGES)
     else:
         raise InputError(
-            f"epochs = {epochs}, stop_epoch = {stop_epoch}: no record below {output_folder} has this schedule"
+            f"epochs = {epochs}, stop_epoch = {stop_epoch}: no record below {output_folder or 'outputs'} has this schedule"
         )
     runs: dict[str, list[dict]] = {}
     for r in sorted(clean, key=lambda r: r["seed"]):
@@ -433,12 +430,12 @@ def speed_text(results: Results) -> Text:
     text = (
         f"The paper saves {_papers_saving():.0f} % of an epoch's time (it says 80 %) with images that are cropped and "
         f"flipped once, and loses {number(paper['accuracy_drop_of_preprocessed_images'], 0)} points of accuracy. Here a "
-        "whole batch is cropped and flipped in one gather on the device, and the table says what drawing once would "
-        "save; what images made ready before the first epoch would, the benchmark below has under “ready”. "
+        "whole batch is cropped and flipped in one gather on the device: the table says what drawing once saves, the "
+        "benchmark below (“ready”) what images cropped and flipped before the first epoch save. "
     )
     if judged.estimate is None:
         return Text(text + "What it costs in accuracy is open: our records do not hold both runs yet.")
-    text += f"It changes the accuracy by {signed(-judged.estimate.value)} points after {results.title} "
+    text += f"One draw for all epochs changes the accuracy by {signed(-judged.estimate.value)} points after {results.title} "
     return Text(text + (f"(a loss: {judged.verdict})." if judged.verdict else "(one seed a run: no verdict)."))
 
 
