@@ -64,8 +64,8 @@ def _plain_assignments(source: str) -> list[str]:
 
 
 def duration(seconds: float) -> str:
-    """ "45 s", "9 min", "2 h 45 min"."""
-    if seconds < 90:
+    """ "95 s", "9 min", "2 h 45 min"."""
+    if seconds < 180:  # 93 s an epoch are not 2 min
         return f"{max(seconds, 1):.0f} s"
     minutes = round(seconds / 60)
     return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
