@@ -235,23 +235,25 @@ def loss_curves(histories: dict[str, list[list[dict]]], smoothing: dict[str, flo
 def run_accuracies(
     values: dict[str, list[float]], intervals: dict[str, tuple[float, float]], published: dict[str, float]
 ) -> Figure:
-    """Validation accuracy (%) of each run: its seeds as small circles, their mean and interval, the paper's as a cross."""
+    """Validation accuracy (%) of each run: mean and interval, below them its seeds as small circles, the paper's as a
+    cross."""
     means = ", ".join(f"{run} {np.mean(some):.2f}" for run, some in values.items())
     looks = {
-        "a seed": {"marker": "o", "color": SKY, "markersize": 5, "alpha": 0.7},
+        "a seed": {"marker": "o", "color": SKY, "markersize": 4, "alpha": 0.8},
         "mean, 95 % interval": {"marker": "D", "color": BLUE, "markersize": 6},
         "paper": {"marker": "x", "color": VERMILION, "markersize": 7, "markeredgewidth": 2},
     }
     with style():
         figure = new_figure(
-            9.5, 1.2 + 0.28 * len(values), f"Validation accuracy in per cent, mean of the seeds: {means}."
+            9.5, 1.2 + 0.34 * len(values), f"Validation accuracy in per cent, mean of the seeds: {means}."
         )
         axes = figure.subplots()
         for y, (run, some) in enumerate(values.items()):
             axes.plot(intervals[run], [y, y], color=BLUE, linewidth=2)
             points = (some, [np.mean(some)], [published[run]] if run in published else [])
             for (name, look), x in zip(looks.items(), points, strict=True):
-                axes.plot(x, [y] * len(x), linestyle="", **look, label=name if y == 0 and x else None)
+                at = y + 0.3 if name == "a seed" else y  # beside the mean: under it they could not be seen
+                axes.plot(x, [at] * len(x), linestyle="", **look, label=name if y == 0 and x else None)
         axes.set(yticks=range(len(values)), yticklabels=list(values), xlabel="validation accuracy (%)")
         axes.invert_yaxis()
         axes.legend(frameon=True, fontsize=8)
