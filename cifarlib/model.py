@@ -30,9 +30,10 @@ class Conv(nn.Conv2d):
 
     def forward(self, x: Tensor, size: int | None = None) -> Tensor:
         """size: how many rows and columns of the output matter; the others may be there or not."""
-        if self.direct or not winograd.pays(x, self.weight):
+        size = size or x.shape[-1]
+        if self.direct or not winograd.pays(x, self.weight, size):
             return super().forward(x)
-        return winograd.conv3x3(x, self.weight, size or x.shape[-1])
+        return winograd.conv3x3(x, self.weight, size)
 
 
 class BatchNorm(nn.BatchNorm2d):
