@@ -33,9 +33,8 @@ from torch.utils.data import DataLoader, Dataset, RandomSampler, TensorDataset
 from torchvision import transforms
 
 from cifarlib import InputError, preprocess, project_root, records, user_path
-from cifarlib.cpu import keep_freed_memory
 from cifarlib.data import CLASSES, Cifar10, load_cifar10
-from cifarlib.loop import make_optimizer, pick_device, pick_precision, train_epoch, train_step
+from cifarlib.loop import keep_freed_memory, make_optimizer, pick_device, pick_precision, train_epoch, train_step
 from cifarlib.model import Conv, build_model
 from cifarlib.params import TRAIN_IMAGES, RunParams, load_params
 from cifarlib.whitening import patch_covariance, whitening_filters
@@ -55,18 +54,18 @@ CONTESTANTS = {  # name: source of its batches, precision (None: ours), channels
     "ready, float32": ("ready", "float32", False, "a DataLoader of images cropped and flipped once, before"),
     "ready, our precision": ("ready", None, True, "the same in our precision, channels_last"),
     "ours": ("ours", None, True, "this project's loop"),
-    "ours, PyTorch's convolutions": ("ours", None, True, "the same without Winograd's convolutions"),
+    "ours, PyTorch's convolutions": ("ours", "float32", True, "the same in float32 without Winograd's convolutions"),
     "ours, once": ("ours", None, True, "the same with augmentation: once"),
     "ours, captured": ("captured", None, True, "this project's loop, each step captured in a CUDA graph"),
     "ours, captured, once": ("captured", None, True, "the same with augmentation: once"),
 }
 
 
-def takes_part(name: str, device: torch.device) -> bool:
-    """Whether a contestant can run on this device and is not another one's double there."""
-    if "captured" in name:
-        return device.type == "cuda"
-    return "PyTorch" not in name or device.type == "cpu"
+def takes_part(name: str, device: torch.device, precision: str) -> bool:
+    """Whether a contestant would be another one's double, or cannot run, on this device."""
+    if "PyTorch" in name:
+        return device.type == "cpu" and precision == "float32"
+    return "captured" not in name or device.type == "cuda"
 
 
 DEFAULTS = {"batch_size": 128, "repeats": 5}  # and all images; a CPU takes a minute or two for 40,000
@@ -473,7 +472,7 @@ def measure(
         context.set_forkserver_preload([__name__])  # the packages are imported once, and no thread runs there yet
     with ExitStack() as stack:
         for name in CONTESTANTS:
-            if not takes_part(name, place):
+            if not takes_part(name, place, precision):
                 continue
             pool = stack.enter_context(ProcessPoolExecutor(1, context))
             run[name] = lambda *what, pool=pool: pool.submit(*what).result()

@@ -1,6 +1,8 @@
-"""The training loop on one device: optimizer, step, epoch, validation, and which precision is fast."""
+"""The training loop on one device: optimizer, step, epoch, validation, and which precision and memory setting is fast."""
 
+import ctypes
 import functools
+import os
 import time
 from collections.abc import Callable
 
@@ -10,7 +12,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cifarlib import InputError
-from cifarlib.cpu import fastest_seconds, keep_freed_memory
 from cifarlib.model import Conv, build_model
 from cifarlib.params import RunParams
 from cifarlib.preprocess import crop_and_flip, draw, draw_order, normalize
@@ -34,26 +35,36 @@ def pick_device(name: str = "auto") -> torch.device:
 def pick_precision(device: torch.device) -> str:
     """ "bfloat16" (autocast; weights stay float32) where the device gains from it, else "float32".
 
-    CUDA with bf16 units gains. A CPU is measured, on a layer of the network: some have matrix units for bf16, some
-    convert it. Nothing else that runs on the machine may decide (``cpu.fastest_seconds``): another precision is
-    another result.
+    CUDA with bf16 units gains. A CPU is measured, on the layer where most of a step's time goes: some have matrix
+    units for bf16, some convert it. The two take turns and only the time that this thread computes counts, so that
+    what else runs on the machine decides nothing: another precision is another result.
     """
     if device.type == "cuda":
         return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
     if device.type != "cpu":
         return "float32"
-    keep_freed_memory()
     with torch.random.fork_rng(devices=[]):
         layer = Conv(256, 256, padding="same")
     x = torch.ones(128, 256, 7, 7).contiguous(memory_format=torch.channels_last)
-
-    def forward(dtype: torch.dtype) -> None:
-        with torch.autocast("cpu", dtype=dtype, enabled=dtype != torch.float32):
-            layer(x)
-
+    seconds: dict[torch.dtype, list[float]] = {torch.float32: [], torch.bfloat16: []}
     with torch.no_grad():
-        single, half = fastest_seconds([lambda: forward(torch.float32), lambda: forward(torch.bfloat16)])
-    return "bfloat16" if single > 1.3 * half else "float32"
+        for _ in range(6):
+            for dtype, trials in seconds.items():
+                start = time.thread_time()
+                with torch.autocast("cpu", dtype=dtype, enabled=dtype != torch.float32):
+                    layer(x)
+                trials.append(time.thread_time() - start)
+    return "bfloat16" if min(seconds[torch.float32]) > 1.3 * min(seconds[torch.bfloat16]) else "float32"
+
+
+@functools.cache
+def keep_freed_memory() -> None:
+    """Has glibc keep freed memory for the next step. By default it returns every large tensor to the system, which
+    then zeroes the pages of the next one: at batch 1024 that was half of a CPU step's time. Elsewhere: no effect."""
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if os.name == "posix" else None
+    if mallopt is not None:
+        mallopt(-3, 1 << 30)  # M_MMAP_THRESHOLD: no private mapping for tensors below 1 GiB
+        mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD: the heap's top is not given back
 
 
 def make_optimizer(params: RunParams, model: nn.Module, device: torch.device) -> torch.optim.Optimizer:

@@ -30,10 +30,9 @@ class Conv(nn.Conv2d):
 
     def forward(self, x: Tensor, size: int | None = None) -> Tensor:
         """size: how many rows and columns of the output matter; the others may be there or not."""
-        size = size or x.shape[-1]
-        if self.direct or not winograd.pays(x, self.weight, size):
+        if self.direct or not winograd.pays(x, self.weight):
             return super().forward(x)
-        return winograd.conv3x3(x, self.weight, size)
+        return winograd.conv3x3(x, self.weight, size or x.shape[-1])
 
 
 class BatchNorm(nn.BatchNorm2d):

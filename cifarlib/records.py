@@ -149,7 +149,7 @@ def _git(*arguments: str) -> str | None:
 
 
 TRAINING_MODULES = ("loop", "model", "params", "preprocess", "train", "whitening")
-OF_DEVICE = {"cuda": ("capture",), "cpu": ("cpu", "winograd")}
+OF_DEVICE = {"cuda": ("capture",), "cpu": ("winograd",)}
 
 
 @functools.cache

@@ -16,10 +16,10 @@ from filelock import FileLock, Timeout
 from torch import Tensor, nn
 
 from cifarlib import InputError, project_root, records, user_path
-from cifarlib.cpu import keep_freed_memory
 from cifarlib.data import CLASSES, Cifar10
 from cifarlib.loop import (
     accuracy,
+    keep_freed_memory,
     make_epoch,
     make_optimizer,
     mean_loss,
@@ -192,7 +192,6 @@ def _train(params, data, folder, device, precision, resume, deterministic, progr
     session = {**records.code_version(), "first_epoch": saved + 1, "started": f"{started:%Y-%m-%dT%H:%M:%SZ}"}
     sessions = [*about.get("sessions", []), session]
     if device.type == "cuda":
-        torch.cuda.init()  # a resumed run has computed nothing yet
         torch.cuda.reset_peak_memory_stats(device)
     try:
         # statistics and whitening are those of the training split, before any crop or flip

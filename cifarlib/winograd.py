@@ -1,10 +1,8 @@
-"""3x3 convolutions on a CPU with less than half of the multiplications: Winograd's minimal filtering [1].
+"""3x3 convolutions on a CPU in float32 with a third of the multiplications: Winograd's minimal filtering [1].
 
 A tile of m x m outputs depends on (m+2) x (m+2) inputs. Transformed, a tile needs one multiplication for each of these
 instead of nine for each output: F(4x4, 3x3) takes 36 instead of 144, and all tiles together are (m+2)^2 matrix products.
-In float32 the result differs from the direct sum's by some 1e-5 of the largest output. In bfloat16 tiles stay at 2x2,
-whose inputs and outputs are only added and subtracted: result and gradients are 0.5 % away from the exact ones in norm,
-the direct sum's 0.2 to 0.3 %; with tiles of 4x4 it would be 2 to 3 %. The gradients are those of the same formula.
+Rounding differs from the direct sum's by some 1e-5 of the largest output; the gradients are those of the same formula.
 [1] Lavin and Gray, Fast Algorithms for Convolutional Neural Networks, 2016.
 """
 
@@ -15,66 +13,34 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from cifarlib.cpu import fastest_seconds, keep_freed_memory
-
 POINTS = (0.0, 1.0, -1.0, 2.0, -2.0)  # and infinity: where the polynomials of the algorithm are evaluated
 CHANNELS = 64 * 256  # c_in * c_out: with fewer, the transforms cost more than they save
 IMAGES = 32  # with fewer, the transform of the weights does
-SHARE = 0.45  # of the multiplications: with more of them left, the transforms cost what is saved
 PART = 128  # images at a time: the transformed tiles of a batch of 1024 would take gigabytes
 
 
-def pays(x: Tensor, weight: Tensor, size: int) -> bool:
-    """Whether ``conv3x3`` takes less time than PyTorch's convolution, as measured on layers of this network: in float32
-    on several CPUs, in bfloat16 on this one."""
-    k, c, *kernel = weight.shape
-    if x.device.type != "cpu" or kernel != [3, 3] or k * c < CHANNELS or len(x) < IMAGES:
-        return False
-    dtype = _dtype(x)
-    if weight.dtype != torch.float32 or _multiplications(size, _tile(size, dtype)) > SHARE * 9 * x.shape[-1] ** 2:
-        return False
-    return dtype == torch.float32 or (dtype == torch.bfloat16 and _faster_in_bfloat16())
-
-
-@functools.cache
-def _faster_in_bfloat16() -> bool:
-    """Not where the CPU has matrix units that make the direct sum cheaper than the transforms."""
-    keep_freed_memory()
-    x = torch.ones(128, 256, 7, 7, dtype=torch.bfloat16).contiguous(memory_format=torch.channels_last)
-    weight = torch.ones(256, 256, 3, 3)
-    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
-        ours, direct = fastest_seconds([lambda: conv3x3(x, weight, 6), lambda: F.conv2d(x, weight, padding=1)])
-    return direct > 1.15 * ours
-
-
-def _dtype(x: Tensor) -> torch.dtype:
-    """What autocast, where it is on, has PyTorch's convolution compute in."""
-    return torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
-
-
-def _multiplications(size: int, m: int) -> int:
-    """Of one input and output channel and one image, size x size outputs in tiles of m x m."""
-    return (-(-size // m) * (m + 2)) ** 2
-
-
-def _tile(size: int, dtype: torch.dtype) -> int:
-    """m: that with the fewest multiplications, 2 unless in float32."""
-    return min((2, 3, 4) if dtype == torch.float32 else (2,), key=lambda m: _multiplications(size, m))
+def pays(x: Tensor, weight: Tensor) -> bool:
+    """Whether ``conv3x3`` takes less time than PyTorch's convolution, measured on layers of this network."""
+    return (
+        x.device.type == "cpu"
+        and x.dtype == torch.float32
+        and not torch.is_autocast_enabled("cpu")
+        and weight.shape[2:] == (3, 3)
+        and weight.shape[0] * weight.shape[1] >= CHANNELS
+        and len(x) >= IMAGES
+    )
 
 
 def conv3x3(x: Tensor, weight: Tensor, size: int) -> Tensor:
     """The first ``size`` rows and columns of ``F.conv2d(x, weight, padding=1)``: (N, C, H, H) to (N, K, size, size),
-    channels_last, by weight (K, C, 3, 3), in float32; x and what comes back in float32 or bfloat16."""
-    x = x.to(_dtype(x))
-    with torch.autocast("cpu", enabled=False):  # the weights are transformed as they are, then rounded
-        parts = [_Convolution.apply(part, weight, size) for part in x.split(PART)]
+    channels_last, by weight (K, C, 3, 3). float32."""
+    parts = [_Convolution.apply(part, weight, size) for part in x.split(PART)]
     return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
 @functools.cache
-def _matrices(m: int, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+def _matrices(m: int) -> tuple[Tensor, Tensor, Tensor]:
     """A (m^2, a^2), G (a^2, 9), B (a^2, a^2), a = m + 2, for flattened tiles: outputs = A ((G weights) * (B inputs)).
-    A and B in ``dtype``, G in float32.
 
     The product of two polynomials, of m and of 3 coefficients, from their values at a points, transposed (Toom, Cook).
     """
@@ -90,8 +56,7 @@ def _matrices(m: int, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
     inputs = of(a).inverse().T
     scale = inputs.abs().amax(1, keepdim=True)  # numbers of like size on both sides round best
     one = of(m).T, of(3) * scale, inputs / scale
-    kinds = dtype, torch.float32, dtype
-    return tuple(torch.kron(matrix, matrix).to(kind) for matrix, kind in zip(one, kinds, strict=True))
+    return tuple(torch.kron(matrix, matrix).float() for matrix in one)
 
 
 class _Convolution(torch.autograd.Function):
@@ -99,16 +64,16 @@ class _Convolution(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, x: Tensor, weight: Tensor, size: int) -> Tensor:
-        m = _tile(size, x.dtype)
+        m = min((2, 3, 4), key=lambda m: -(-size // m) * (m + 2))  # the fewest multiplications
         (n, c, h, _), k, t = x.shape, len(weight), -(-size // m)
-        outputs, weights, inputs = _matrices(m, x.dtype)
+        outputs, weights, inputs = _matrices(m)
         a, tiles, read = m + 2, n * t * t, min(h, t * m + 1)
         padded = x.new_zeros(n, t * m + 2, t * m + 2, c)
         padded[:, 1 : 1 + read, 1 : 1 + read] = x.permute(0, 2, 3, 1)[:, :read, :read]
         image, row, column, _ = padded.stride()
         overlapping = padded.as_strided((a, a, n, t, t, c), (row, column, image, m * row, m * column, 1))
         v = (inputs @ overlapping.reshape(a * a, -1)).view(a * a, tiles, c)
-        u = (weights @ weight.permute(2, 3, 1, 0).reshape(9, -1)).view(a * a, c, k).to(x.dtype)
+        u = (weights @ weight.permute(2, 3, 1, 0).reshape(9, -1)).view(a * a, c, k)
         y = (outputs @ torch.bmm(v, u).view(a * a, -1)).view(m, m, n, t, t, k)
         y = y.permute(2, 3, 0, 4, 1, 5).reshape(n, t * m, t * m, k)[:, :size, :size].contiguous()
         ctx.save_for_backward(v, u)
@@ -117,18 +82,15 @@ class _Convolution(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    @torch.autocast("cpu", enabled=False)
     def backward(ctx, dy: Tensor) -> tuple[Tensor, Tensor, None]:
         v, u = ctx.saved_tensors
         m, t, size, read, (n, c, h, _) = ctx.sizes
-        outputs, weights, inputs = _matrices(m, v.dtype)
+        outputs, weights, inputs = _matrices(m)
         a, (_, tiles, _), k, rest = m + 2, v.shape, u.shape[2], t * m - size
-        dy = dy.permute(0, 2, 3, 1)
-        if rest:  # without, F.pad would copy
-            dy = F.pad(dy, (0, 0, 0, rest, 0, rest))
-        dy = dy.reshape(n, t, m, t, m, k).permute(2, 4, 0, 1, 3, 5).reshape(m * m, -1)
+        dy = F.pad(dy.permute(0, 2, 3, 1), (0, 0, 0, rest, 0, rest))
+        dy = dy.view(n, t, m, t, m, k).permute(2, 4, 0, 1, 3, 5).reshape(m * m, -1)
         dm = (outputs.T @ dy).view(a * a, tiles, k)
-        du = torch.bmm(v.transpose(1, 2), dm).view(a * a, -1).float()
+        du = torch.bmm(v.transpose(1, 2), dm).view(a * a, -1)
         dweight = (weights.T @ du).view(3, 3, c, k).permute(3, 2, 0, 1)
         dx = inputs.T @ torch.bmm(dm, u.transpose(1, 2)).view(a * a, -1)
         dx = dx.view(a, a, n, t, t, c).permute(2, 3, 0, 4, 1, 5)  # (n, t, a, t, a, c): tiles overlap by two pixels
@@ -138,6 +100,5 @@ class _Convolution(torch.autograd.Function):
         summed[:, :t, :, 1:, :2] += dx[:, :, :m, :, m:]
         summed[:, 1:, :2, 1:, :2] += dx[:, :, m:, :, m:]
         dx = summed.view(n, (t + 1) * m, (t + 1) * m, c)[:, 1 : 1 + read, 1 : 1 + read]
-        if read < h:
-            dx = F.pad(dx, (0, 0, 0, h - read, 0, h - read))
-        return dx.contiguous().permute(0, 3, 1, 2), dweight, None
+        dx = F.pad(dx, (0, 0, 0, h - read, 0, h - read)).contiguous()
+        return dx.permute(0, 3, 1, 2), dweight, None
