@@ -436,7 +436,7 @@ def speed_text(results: Results) -> Text:
     if judged.estimate is None:
         return Text(text + "What it costs in accuracy is open: our records do not hold both runs yet.")
     text += f"One draw for all epochs changes the accuracy by {signed(-judged.estimate.value)} points after {results.title} "
-    return Text(text + (f"(a loss: {judged.verdict})." if judged.verdict else "(one seed a run: no verdict)."))
+    return Text(text + (f"(a loss: {judged.verdict})." if judged.verdict else "(a run with one seed: no verdict)."))
 
 
 def show_benchmark(benchmarks: Sequence[dict]) -> None:
