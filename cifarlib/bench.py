@@ -54,18 +54,18 @@ CONTESTANTS = {  # name: source of its batches, precision (None: ours), channels
     "ready, float32": ("ready", "float32", False, "a DataLoader of images cropped and flipped once, before"),
     "ready, our precision": ("ready", None, True, "the same in our precision, channels_last"),
     "ours": ("ours", None, True, "this project's loop"),
-    "ours, PyTorch's convolutions": ("ours", "float32", True, "the same in float32 without Winograd's convolutions"),
+    "ours, PyTorch's convolutions": ("ours", None, True, "the same with PyTorch's own convolutions"),
     "ours, once": ("ours", None, True, "the same with augmentation: once"),
     "ours, captured": ("captured", None, True, "this project's loop, each step captured in a CUDA graph"),
     "ours, captured, once": ("captured", None, True, "the same with augmentation: once"),
 }
 
 
-def takes_part(name: str, device: torch.device, precision: str) -> bool:
-    """Whether a contestant would be another one's double, or cannot run, on this device."""
-    if "PyTorch" in name:
-        return device.type == "cpu" and precision == "float32"
-    return "captured" not in name or device.type == "cuda"
+def takes_part(name: str, device: torch.device) -> bool:
+    """Whether a contestant can run on this device and is not another one's double there."""
+    if "captured" in name:
+        return device.type == "cuda"
+    return "PyTorch" not in name or device.type == "cpu"
 
 
 DEFAULTS = {"batch_size": 128, "repeats": 5}  # and all images; a CPU takes a minute or two for 40,000
@@ -472,7 +472,7 @@ def measure(
         context.set_forkserver_preload([__name__])  # the packages are imported once, and no thread runs there yet
     with ExitStack() as stack:
         for name in CONTESTANTS:
-            if not takes_part(name, place, precision):
+            if not takes_part(name, place):
                 continue
             pool = stack.enter_context(ProcessPoolExecutor(1, context))
             run[name] = lambda *what, pool=pool: pool.submit(*what).result()

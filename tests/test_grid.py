@@ -122,6 +122,9 @@ def test_states_of_a_folder(tmp_path, small):
         (folder / "record.json").write_text(json.dumps({**record, **changed}))
         assert (state("run7", tmp_path, LONGER).state, state("run7", tmp_path, LONGER).why) == ("stale", why)
         assert state("run7", tmp_path, LONGER).epochs_left == 2
+    other_kernel = {**record, "code": {**record["code"], "winograd.py": "other"}}
+    (folder / "record.json").write_text(json.dumps(other_kernel))
+    assert state("run7", tmp_path, LONGER).state == "done"
     (folder / "record.json").write_text(json.dumps(record))
     (folder / "unfinished").mkdir()  # trained again: how far it is has nothing to do with the older record
     (folder / "unfinished" / "history.csv").write_text("\n".join((folder / "history.csv").read_text().splitlines()[:2]))

@@ -30,33 +30,84 @@ def test_is_the_convolution_and_its_gradients(c, k, height, size, n):
         assert (ours - theirs).abs().max() < 3e-5 * theirs.abs().max()
 
 
+@pytest.mark.parametrize(
+    ("c", "height", "size", "n"),
+    [(64, 15, 14, 32), (256, 7, 6, 150), (256, 7, 7, 32), (256, 3, 3, 32), (256, 2, 2, 32), (256, 1, 1, 32)],
+)
+def test_in_bfloat16_the_error_stays_below_two_roundings(c, height, size, n):
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(n, c, height, height, generator=generator).contiguous(memory_format=torch.channels_last)
+    weight = torch.randn(256, c, 3, 3, generator=generator)
+    x, weight = x.bfloat16().double(), weight.double()
+    dy = torch.randn(n, 256, size, size, generator=generator).bfloat16()
+
+    def run(convolution, x, weight) -> list[torch.Tensor]:
+        inputs = [t.detach().requires_grad_() for t in (x, weight)]
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=weight.dtype == torch.float32):
+            y = convolution(*inputs)
+        y.backward(dy.to(y.dtype))
+        assert [t.grad.dtype for t in inputs] == [x.dtype, weight.dtype]
+        return [y.detach(), *(t.grad for t in inputs)]
+
+    def direct(x, weight):
+        return F.conv2d(x, weight, padding=1)[:, :, :size, :size]
+
+    exact = run(direct, x, weight)
+    for given in (x.bfloat16(), x.float()):  # autocast takes either
+        ours = run(lambda x, w: winograd.conv3x3(x, w, size), given, weight.float())
+        assert ours[0].dtype == torch.bfloat16
+        for a, e in zip(ours, exact, strict=True):
+            assert (a - e).norm() < 2 * 2**-8 * e.norm()
+
+
 def test_the_network_says_and_learns_the_same_by_either_convolution(monkeypatch):
     x = torch.randn(winograd.IMAGES, 3, 32, 32, generator=torch.Generator().manual_seed(1))
     used, conv3x3 = [], winograd.conv3x3
+    monkeypatch.setattr(winograd, "_faster_in_bfloat16", lambda: True)
     monkeypatch.setattr(winograd, "conv3x3", lambda x, w, size: used.append(size) or conv3x3(x, w, size))
 
-    def step(direct: bool) -> list[torch.Tensor]:
+    def step(direct: bool, dtype: torch.dtype) -> list[torch.Tensor]:
         model = build_model(0)
         for layer in model.modules():
             layer.direct = direct
-        logits = model(x)
+        with torch.autocast("cpu", dtype=dtype, enabled=dtype != torch.float32):
+            logits = model(x).float()
         logits.square().sum().backward()
         return [logits.detach(), *(p.grad for p in model.parameters() if p.requires_grad)]
 
-    ours = step(direct=False)
+    exact = step(True, torch.float32)
+    assert used == []
+    ours = step(False, torch.float32)
     assert used == [14, 7, 6, 3]  # the pooled layers without the row that pooling drops
-    theirs = step(direct=True)
-    assert len(used) == 4
-    for a, b in zip(ours, theirs, strict=True):  # in norm: of two almost equal inputs the pooling may take the other
+    for a, b in zip(ours, exact, strict=True):  # in norm: of two almost equal inputs the pooling may take the other
         assert (a - b).norm() <= 1e-2 * b.norm()
+    used.clear()
+    ours, theirs = step(False, torch.bfloat16), step(True, torch.bfloat16)
+    assert used == [14, 7, 6, 3]
+    ours, theirs, exact = (torch.cat([t.flatten() / e.norm() for t, e in zip(some, exact, strict=True)])
+                           for some in (ours, theirs, exact))  # fmt: skip
+    assert (ours - exact).norm() <= 1.25 * (theirs - exact).norm()  # bfloat16 alone is 20 % off
 
 
-def test_is_left_out_where_it_would_not_pay():
+def test_is_left_out_where_it_would_not_pay(monkeypatch):
     x, weight = torch.zeros(winograd.IMAGES, 256, 7, 7), torch.zeros(256, 256, 3, 3)
     assert winograd.pays(x, weight)
     assert not winograd.pays(x[1:], weight)
     assert not winograd.pays(x.double(), weight)
     assert not winograd.pays(x[:, :24], weight[:64, :24])
     assert not winograd.pays(x.to("meta"), weight)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert not winograd.pays(x, weight)
+    assert not winograd.pays(x.bfloat16(), weight.bfloat16())
+    for faster in (True, False):  # not where the direct sum has matrix units
+        monkeypatch.setattr(winograd, "_faster_in_bfloat16", lambda faster=faster: faster)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            assert winograd.pays(x, weight) == faster
+        with torch.autocast("cpu", dtype=torch.float16):
+            assert not winograd.pays(x, weight)
+    taken = []
+    monkeypatch.setattr(winograd._Winograd, "apply", lambda x, weight, size: taken.append(size) or x)
+    monkeypatch.setattr(winograd._Small, "apply", lambda x, weight: taken.append("small") or x)
+    for dtype in (torch.float32, torch.bfloat16):
+        with torch.autocast("cpu", dtype=dtype, enabled=dtype != torch.float32):
+            for height, size in ((7, 7), (7, 6), (3, 3)):
+                winograd.conv3x3(x[:, :, :height, :height], weight, size)
+    assert taken == [7, 6, 3, 6, "small"]  # in tiles of 2x2 it would compute 8 for 7
