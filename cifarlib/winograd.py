@@ -40,10 +40,10 @@ def pays(x: Tensor, weight: Tensor) -> bool:
 def _faster_in_bfloat16() -> bool:
     """Not where the CPU has matrix units that make the direct sum cheaper than the transforms. The two take turns and
     only what this thread computes counts, so that what else runs on the machine decides nothing."""
-    x = torch.ones(128, 256, 7, 7, dtype=torch.bfloat16).contiguous(memory_format=torch.channels_last)
-    weight, trials = torch.ones(256, 256, 3, 3, requires_grad=True), []
-    ways = (lambda: conv3x3(x, weight, 6)), (lambda: F.conv2d(x, weight, padding=1)[:, :, :6, :6])
-    with torch.enable_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+    with torch.inference_mode(False), torch.enable_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+        x = torch.ones(128, 256, 7, 7, dtype=torch.bfloat16).contiguous(memory_format=torch.channels_last)
+        weight, trials = torch.ones(256, 256, 3, 3, requires_grad=True), []
+        ways = (lambda: conv3x3(x, weight, 6)), (lambda: F.conv2d(x, weight, padding=1)[:, :, :6, :6])
         x.requires_grad_()
         for _ in range(4):
             for forward in ways:
@@ -69,9 +69,9 @@ def _tile(size: int, dtype: torch.dtype) -> int:
 
 
 def conv3x3(x: Tensor, weight: Tensor, size: int) -> Tensor:
-    """The first ``size`` or more rows and columns of ``F.conv2d(x, weight, padding=1)``: (N, C, H, H) to
-    (N, K, size, size), channels_last, by weight (K, C, 3, 3) in float32; x and what comes back in float32 or
-    bfloat16."""
+    """``F.conv2d(x, weight, padding=1)``, at least its first ``size`` rows and columns: (N, C, H, H) to
+    (N, K, size, size) or (N, K, H, H), channels_last, by weight (K, C, 3, 3) in float32; x and what comes back in
+    float32 or bfloat16."""
     x, height = x.to(_dtype(x)), x.shape[-1]
     winograd = _multiplications(size, _tile(size, x.dtype)) <= SHARE * 9 * height**2
     if not winograd and height > SMALL:

@@ -111,3 +111,8 @@ def test_is_left_out_where_it_would_not_pay(monkeypatch):
             for height, size in ((7, 7), (7, 6), (3, 3)):
                 winograd.conv3x3(x[:, :, :height, :height], weight, size)
     assert taken == [7, 6, 3, 6, "small"]  # in tiles of 2x2 it would compute 8 for 7
+
+
+def test_the_measurement_works_wherever_the_first_convolution_is():
+    with torch.inference_mode():
+        assert winograd._faster_in_bfloat16.__wrapped__() in (True, False)
