@@ -1,8 +1,8 @@
 """The training loop beside what else people write, on one machine in one run (it should be idle): notebooks/benchmark.ipynb.
 
 All contestants train the same network (run 7's) with the same optimizer, step and batch size; what differs is where
-the batches come from, the precision, the memory format, and on a CPU the way to convolve. Each has a process of its own, as a user's program has, and
-they train in turn, repeat by repeat, so that a ratio compares neighbours in time.
+the batches come from, the precision, the memory format, and on a CPU the way to convolve. Each has a process of its
+own, as a user's program has, and they train in turn, repeat by repeat, so that a ratio compares neighbours in time.
 """
 
 import datetime
@@ -32,7 +32,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, RandomSampler, TensorDataset
 from torchvision import transforms
 
-from cifarlib import InputError, preprocess, project_root, records, user_path
+from cifarlib import InputError, preprocess, project_root, records, user_path, winograd
 from cifarlib.data import CLASSES, Cifar10, load_cifar10
 from cifarlib.loop import keep_freed_memory, make_optimizer, pick_device, pick_precision, train_epoch, train_step
 from cifarlib.model import Conv, build_model
@@ -61,11 +61,11 @@ CONTESTANTS = {  # name: source of its batches, precision (None: ours), channels
 }
 
 
-def takes_part(name: str, device: torch.device) -> bool:
+def takes_part(name: str, device: torch.device, precision: str) -> bool:
     """Whether a contestant can run on this device and is not another one's double there."""
-    if "captured" in name:
-        return device.type == "cuda"
-    return "PyTorch" not in name or device.type == "cpu"
+    if "PyTorch" in name:
+        return device.type == "cpu" and (precision == "float32" or winograd.in_bfloat16())
+    return "captured" not in name or device.type == "cuda"
 
 
 DEFAULTS = {"batch_size": 128, "repeats": 5}  # and all images; a CPU takes a minute or two for 40,000
@@ -347,7 +347,7 @@ class Contestant:
 
 KINDS = {  # kind: parts of the names of torch's operators, the first that fits
     "convolution": ("convolution",),
-    "matrix products": ("aten::bmm", "aten::mm"),  # Winograd's, and the last layer's
+    "matrix products": ("aten::bmm", "aten::mm"),  # Winograd's, a small layer's, and the last layer's
     "normalisation": ("batch_norm",),
     "pooling and GELU": ("max_pool", "gelu"),
     "optimizer": ("_fused_sgd",),
@@ -472,7 +472,7 @@ def measure(
         context.set_forkserver_preload([__name__])  # the packages are imported once, and no thread runs there yet
     with ExitStack() as stack:
         for name in CONTESTANTS:
-            if not takes_part(name, place):
+            if not takes_part(name, place, precision):
                 continue
             pool = stack.enter_context(ProcessPoolExecutor(1, context))
             run[name] = lambda *what, pool=pool: pool.submit(*what).result()

@@ -115,10 +115,15 @@ RECORD = {
 }  # fmt: skip
 
 
-def test_contestants_that_would_be_doubles_are_left_out():
-    names = {d: {n for n in bench.CONTESTANTS if bench.takes_part(n, torch.device(d))} for d in ("cpu", "cuda", "mps")}
-    assert names["cpu"] - names["mps"] == {"ours, PyTorch's convolutions"}
-    assert names["cuda"] - names["mps"] == {"ours, captured", "ours, captured, once"}
+def test_contestants_that_would_be_doubles_are_left_out(monkeypatch):
+    def names(device: str, precision: str) -> set[str]:
+        return {name for name in bench.CONTESTANTS if bench.takes_part(name, torch.device(device), precision)}
+
+    monkeypatch.setattr(winograd, "in_bfloat16", lambda: True)
+    assert names("cpu", "bfloat16") - names("mps", "float32") == {"ours, PyTorch's convolutions"}
+    monkeypatch.setattr(winograd, "in_bfloat16", lambda: False)
+    assert names("cpu", "float32") - names("cpu", "bfloat16") == {"ours, PyTorch's convolutions"}
+    assert names("cuda", "bfloat16") - names("cpu", "bfloat16") == {"ours, captured", "ours, captured, once"}
 
 
 def write(folder, **other):

@@ -63,7 +63,7 @@ def test_in_bfloat16_the_error_stays_below_two_roundings(c, height, size, n):
 def test_the_network_says_and_learns_the_same_by_either_convolution(monkeypatch):
     x = torch.randn(winograd.IMAGES, 3, 32, 32, generator=torch.Generator().manual_seed(1))
     used, conv3x3 = [], winograd.conv3x3
-    monkeypatch.setattr(winograd, "_faster_in_bfloat16", lambda: True)
+    monkeypatch.setattr(winograd, "in_bfloat16", lambda: True)
     monkeypatch.setattr(winograd, "conv3x3", lambda x, w, size: used.append(size) or conv3x3(x, w, size))
 
     def step(direct: bool, dtype: torch.dtype) -> list[torch.Tensor]:
@@ -84,9 +84,8 @@ def test_the_network_says_and_learns_the_same_by_either_convolution(monkeypatch)
     used.clear()
     ours, theirs = step(False, torch.bfloat16), step(True, torch.bfloat16)
     assert used == [14, 7, 6, 3]
-    ours, theirs, exact = (torch.cat([t.flatten() / e.norm() for t, e in zip(some, exact, strict=True)])
-                           for some in (ours, theirs, exact))  # fmt: skip
-    assert (ours - exact).norm() <= 1.25 * (theirs - exact).norm()  # bfloat16 alone is 20 % off
+    for a, b, e in zip(ours, theirs, exact, strict=True):
+        assert (a - e).norm() <= 1.3 * (b - e).norm() + 1e-3 * e.norm()  # bfloat16 alone is up to 20 % off
 
 
 def test_is_left_out_where_it_would_not_pay(monkeypatch):
@@ -98,7 +97,7 @@ def test_is_left_out_where_it_would_not_pay(monkeypatch):
     assert not winograd.pays(x.to("meta"), weight)
     assert not winograd.pays(x.bfloat16(), weight.bfloat16())
     for faster in (True, False):  # not where the direct sum has matrix units
-        monkeypatch.setattr(winograd, "_faster_in_bfloat16", lambda faster=faster: faster)
+        monkeypatch.setattr(winograd, "in_bfloat16", lambda faster=faster: faster)
         with torch.autocast("cpu", dtype=torch.bfloat16):
             assert winograd.pays(x, weight) == faster
         with torch.autocast("cpu", dtype=torch.float16):
@@ -113,6 +112,13 @@ def test_is_left_out_where_it_would_not_pay(monkeypatch):
     assert taken == [7, 6, 3, 6, "small"]  # in tiles of 2x2 it would compute 8 for 7
 
 
-def test_the_measurement_works_wherever_the_first_convolution_is():
-    with torch.inference_mode():
-        assert winograd._faster_in_bfloat16.__wrapped__() in (True, False)
+@pytest.mark.parametrize(
+    ("has", "pays"),
+    [({"avx512_bf16": True, "amx_bf16": False}, True), ({"avx512_bf16": True, "amx_bf16": True}, False),
+     ({"avx512_bf16": False}, False), ({"bf16": True}, False)],
+)  # fmt: skip
+def test_bfloat16_needs_units_that_are_no_matrix_units(monkeypatch, has, pays):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: has, raising=False)
+    assert winograd.in_bfloat16() == pays
+    monkeypatch.delattr(torch.cpu, "get_capabilities")
+    assert not winograd.in_bfloat16()
