@@ -24,7 +24,8 @@ PART = 128  # images at a time: the transformed tiles of a batch of 1024 would t
 
 
 def pays(x: Tensor, weight: Tensor) -> bool:
-    """Whether ``conv3x3`` takes no more time than PyTorch's convolution, as measured on layers of this network."""
+    """Whether ``conv3x3`` takes no more time than PyTorch's convolution, as measured on layers of this network: it knows
+    the size of the output, too, and takes PyTorch's where that is faster."""
     k, c, *kernel = weight.shape
     if x.device.type != "cpu" or kernel != [3, 3] or k * c < CHANNELS or len(x) < IMAGES:
         return False
