@@ -13,17 +13,18 @@ SEEDS ?= 0
 # the target that follows the runs on Slurm
 REPORT ?= report
 
-# EPOCHS=, STOP=, IMAGES=, OUTPUTS=, DEVICE=, DATA= as the notebook's parameters, and as the grid's options
+# EPOCHS=, STOP=, IMAGES= as the parameters that they are: of a notebook (-p epochs 8) and of a command (--epochs=8)
 SCHEDULE := $(if $(EPOCHS),epochs=$(EPOCHS)) $(if $(STOP),stop_epoch=$(STOP)) $(if $(IMAGES),train_images=$(IMAGES))
-WHERE := -p output_folder '$(OUTPUTS)' $(if $(DEVICE),-p device $(DEVICE)) $(if $(DATA),-p data_folder '$(DATA)')
+OPTIONS := $(foreach pair,$(SCHEDULE),--$(subst _,-,$(pair)))
 papermill_arguments = $(foreach pair,$(1),-p $(subst =, ,$(pair)))
-GRID := $(BIN)/python -m cifarlib.grid --output-folder '$(OUTPUTS)' \
-  $(if $(EPOCHS),--epochs $(EPOCHS)) $(if $(STOP),--stop-epoch $(STOP)) $(if $(IMAGES),--train-images $(IMAGES))
+WHERE := -p output_folder '$(OUTPUTS)' $(if $(DATA),-p data_folder '$(DATA)')
+CIFARLIB := $(BIN)/python -m cifarlib
+GRID := $(CIFARLIB) status $(OPTIONS) --output-folder '$(OUTPUTS)'
 # what was given on the command line, quoted for the shell, as the tasks of `make slurm` need it again
 GIVEN = $(foreach v,PYTHON VENV BIN OUTPUTS RUNS SEEDS EPOCHS STOP IMAGES DEVICE DATA AUTHORS,\
   $(if $(findstring command,$(origin $v)),'$v=$(subst ','\'',$($v))'))
 
-.PHONY: help setup data train table slurm status report html pdf bench lab test lint
+.PHONY: help setup data train table slurm status report html pdf notebooks bench lab test lint
 help:
 	@echo "make train RUN=7 EPOCHS=10        train a run of Table 1 (also SEED= STOP= IMAGES= DEVICE= DATA= OUTPUTS=)"
 	@echo 'make table SEEDS="0 1" EPOCHS=8   train what is missing of Table 1 and its variants (also RUNS=)'
@@ -31,6 +32,7 @@ help:
 	@echo "make status                       what of the same grid is done, without training, and what Slurm says of it"
 	@echo "make report                       outputs/report.html and report.pdf from the records (also AUTHORS= EPOCHS= STOP= OUTPUTS= DATA=)"
 	@echo "make html NB=..., make pdf NB=... any executed notebook as one HTML file, as a typeset PDF"
+	@echo "make notebooks                    executed copies of the notebooks in outputs/notebooks, for readers without a kernel"
 	@echo "make lab                          open JupyterLab on notebooks/start.ipynb (also LAB=, options of jupyter lab)"
 	@echo "make bench                        time the training loop beside other loops and the matrix rate (also DEVICE=)"
 	@echo "make test                         lint and tests"
@@ -45,15 +47,15 @@ $(VENV)/.installed: pyproject.toml
 	@touch $@
 
 data: setup
-	@$(BIN)/python -m cifarlib.data $(if $(DATA),'$(DATA)')
+	@$(CIFARLIB) data $(if $(DATA),'$(DATA)')
 
 # the executed notebook lies beside the record; a terminal sees its outputs, not papermill's word on each cell
 train: setup
 	@set -o pipefail; \
-	folder='$(OUTPUTS)'/$$($(BIN)/python -m cifarlib.params $(RUN) seed=$(SEED) $(SCHEDULE)) && mkdir -p "$$folder" && \
+	folder='$(OUTPUTS)'/$$($(CIFARLIB) folder $(RUN) --seed $(SEED) $(OPTIONS)) && mkdir -p "$$folder" && \
 	echo "== training run $(RUN), seed $(SEED): record and executed notebook in $$folder" && \
 	$(BIN)/papermill notebooks/train.ipynb "$$folder"/train.ipynb --log-output --no-progress-bar \
-	  $(call papermill_arguments,run=$(RUN) seed=$(SEED) $(SCHEDULE)) $(WHERE) 2>&1 | \
+	  $(call papermill_arguments,run=$(RUN) seed=$(SEED) $(SCHEDULE)) $(WHERE) $(if $(DEVICE),-p device $(DEVICE)) 2>&1 | \
 	  grep --line-buffered -vE '^(Executing|Ending) Cell |IPKernelApp|^$$' && \
 	echo "== done: open $$folder/train.ipynb (make lab), or read $$folder/record.json"
 
@@ -82,17 +84,27 @@ status: setup
 
 report: setup
 	@set -o pipefail; $(BIN)/papermill notebooks/report.ipynb '$(OUTPUTS)'/report.ipynb --no-progress-bar --log-level ERROR \
-	  -p output_folder '$(OUTPUTS)' $(if $(DATA),-p data_folder '$(DATA)') $(if $(AUTHORS),-p authors "$(AUTHORS)") \
-	  $(if $(EPOCHS),-p epochs $(EPOCHS)) $(if $(STOP),-p stop_epoch $(STOP)) 2>&1 | { grep -v IPKernelApp || :; }
-	@$(BIN)/python -m cifarlib.export '$(OUTPUTS)'/report.ipynb
+	  $(WHERE) $(if $(AUTHORS),-p authors "$(AUTHORS)") $(call papermill_arguments,$(filter-out train_images=%,$(SCHEDULE))) 2>&1 | { grep -v IPKernelApp || :; }
+	@$(CIFARLIB) export '$(OUTPUTS)'/report.ipynb
 
 html pdf: setup
-	@$(BIN)/python -m cifarlib.export $(if $(NB),'$(NB)') --to $@
+	@$(CIFARLIB) export $(if $(NB),'$(NB)') --to $@
 
 bench: setup
 	@set -o pipefail; mkdir -p '$(OUTPUTS)'/benchmark && \
 	$(BIN)/papermill notebooks/benchmark.ipynb '$(OUTPUTS)'/benchmark/benchmark.ipynb --log-output --no-progress-bar \
-	  $(WHERE) 2>&1 | grep --line-buffered -vE '^(Executing|Ending) Cell |IPKernelApp|^$$'
+	  $(WHERE) $(if $(DEVICE),-p device $(DEVICE)) 2>&1 | grep --line-buffered -vE '^(Executing|Ending) Cell |IPKernelApp|^$$'
+
+# the train notebook on ten epochs, its record left out; the report as `make report` executed it
+notebooks: report
+	@mkdir -p '$(OUTPUTS)'/notebooks && cp '$(OUTPUTS)'/report.ipynb '$(OUTPUTS)'/notebooks/
+	@for name in explore whitening predict train; do \
+	  case $$name in train) more="-p epochs 10 -p output_folder $(OUTPUTS)/notebooks/records";; explore) more=;; \
+	    *) more="-p output_folder $(OUTPUTS)";; esac; \
+	  echo "== executing notebooks/$$name.ipynb"; \
+	  $(BIN)/papermill notebooks/$$name.ipynb '$(OUTPUTS)'/notebooks/$$name.ipynb --no-progress-bar --log-level ERROR \
+	    $$more $(if $(DATA),-p data_folder '$(DATA)') || exit 1; \
+	done
 
 lab: setup
 	@$(BIN)/jupyter lab --ServerApp.root_dir='$(CURDIR)' $(LAB) notebooks/start.ipynb

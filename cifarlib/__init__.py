@@ -1,6 +1,6 @@
 """CIFAR-10 with a small convolutional network: the parts that the notebooks of this report call.
 
-Data flows one way: params -> data, model -> train -> outputs -> report.
+Data flows one way: params -> data, preprocess, whitening, model -> loop -> train -> records -> report.
 """
 
 import os
@@ -20,14 +20,14 @@ class InputError(ValueError):
 
 
 def project_root() -> Path:
-    """The folder holding params/ and notebooks/: the checkout this package lies in, else one above the working
+    """The folder that holds params/ and notebooks/: the checkout this package lies in, else one above the working
     directory (where the package was installed without ``-e``). JupyterLab and papermill start kernels in different
     folders, so the working directory alone would not do."""
-    here = Path.cwd()
-    for folder in (Path(__file__).resolve().parents[1], here, *here.parents):
+    working = Path.cwd()
+    for folder in (Path(__file__).resolve().parents[1], working, *working.parents):
         if (folder / "params" / "run1.yaml").is_file():
             return folder
-    raise InputError(f"no project found in {here} or above it: run from a clone, installed with `pip install -e .`")
+    raise InputError(f"no project found in {working} or above it: run from a clone, installed with `pip install -e .`")
 
 
 def user_path(name: str, value: str | Path | None) -> Path | None:
@@ -35,3 +35,8 @@ def user_path(name: str, value: str | Path | None) -> Path | None:
     if value is None or isinstance(value, (str, Path)):
         return Path(os.path.expanduser(value)) if value else None
     raise InputError(f"{name} = {value!r}: give a path, in quotes, or ./{value}")
+
+
+def outputs_folder(output_folder: str | Path | None = None) -> Path:
+    """Where the records lie: the folder that the user gave, else outputs/ of the project."""
+    return user_path("output_folder", output_folder) or project_root() / "outputs"

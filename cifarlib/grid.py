@@ -1,23 +1,23 @@
 """The grid of Table 1: what of it is done, stale, unfinished, failed or missing. GNU make and Slurm do the running.
 
-``python -m cifarlib.grid 1 2 run7-mean --seeds 0 1 --epochs 8`` prints a table; see --help.
+``python -m cifarlib status 1 2 run7-mean --seeds 0 1 --epochs 8`` prints a table; see --help.
 """
 
-import argparse
 import dataclasses
 import datetime
 import json
 import math
 import statistics
 import subprocess
-import sys
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from cifarlib import InputError, project_root, records
-from cifarlib.params import RunParams, load_params
+from cifarlib import InputError, records
+from cifarlib.params import RunParams
 
 SLURM_ENDED = {"BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY",
                "PREEMPTED", "TIMEOUT"}  # fmt: skip
@@ -25,34 +25,35 @@ SLURM_ENDED = {"BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NOD
 
 @dataclass(frozen=True)
 class Cell:
-    """One run with one seed. state: done, stale, unfinished, failed, running or missing; why: what is to say of it;
-    task, slurm: its array task and what Slurm says of it."""
+    """One run with one seed. state: done, stale, unfinished, failed, running or missing; reason: why it is in that
+    state; task, slurm_state: its array task and what Slurm says of it."""
 
     params: RunParams
     folder: Path
     state: str
-    why: str = ""
+    reason: str = ""
     record: dict | None = None
     task: str = ""
-    slurm: str = ""
+    slurm_state: str = ""
 
     @property
     def queued(self) -> bool:
         """Whether Slurm has yet to end a task for it."""
-        return bool(self.slurm) and self.slurm not in SLURM_ENDED
+        return bool(self.slurm_state) and self.slurm_state not in SLURM_ENDED
 
     @property
     def epochs_left(self) -> int:
         if self.state == "done":
             return 0
-        return self.params.last_epoch - len(_saved(self.folder))
+        return self.params.last_epoch - len(records.unfinished_history(self.folder))
 
 
-def look(params: RunParams, output_folder: Path) -> Cell:
+def read_cell(params: RunParams, output_folder: Path) -> Cell:
     """The state of one run's folder, read without changing it."""
     folder = output_folder / params.folder
+    saved = f"{len(records.unfinished_history(folder))} of {params.last_epoch} epochs saved"
     if is_locked(folder):
-        return Cell(params, folder, "running", _epochs_saved(folder, params))
+        return Cell(params, folder, "running", saved)
     failure = notebook_error(folder / "train.ipynb")
     try:
         record = records.read_record(folder)
@@ -60,17 +61,9 @@ def look(params: RunParams, output_folder: Path) -> Cell:
         if failure:
             return Cell(params, folder, "failed", failure)
         if (folder / "unfinished" / "checkpoint.safetensors").exists():
-            return Cell(params, folder, "unfinished", _epochs_saved(folder, params))
+            return Cell(params, folder, "unfinished", saved)
         return Cell(params, folder, "missing", str(error) if (folder / "record.json").exists() else "")
-    changes = [f"{k} {record['parameters'].get(k)!r}, now {v!r}" for k, v in params.settings().items()
-               if record["parameters"].get(k) != v]  # fmt: skip
-    # a run that was resumed has a session for each start, and the code may have changed in between
-    old = [record.get("code", {}), *(s["code"] for s in record.get("sessions", []) if "code" in s)]
-    changes += [
-        f"cifarlib/{name} changed"
-        for name, digest in records.code_digests(record["device"]).items()
-        if name not in records.KERNELS and any(code.get(name) != digest for code in old)
-    ]
+    changes = params.changes_since(record["parameters"])
     # the failure is of a stale record's new training, or of what a good one's notebook shows after it
     state = "done" if not changes else "failed" if failure else "stale"
     return Cell(params, folder, state, "; ".join([*changes, failure] if failure else changes), record)
@@ -87,16 +80,12 @@ def is_locked(folder: Path) -> bool:
         return True
 
 
-def _saved(folder: Path) -> list[dict]:
-    """The history of a run under way; an older record's lies one folder above."""
-    try:
-        return records.read_history(folder / "unfinished")
-    except FileNotFoundError:
-        return []
-
-
-def _epochs_saved(folder: Path, params: RunParams) -> str:
-    return f"{len(_saved(folder))} of {params.last_epoch} epochs saved"
+def wait_for(params: RunParams, output_folder: Path) -> None:
+    """Returns once no other process trains this run."""
+    folder = output_folder / params.folder
+    if folder.exists():
+        with FileLock(folder / ".lock"):
+            pass
 
 
 def notebook_error(path: Path) -> str:
@@ -136,102 +125,103 @@ def ask_slurm(cells: list[Cell], output_folder: Path) -> list[Cell]:
             log = path.with_name(f"{number}.log")
             if state or log.exists():
                 newest[line.split()[1]] = task, state, log
-    found = []
-    for c in cells:
-        task, state, log = newest.get(c.params.folder, ("", "", None))
-        c = dataclasses.replace(c, task=task, slurm=state)
-        if log and log.exists() and not c.queued and c.state in ("missing", "unfinished", "failed"):
-            said = [text for text in log.read_text(errors="replace").splitlines() if text and text[:4] != "make"]
-            why = c.why if c.state == "failed" else said[-1] if said else state
-            c = dataclasses.replace(c, state="failed", why=f"{why} ({log})")
-        found.append(c)
-    return found
+    with_tasks = []
+    for cell in cells:
+        task, state, log = newest.get(cell.params.folder, ("", "", None))
+        cell = dataclasses.replace(cell, task=task, slurm_state=state)
+        if log and log.exists() and not cell.queued and cell.state in ("missing", "unfinished", "failed"):
+            lines = [line for line in log.read_text(errors="replace").splitlines() if line and line[:4] != "make"]
+            reason = cell.reason if cell.state == "failed" else lines[-1] if lines else state
+            cell = dataclasses.replace(cell, state="failed", reason=f"{reason} ({log})")
+        with_tasks.append(cell)
+    return with_tasks
 
 
 def duration_left(cells: list[Cell]) -> float | None:
     """Seconds that the epochs left will take at the pace of this grid's own epochs, as many runs at once as there are
     now; None before the first epoch."""
     paces = {}
-    for c in cells:
-        seconds = [row["train_seconds"] + row["validation_seconds"] for row in _saved(c.folder)]
-        if c.record or seconds:
-            paces[c.params.run] = statistics.median(seconds or c.record["epoch_seconds"])
+    for cell in cells:
+        seconds = [row["train_seconds"] + row["validation_seconds"] for row in records.unfinished_history(cell.folder)]
+        if cell.record or seconds:
+            paces[cell.params.run] = statistics.median(seconds or cell.record["epoch_seconds"])
     if not paces:
         return None
     usual = statistics.median(paces.values())
-    left = [c.epochs_left * paces.get(c.params.run, usual) for c in cells]
-    return max(max(left), sum(left) / max(1, sum(c.state == "running" for c in cells)))
+    left = [cell.epochs_left * paces.get(cell.params.run, usual) for cell in cells]
+    return max(max(left), sum(left) / max(1, sum(cell.state == "running" for cell in cells)))
 
 
 def summary(cells: list[Cell]) -> str:
     """ "3 done, 1 failed, 9 missing; about 2:10:00 left"."""
-    states = [c.state for c in cells]
+    states = Counter(cell.state for cell in cells)
     order = ("done", "running", "unfinished", "stale", "failed", "missing")
-    text = ", ".join(f"{states.count(s)} {s}" for s in order if s in states)
+    text = ", ".join(f"{states[state]} {state}" for state in order if states[state])
     left = duration_left(cells)
     return text + (f"; about {datetime.timedelta(minutes=math.ceil(left / 60))} left" if left else "")
+
+
+def made_on(record: dict) -> list[dict]:
+    """device, device_name, precision and convolutions of each of a record's sessions, in which the run was started or
+    resumed; a record made before they were noted has them of its last session alone."""
+    last = {name: record.get(name, "unknown") for name in records.MADE_ON}
+    return [
+        {name: session.get(name, last[name]) for name in records.MADE_ON}
+        for session in record.get("sessions") or [record]
+    ]
+
+
+def made_differently(compared: Sequence[dict]) -> str:
+    """In what the rounding of these records may differ, and in which of them, with their seeds: "convolutions Winograd in
+    run1 (1, 2), else PyTorch"; "" where all were made alike."""
+    texts = []
+    for name in records.MADE_ON:
+        values = [" / ".join(dict.fromkeys(session[name] for session in made_on(record))) for record in compared]
+        (usual, _), *rarer = Counter(values).most_common() or [("", 0)]
+        parts = []
+        for value, _ in rarer:
+            seeds: dict[str, list[str]] = {}
+            for record, its_value in zip(compared, values, strict=True):
+                if its_value == value:
+                    seeds.setdefault(record["run"], []).append(str(record["seed"]))
+            parts.append(f"{value} in " + ", ".join(f"{run} ({', '.join(of)})" for run, of in sorted(seeds.items())))
+        if parts:
+            texts.append(f"{name.replace('_', ' ')} {', '.join(parts)}, else {usual}")
+    return "; ".join(texts)
 
 
 def as_table(cells: list[Cell]) -> str:
     import pandas as pd
 
     rows = []
-    for c in cells:
-        row = {"run": c.params.run, "seed": c.params.seed, "state": c.state}
-        if any(other.slurm for other in cells):
-            row["slurm"] = f"{c.slurm} {c.task}"
-        numbers = c.record if c.state in ("done", "stale") else None
+    for cell in cells:
+        row = {"run": cell.params.run, "seed": cell.params.seed, "state": cell.state}
+        if any(other.slurm_state for other in cells):
+            row["slurm"] = f"{cell.slurm_state} {cell.task}"
+        record = cell.record if cell.state in ("done", "stale") else None
         for part in ("validation", "test"):
-            row[f"{part} %"] = f"{100 * numbers[f'{part}_accuracy']:.2f}" if numbers else ""
-        row["s/epoch"] = f"{statistics.median(numbers['epoch_seconds']):.1f}" if numbers else ""
-        rows.append({**row, "": c.why.ljust(max(len(other.why) for other in cells))})
+            row[f"{part} %"] = f"{100 * record[f'{part}_accuracy']:.2f}" if record else ""
+        row["s/epoch"] = f"{statistics.median(record['epoch_seconds']):.1f}" if record else ""
+        rows.append({**row, "": cell.reason.ljust(max(len(other.reason) for other in cells))})
     return "\n".join(line.rstrip() for line in pd.DataFrame(rows).to_string(index=False).splitlines())
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description="what of the grid is done")
-    parser.add_argument("runs", nargs="+", help="1 to 7, or names of files in params/")
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0])
-    parser.add_argument("--epochs", type=int)
-    parser.add_argument("--stop-epoch", type=int)
-    parser.add_argument("--train-images", type=int)
-    parser.add_argument("--output-folder", type=Path, default=project_root() / "outputs")
-    parser.add_argument("--todo", action="store_true", help="print run/seed of what is not done, a line each")
-    parser.add_argument("--slurm", action="store_true", help="ask Slurm too; --todo adds folder and, if queued, task")
-    parser.add_argument("--brief", action="store_true", help="print one line")
-    parser.add_argument("--wait", action="store_true", help="first wait for other processes training these runs")
-    parser.error = lambda message: sys.exit(f"error: {message}")  # without the lines of usage
-    given = parser.parse_args()
-    schedule = {"epochs": given.epochs, "stop_epoch": given.stop_epoch, "train_images": given.train_images}
-    try:
-        every = [load_params(run, seed=seed, **schedule) for seed in given.seeds for run in given.runs]
-        every = list(dict.fromkeys(every))  # a run named twice is one run
-    except InputError as error:
-        sys.exit(f"error: {error}")
-    for params in every if given.wait else ():
-        folder = given.output_folder / params.folder
-        if folder.exists():
-            with FileLock(folder / ".lock"):
-                pass
-    cells, silence = [look(params, given.output_folder) for params in every], ""
-    if given.slurm:
-        try:
-            cells = ask_slurm(cells, given.output_folder)
-        except InputError as error:
-            silence = str(error)
-    if given.todo:
-        if silence:  # what is queued would be submitted twice
-            sys.exit(f"error: {silence}")
-        for c in cells:
-            if c.state != "done":
-                more = f" {c.params.folder} {c.task if c.queued else ''}" if given.slurm else ""
-                print(f"{c.params.run}/{c.params.seed}{more}".rstrip())
-    else:
-        print(summary(cells) if given.brief else f"{as_table(cells)}\n{summary(cells)}")
-        if silence:
-            print(silence)
-    return 0
+def as_todo(cell: Cell, with_slurm: bool) -> str:
+    """``run/seed`` as make's targets have it; with Slurm also the folder and, if queued, the task."""
+    more = f" {cell.params.folder} {cell.task if cell.queued else ''}" if with_slurm else ""
+    return f"{cell.params.run}/{cell.params.seed}{more}".rstrip()
 
 
-if __name__ == "__main__":
-    sys.exit(main())
+def full_text(cells: list[Cell]) -> str:
+    """The table, its summary, and where the records that are done were made differently."""
+    different = made_differently([cell.record for cell in cells if cell.state == "done"])
+    return "\n".join(
+        filter(
+            None,
+            (
+                as_table(cells),
+                summary(cells),
+                different and f"The records differ, with seeds in brackets: {different}.",
+            ),
+        )
+    )

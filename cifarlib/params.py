@@ -3,88 +3,65 @@
 import dataclasses
 import difflib
 import math
-import sys
 import typing
+from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 
 import yaml
 
 from cifarlib import InputError, project_root
 
+# Raised by hand when the same parameters and seed would train to another result; records of another version are stale.
+# tests/test_golden.py notices such a change.
+TRAINING_VERSION = 1
 PAPER_EPOCHS, DECAY_EPOCHS = 200, 30  # section 3: the rate falls to a tenth every 30 of 200 epochs
 TRAIN_IMAGES = 40_000  # images 0..39,999 of the training file; the last 10,000 validate
 
-_CHOICES = {
-    "padding": ("reflect", "constant"),
-    "optimizer": ("sgd", "sgd-nesterov", "adamw"),
-    "normalization": ("channel", "length", "image-channel"),
-    "loss_reduction": ("mean", "sum"),
-    "augmentation": ("per_epoch", "once", "none"),
-}
-_RANGES = {  # smallest and largest value, both allowed
-    "seed": (0, 2**32 - 1),
-    "epochs": (1, 100_000),
-    "stop_epoch": (1, 100_000),
-    "train_images": (1, TRAIN_IMAGES),
-    "batch_size": (1, TRAIN_IMAGES),
-    "label_smoothing": (0.0, 1.0),
-    "learning_rate": (0.0, 1e3),
-    "weight_decay": (0.0, 1e3),
-    "momentum": (0.0, 1.0),
-    "whitening_eps": (0.0, 1e3),
-}
+
+def _one_of(default: str, *others: str) -> typing.Any:
+    return dataclasses.field(default=default, metadata={"choices": (default, *others)})
+
+
+def _between(low: float, high: float, default: float | None) -> typing.Any:
+    """A number; both ends are allowed."""
+    return dataclasses.field(default=default, metadata={"range": (low, high)})
 
 
 @dataclass(frozen=True)
 class RunParams:
     """One training run. The defaults are the paper's settings of run 6; params/*.yaml say what a run has instead.
 
-    Raises InputError naming the field, its value and what is allowed.
+    Raises InputError that names the field, its value and what is allowed.
     """
 
     run: str  # name of its file in params/, without .yaml
     question: str = ""  # the file's first comment line: what the run asks
-    seed: int = 0
-    epochs: int = PAPER_EPOCHS  # length of the schedule; any other number squeezes it, keeping its shape
-    stop_epoch: int | None = None  # stop the schedule after this many epochs
-    train_images: int = TRAIN_IMAGES  # the first so many images of the training split
+    file_settings: dict = dataclasses.field(default_factory=dict, compare=False, repr=False)  # as the file has them
 
-    batch_size: int = 128  # an epoch drops its incomplete last batch
+    seed: int = _between(0, 2**32 - 1, 0)
+    epochs: int = _between(1, 100_000, PAPER_EPOCHS)  # length of the schedule; fewer squeeze it, keeping its shape
+    stop_epoch: int | None = _between(1, 100_000, None)  # stop the schedule after this many epochs
+    train_images: int = _between(1, TRAIN_IMAGES, TRAIN_IMAGES)  # the first so many images of the training split
+
+    batch_size: int = _between(1, TRAIN_IMAGES, 128)  # an epoch drops its incomplete last batch
     whitening: bool = True  # first layer: frozen whitening filters, or default initialisation and trained
-    padding: str = "reflect"  # of 4 pixels before the random crop
-    optimizer: str = "sgd-nesterov"
-    normalization: str = "channel"
-    label_smoothing: float = 0.0
+    padding: str = _one_of("reflect", "constant")  # of 4 pixels before the random crop
+    optimizer: str = _one_of("sgd-nesterov", "sgd", "adamw")
+    normalization: str = _one_of("channel", "length", "image-channel")  # see preprocess.make_normalizer
+    label_smoothing: float = _between(0.0, 1.0, 0.0)
 
-    loss_reduction: str = "mean"  # over the batch
-    augmentation: str = "per_epoch"  # crop and flip drawn anew, drawn once before epoch 1, or none
-    learning_rate: float | None = None  # at the start; None: the paper's 0.08 for SGD, 0.001 for AdamW
-    weight_decay: float = 0.02  # of every trained parameter; AdamW's is decoupled
-    momentum: float = 0.9
-    whitening_eps: float = 5e-4  # added to each eigenvalue; reference [1]
+    loss_reduction: str = _one_of("mean", "sum")  # over the batch
+    augmentation: str = _one_of("per_epoch", "once", "none")  # crop and flip drawn anew, once before epoch 1, or not
+    learning_rate: float | None = _between(0.0, 1e3, None)  # at the start; None: the paper's 0.08 (SGD), 0.001 (AdamW)
+    weight_decay: float = _between(0.0, 1e3, 0.02)  # of every trained parameter; AdamW's is decoupled
+    momentum: float = _between(0.0, 1.0, 0.9)
+    whitening_eps: float = _between(0.0, 1e3, 5e-4)  # added to each eigenvalue; reference [1] of the paper
 
     def __post_init__(self) -> None:
-        for name, hint in typing.get_type_hints(type(self)).items():
-            value = getattr(self, name)
-            allowed = typing.get_args(hint) or (hint,)
-            if value is None and type(None) in allowed:
-                continue
-            if float in allowed and type(value) is int:
-                value = float(value)
-                object.__setattr__(self, name, value)
-            if type(value) not in allowed:  # not isinstance: True is no number of epochs
-                kind = " or ".join(t.__name__ for t in allowed if t is not type(None))
-                note = ""
-                if float in allowed and isinstance(value, str):
-                    note = " (YAML reads 1e-3 as text: write 0.001)"
-                raise InputError(f"{name} = {value!r}: give a value of type {kind}{note}")
-            if name in _CHOICES and value not in _CHOICES[name]:
-                raise InputError(f"{name} = {value!r}: choose one of {', '.join(_CHOICES[name])}")
-            if name in _RANGES:
-                low, high = _RANGES[name]
-                if not (low <= value <= high) or not math.isfinite(value):
-                    raise InputError(f"{name} = {value!r}: give a number from {low} to {high}")
+        types = typing.get_type_hints(type(self))
+        for field in dataclasses.fields(self):
+            value = _checked(field, types[field.name], getattr(self, field.name))
+            object.__setattr__(self, field.name, value)
         if self.learning_rate is None:
             object.__setattr__(self, "learning_rate", 0.001 if self.optimizer == "adamw" else 0.08)
         if self.batch_size > self.train_images:
@@ -112,17 +89,48 @@ class RunParams:
 
     def settings(self) -> dict:
         """All that decides the outcome, as plain data; a checkpoint is resumed only where these are the same."""
-        return {k: v for k, v in dataclasses.asdict(self).items() if k != "question"}
+        values = {k: v for k, v in vars(self).items() if k not in ("question", "file_settings")}
+        return {"training_version": TRAINING_VERSION, **values}
+
+    def changes_since(self, recorded: dict) -> list[str]:
+        """How these settings differ from recorded ones, as ``momentum 0.8, now 0.9``. A parameter that did not exist
+        when the record was made had its default, so a new parameter makes no record stale."""
+        defaults = {field.name: field.default for field in dataclasses.fields(self)} | {"training_version": 1}
+        then = defaults | recorded
+        return [
+            f"{name} {then[name]!r}, now {value!r}" for name, value in self.settings().items() if then[name] != value
+        ]
 
     @property
     def folder(self) -> str:
         """Where the record goes below outputs/: ``run7/seed0`` for the params file's own schedule on the full
         training split; any override shows, as in ``run7/seed0-epochs10``, so that a short run cannot pass for a full
         one."""
-        own = load_params(self.run, seed=self.seed).settings()
+        own = RunParams(self.run, seed=self.seed, **self.file_settings).settings()
         short = {"stop_epoch": "stop", "train_images": "images"}
         changed = [f"-{short.get(k, k)}{v}" for k, v in self.settings().items() if v != own[k]]
         return f"{self.run}/seed{self.seed}" + "".join(changed)
+
+
+def _checked(field: dataclasses.Field, hint: type, value: object) -> object:
+    """The value as its field has it; raises InputError where type, choice or range do not allow it."""
+    allowed = typing.get_args(hint) or (hint,)
+    if value is None and type(None) in allowed:
+        return None
+    if float in allowed and type(value) is int:
+        value = float(value)
+    if type(value) not in allowed:  # not isinstance: True is no number of epochs
+        kind = " or ".join(t.__name__ for t in allowed if t is not type(None))
+        note = " (YAML reads 1e-3 as text: write 0.001)" if float in allowed and isinstance(value, str) else ""
+        raise InputError(f"{field.name} = {value!r}: give a value of type {kind}{note}")
+    choices = field.metadata.get("choices", (value,))
+    if value not in choices:
+        raise InputError(f"{field.name} = {value!r}: choose one of {', '.join(choices)}")
+    if "range" in field.metadata:
+        low, high = field.metadata["range"]
+        if not math.isfinite(value) or not low <= value <= high:
+            raise InputError(f"{field.name} = {value!r}: give a number from {low} to {high}")
+    return value
 
 
 def run_names() -> list[str]:
@@ -130,8 +138,8 @@ def run_names() -> list[str]:
     return sorted(path.stem for path in (project_root() / "params").glob("*.yaml"))
 
 
-def did_you_mean(name: str, known: typing.Iterable[str]) -> str:
-    """``'epoch' is unknown, did you mean 'epochs'?`` or, where nothing is close, all known names."""
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """``'epoch' is unknown: did you mean 'epochs'?`` or, where nothing is close, all known names."""
     known = list(known)
     close = difflib.get_close_matches(name, known, n=1)
     return f"{name!r} is unknown: " + (f"did you mean {close[0]!r}?" if close else f"there are {', '.join(known)}")
@@ -155,26 +163,13 @@ def load_params(run: int | str, **overrides) -> RunParams:
         raise InputError(f"{path}: write one `name: value` a line")
     first = text.partition("\n")[0]
     question = first.lstrip("# ").strip() if first.startswith("#") else ""
-    known = [f.name for f in dataclasses.fields(RunParams) if f.name not in ("run", "question")]
+    known = [f.name for f in dataclasses.fields(RunParams) if f.name not in ("run", "question", "file_settings")]
     for key in (*values, *overrides):
         if key not in known:
             raise InputError(f"{f'{path}: ' if key in values else ''}{did_you_mean(str(key), known)}")
     try:
-        RunParams(run=name, question=question, **values)
+        RunParams(name, **values)
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
     overrides = {k: v for k, v in overrides.items() if v is not None}
-    return RunParams(run=name, question=question, **{**values, **overrides})
-
-
-def load_published(folder: Path | None = None) -> dict:
-    """The paper's own numbers, params/published/table1.yaml."""
-    return yaml.safe_load(((folder or project_root() / "params") / "published" / "table1.yaml").read_text("utf-8"))
-
-
-if __name__ == "__main__":  # for the Makefile: `python -m cifarlib.params 7 epochs=10` prints the record's folder
-    try:
-        given = dict(pair.split("=", 1) for pair in sys.argv[2:])
-        print(load_params(sys.argv[1], **{k: yaml.safe_load(v) for k, v in given.items()}).folder)
-    except InputError as error:
-        sys.exit(f"error: {error}")
+    return RunParams(name, question, values, **{**values, **overrides})

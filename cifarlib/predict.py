@@ -9,36 +9,51 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor, nn
 
-from cifarlib import InputError, project_root, records, user_path
+from cifarlib import InputError, outputs_folder, project_root, records, tensor_files, user_path
 from cifarlib.data import CLASSES
+from cifarlib.device.choice import pick_device
 from cifarlib.loop import predict_logits
-from cifarlib.preprocess import normalization, normalize
+from cifarlib.model import Network
+from cifarlib.preprocess import Normalizer, make_normalizer
 
 ACCEPTED = "(N, 32, 32, 3), (N, 3, 32, 32) or (N, 3072), values 0 to 255"
 MAKE_ONE = "`make train RUN=7 EPOCHS=10` makes one"
 
 
-def find_model(model: str | Path | None = None) -> Path:
+def find_model(model: str | Path | None = None, output_folder: str | Path | None = None) -> Path:
     """The folder of a finished run with its weights: ``model``, below the working directory or else the project, or the
-    run 7 below outputs/ with the best validation accuracy."""
+    run 7 below ``output_folder`` (None: the project's outputs/) with the best validation accuracy."""
     if model:
         folder = _find("model", model)
         if not (folder / "model.safetensors").is_file():
             raise InputError(f"model = {str(model)!r}: no model.safetensors in {folder}; {MAKE_ONE}")
         return folder
-    found = [path.parent for path in sorted(project_root().glob("outputs/run7/seed*/model.safetensors"))]
-    found = [folder for folder in found if (folder / "record.json").is_file()]
-    if not found:
-        raise InputError(f"no run 7 with its weights below {project_root() / 'outputs'}: {MAKE_ONE}")
-    return max(found, key=lambda folder: records.read_record(folder, verify=False)["validation_accuracy"])
+    outputs = outputs_folder(output_folder)
+    folders = [path.parent for path in sorted(outputs.glob("run7/seed*/model.safetensors"))]
+    folders = [folder for folder in folders if (folder / "record.json").is_file()]
+    if not folders:
+        raise InputError(f"no run 7 with its weights below {outputs}: {MAKE_ONE}")
+    return max(folders, key=lambda folder: records.read_record(folder, verify=False)["validation_accuracy"])
+
+
+def load_model(folder: str | Path, device: str = "auto") -> tuple[Network, dict]:
+    """The trained network of a run's folder, in evaluation mode, and what its file says of it (parameters, channel_mean
+    and channel_std, classes, accuracies). Nothing in the file is executed."""
+    tensors, description = tensor_files.load_tensors(Path(folder) / "model.safetensors")
+    model = Network()
+    try:
+        model.load_state_dict(tensors)
+    except RuntimeError as error:
+        raise InputError(f"{folder}/model.safetensors is of another network: {error}") from None
+    return model.to(pick_device(device)).eval(), description
 
 
 def _find(name: str, path: str | Path) -> Path:
     """JupyterLab starts a notebook in its folder, papermill where it was called: both may mean the project's root."""
-    given = user_path(name, path)
-    for place in (given, project_root() / given):
-        if place.exists():
-            return place
+    path = user_path(name, path)
+    for candidate in (path, project_root() / path):
+        if candidate.exists():
+            return candidate
     raise InputError(f"{name} = {str(path)!r}: there is no such file or folder in {Path.cwd()} or {project_root()}")
 
 
@@ -91,44 +106,44 @@ def _read_array(file: Path, layout: str) -> Tensor:
         array = np.load(file, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
         raise InputError(f"images = {str(file)!r} is no array file: {error}") from None
-    shape, said = array.shape, f"images = {str(file)!r} holds {array.dtype} {array.shape}"
+    shape, content = array.shape, f"images = {str(file)!r} holds {array.dtype} {array.shape}"
     if array.dtype.kind not in "uif":
-        raise InputError(f"{said}: expected numbers, {ACCEPTED}")
+        raise InputError(f"{content}: expected numbers, {ACCEPTED}")
     if shape[1:] not in ((32, 32, 3), (3, 32, 32), (3072,)):
-        raise InputError(f"{said}: expected {ACCEPTED}")
+        raise InputError(f"{content}: expected {ACCEPTED}")
     if not len(array):
-        raise InputError(f"{said}: no images in it")
+        raise InputError(f"{content}: no images in it")
     low, high = float(array.min()), float(array.max())
     if not (low >= 0 and 1 < high <= 255):  # false for NaN, too
         hint = "; multiply by 255" if low >= 0 and high <= 1 else ""
-        raise InputError(f"{said} with values from {low:g} to {high:g}: expected 0 to 255{hint}")
+        raise InputError(f"{content} with values from {low:g} to {high:g}: expected 0 to 255{hint}")
     pixels = torch.from_numpy(np.rint(array).astype(np.uint8))
     if shape[1:] == (32, 32, 3) or (shape[1:] == (3072,) and layout == "hwc"):
         return pixels.reshape(-1, 32, 32, 3).permute(0, 3, 1, 2)
     return pixels.reshape(-1, 3, 32, 32)
 
 
-def _scale(images: Tensor, about: dict) -> tuple[Tensor, Tensor]:
-    statistics = torch.tensor(about["channel_mean"]), torch.tensor(about["channel_std"])
-    return normalization(images, about["parameters"]["normalization"], statistics)
+def _normalizer(images: Tensor, description: dict) -> Normalizer:
+    statistics = torch.tensor(description["channel_mean"]), torch.tensor(description["channel_std"])
+    return make_normalizer(images, description["parameters"]["normalization"], statistics)
 
 
-def logits_of(model: nn.Module, about: dict, images: Tensor, precision: str = "float32") -> Tensor:
-    """Logits (N, 10), on the CPU, of uint8 images (N, 3, 32, 32); model and about: see ``evaluate.load_model``."""
+def logits_of(model: nn.Module, description: dict, images: Tensor, precision: str = "float32") -> Tensor:
+    """Logits (N, 10), on the CPU, of uint8 images (N, 3, 32, 32); model and description: see ``load_model``."""
     images = images.to(next(model.parameters()).device)
-    return predict_logits(model, images, *_scale(images, about), getattr(torch, precision)).cpu()
+    return predict_logits(model, images, _normalizer(images, description), getattr(torch, precision)).cpu()
 
 
 @torch.no_grad()
-def block_outputs(model: nn.Module, about: dict, image: Tensor) -> dict[str, Tensor]:
+def block_outputs(model: Network, description: dict, image: Tensor) -> dict[str, Tensor]:
     """What the first layer and each block make of an image, uint8 (3, 32, 32): outputs (C, H, W), on the CPU."""
     images = image[None].to(next(model.parameters()).device)
-    x, found = normalize(images, *_scale(images, about)), {}
-    for name, layer in zip(("", "whitening", "block 1", "block 2", "block 3"), model.net[:5], strict=True):
+    x = model.net[0](_normalizer(images, description).apply(images))
+    outputs = {}
+    for name, layer in zip(("whitening", "block 1", "block 2", "block 3"), model.net[1:5], strict=True):
         x = layer(x)
-        found[name] = x[0].cpu()
-    del found[""]  # the first layer before its GELU
-    return found
+        outputs[name] = x[0].cpu()
+    return outputs
 
 
 def output_path(predictions: str | Path, images: str | Path | None) -> Path:

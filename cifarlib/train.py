@@ -1,36 +1,30 @@
-"""One run from its parameters to its record, resumable at any moment."""
+"""One run from its parameters to its record, resumable at any moment: prepare, fit, leave a record."""
 
 import datetime
 import logging
 import math
-import os
 import shutil
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import torch
 from filelock import FileLock, Timeout
-from torch import Tensor, nn
+from torch import Tensor
 
-from cifarlib import InputError, project_root, records, user_path
+from cifarlib import InputError, checkpoint, outputs_folder, provenance, records, tensor_files
 from cifarlib.data import CLASSES, Cifar10
-from cifarlib.loop import (
-    accuracy,
-    keep_freed_memory,
-    make_epoch,
-    make_optimizer,
-    mean_loss,
-    pick_device,
-    pick_precision,
-    predict_logits,
-)
+from cifarlib.device import convolutions
+from cifarlib.device.choice import keep_freed_memory, pick_device, pick_precision, repeatable
+from cifarlib.device.cuda_graph import CapturedEpoch
+from cifarlib.loop import Training, accuracy, make_optimizer, mean_loss, predict_logits, train_epoch
 from cifarlib.model import build_model
 from cifarlib.params import RunParams
-from cifarlib.preprocess import channel_statistics, normalization, normalize
-from cifarlib.whitening import patch_covariance, whitening_filters
+from cifarlib.preprocess import channel_statistics, make_normalizer
+from cifarlib.whitening import filters_from_images
 
 log = logging.getLogger(__name__)
 
@@ -50,6 +44,37 @@ class Diverged(ArithmeticError):
 
     def _render_traceback_(self) -> list[str]:
         return [f"Diverged: {self}"]
+
+
+@dataclass
+class Run:
+    """All that is decided before the first step, and what training adds to it."""
+
+    folder: Path
+    data: Cifar10
+    training: Training
+    channel_statistics: tuple[Tensor, Tensor]  # of the training split
+    identity: dict  # what a checkpoint must share with a run that resumes it
+    sessions: list[dict]  # one for each start; the last is this one
+    history: list[dict]  # one line an epoch
+    validation_logits: Tensor | None = field(default=None)  # after the last epoch
+
+    @property
+    def params(self) -> RunParams:
+        return self.training.params
+
+    @property
+    def device(self) -> torch.device:
+        return self.training.images.device
+
+    def predict(self, images: Tensor) -> Tensor:
+        """Logits (N, 10) as predictions.npz holds them, so that every number can be had again from there, to the last
+        image. Half a dozen steps after the start they can lie beyond float16's range: there they are cut off."""
+        images = images.to(self.device)
+        normalizer = make_normalizer(images, self.params.normalization, self.channel_statistics)
+        logits = predict_logits(self.training.model, images, normalizer, self.training.dtype)
+        limit = torch.finfo(torch.float16).max
+        return logits.clamp(-limit, limit).half().float()
 
 
 def train(
@@ -76,15 +101,19 @@ def train(
     for name, value in (("resume", resume), ("deterministic", deterministic)):
         if not isinstance(value, bool):  # papermill reads -p resume false as the text 'false'
             raise InputError(f"{name} = {value!r}: give True or False")
-    place = pick_device(device)
-    if place.type == "cpu":
-        keep_freed_memory()
+    chosen_device = pick_device(device)
     folder = open_folder(params, output_folder)
     try:
-        with FileLock(folder / ".lock", timeout=0), _reproducible(deterministic):
-            _train(params, data, folder, place, precision, resume, deterministic, progress)
+        with FileLock(folder / ".lock", timeout=0), repeatable(deterministic):
+            run = prepare(params, data, folder, chosen_device, precision, resume, deterministic)
+            fit(run, progress)
+            leave_record(run)
     except Timeout:
         raise InputError(f"another process is training in {folder}: wait for it, or choose another seed") from None
+    except KeyboardInterrupt:
+        saved = len(records.unfinished_history(folder))
+        kept = f"Epochs 1 to {saved} of {params.last_epoch} are saved in {folder}" if saved else "No epoch was complete"
+        raise Interrupted(f"Stopped. {kept}: run the same again to go on from there.") from None
     return folder
 
 
@@ -93,7 +122,7 @@ def open_folder(params: RunParams, output_folder: str | Path | None = None) -> P
 
     Raises InputError before anything expensive.
     """
-    output_folder = user_path("output_folder", output_folder) or project_root() / "outputs"
+    output_folder = outputs_folder(output_folder)
     folder = output_folder / params.folder
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -107,226 +136,126 @@ def open_folder(params: RunParams, output_folder: str | Path | None = None) -> P
     return folder
 
 
-class _reproducible:
-    """Bit-equal repetition on CUDA while it holds, at some cost; a CPU needs nothing."""
-
-    def __init__(self, on: bool):
-        self.on = on
-
-    def __enter__(self) -> None:
-        self.before = torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark
-        if self.on:
-            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-        # only warns: CUDA's max-pooling counts as nondeterministic, but windows that do not overlap never add twice
-        torch.use_deterministic_algorithms(self.on, warn_only=True)
-        torch.backends.cudnn.benchmark = not self.on
-
-    def __exit__(self, *_) -> None:
-        torch.use_deterministic_algorithms(self.before[0])
-        torch.backends.cudnn.benchmark = self.before[1]
-
-
-def _save_checkpoint(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, about: dict) -> None:
-    tensors = {f"model.{k}": v for k, v in model.state_dict().items()}
-    for index, state in optimizer.state_dict()["state"].items():
-        tensors |= {f"optimizer.{index}.{k}": v for k, v in state.items() if isinstance(v, Tensor)}
-    history = about["history"]
-    try:
-        records.save_tensors(folder / "unfinished" / "checkpoint.safetensors", tensors, about)
-        records.write_text(folder / "unfinished" / "history.csv", records.history_csv(history))
-        records.write_text(folder / "unfinished" / "log.txt", records.log_epochs(history))
-    except OSError as error:
-        raise OSError(
-            f"epoch {len(history)} could not be saved in {folder}: {error}. The checkpoint before it is intact: make "
-            "room, and the same command goes on from there."
-        ) from None
-
-
-def _read_checkpoint(path: Path, identity: dict, precision: str) -> tuple[dict[str, Tensor], dict]:
-    """Tensors and ``about`` of a checkpoint of the same run; empty where there is none. precision "auto" takes the
-    checkpoint's: measured again, it might come out otherwise."""
-    if not path.exists():
-        return {}, {}
-    way_out = "Give resume = False to start afresh, or move it away."
-    try:
-        tensors, about = records.load_tensors(path)
-    except InputError as error:
-        raise InputError(f"{error}. {way_out}") from None
-    if precision != "auto":
-        identity = {**identity, "precision": precision}
-    theirs = about.get("identity", {})
-    different = [f"{k} {theirs.get(k)!r}, now {v!r}" for k, v in identity.items() if theirs.get(k) != v]
-    if different:
-        raise InputError(f"{path} belongs to a run of other parameters ({'; '.join(different)}). {way_out}")
-    return tensors, about
-
-
-def _restore(tensors: dict[str, Tensor], model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    """Puts a checkpoint's state into model and optimizer."""
-    model.load_state_dict({k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")})
-    state: dict[int, dict[str, Tensor]] = {}
-    trained = optimizer.param_groups[0]["params"]
-    for name, tensor in tensors.items():
-        if name.startswith("optimizer."):
-            _, index, key = name.split(".")
-            if tensor.dim():  # in the parameter's own memory format: fused kernels walk both side by side
-                tensor = torch.empty_like(trained[int(index)]).copy_(tensor)
-            state.setdefault(int(index), {})[key] = tensor
-    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
-
-
-def _train(params, data, folder, device, precision, resume, deterministic, progress) -> None:
-    started = datetime.datetime.now(datetime.timezone.utc)
+def prepare(
+    params: RunParams,
+    data: Cifar10,
+    folder: Path,
+    device: torch.device,
+    precision: str = "auto",
+    resume: bool = True,
+    deterministic: bool = False,
+) -> Run:
+    """The run as it stands before its next step: network, optimizer and data on the device, and what a checkpoint in
+    the folder adds (``resume``). precision "auto" takes the checkpoint's, else what is fast on the device."""
+    if device.type == "cpu":
+        keep_freed_memory()
+    if device.type == "cuda":
+        torch.cuda.init()  # a fresh process that resumes has not used it yet
+        torch.cuda.reset_peak_memory_stats(device)
     (folder / "unfinished").mkdir(exist_ok=True)
     identity = params.settings() | {
-        "device": device.type, "deterministic": deterministic, "data_sha256": data.sha256,
+        "device": device.type, "deterministic": deterministic, "data_sha256": data.sha256, "precision": precision,
     }  # fmt: skip
-    checkpoint = folder / "unfinished" / "checkpoint.safetensors"
-    tensors, about = _read_checkpoint(checkpoint, identity, precision) if resume else ({}, {})
+    saved = checkpoint.read(folder, params, identity) if resume else None
     if precision == "auto":
-        precision = about["identity"]["precision"] if about else pick_precision(device)
-    identity["precision"] = precision
-    dtype = getattr(torch, precision)
-    history = about.get("history", [])
-    saved = len(history)
-    session = {**records.code_version(), "first_epoch": saved + 1, "started": f"{started:%Y-%m-%dT%H:%M:%SZ}"}
-    sessions = [*about.get("sessions", []), session]
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-    try:
-        # statistics and whitening are those of the training split, before any crop or flip
-        images = data.train_images[: params.train_images]
-        statistics = channel_statistics(images)
-        scale = normalization(images, params.normalization, statistics)
-        filters = None
-        if params.whitening:
-            per_image = len(scale[0]) > 1
-            parts = (slice(i, i + 1000) for i in range(0, len(images), 1000))
-            some = (normalize(images[p], *(s[p] if per_image else s for s in scale)) for p in parts)
-            filters = whitening_filters(patch_covariance(some), params.whitening_eps)
-        model = build_model(params.seed, filters).to(device)
-        if device.type == "cuda":  # a CPU's convolutions reorder their weights anyway
-            model = model.to(memory_format=torch.channels_last)
-        optimizer = make_optimizer(params, model, device)
-        if tensors:
-            _restore(tensors, model, optimizer)
-            log.info("going on in %s after epoch %d", folder, saved)
+        identity["precision"] = saved.identity["precision"] if saved else pick_precision(device)
 
-        images = images.to(device).contiguous(memory_format=torch.channels_last)
-        scale = tuple(s.to(device) for s in scale)
-        labels = data.train_labels[: params.train_images].to(device)
-        validation_images, validation_labels = data.validation_images.to(device), data.validation_labels.to(device)
-
-        def predict(some: Tensor) -> Tensor:
-            mean, std = normalization(some, params.normalization, statistics)
-            return _as_saved(predict_logits(model, some, mean, std, dtype))
-
-        run_epoch = make_epoch(model, optimizer, images, labels, scale, params, dtype)
-        logits, last_save = None, time.perf_counter()
-        progress(saved, history)
-        for epoch in range(saved + 1, params.last_epoch + 1):
-            start = time.perf_counter()
-            on_step = lambda step, done=epoch - 1: progress(done + step / params.steps_per_epoch, history)  # noqa: E731
-            row = run_epoch(epoch, on_step)
-            middle = time.perf_counter()
-            logits = predict(validation_images)
-            row["validation_loss"] = mean_loss(logits, validation_labels, params.label_smoothing)
-            row["validation_accuracy"] = accuracy(logits, validation_labels)
-            row["train_seconds"] = round(middle - start, 4)
-            row["validation_seconds"] = round(time.perf_counter() - middle, 4)
-            if not (math.isfinite(row["train_loss"]) and math.isfinite(row["validation_loss"])):
-                raise Diverged(
-                    f"the loss of {params.run} is {row['train_loss']} in epoch {epoch}, validation "
-                    f"{row['validation_loss']} (learning_rate {params.learning_rate}, weight_decay "
-                    f"{params.weight_decay}, loss_reduction {params.loss_reduction}, optimizer {params.optimizer}, "
-                    f"batch_size {params.batch_size}): try a smaller learning_rate"
-                )
-            history.append(row)
-            overdue = time.perf_counter() - last_save >= CHECKPOINT_SECONDS[device.type]
-            if overdue or epoch == params.last_epoch:
-                about = {"identity": identity, "history": history, "sessions": sessions}
-                _save_checkpoint(folder, model, optimizer, about)
-                saved, last_save = epoch, time.perf_counter()
-            progress(epoch, history)
-        if logits is None:  # killed between the last epoch and the record
-            logits = predict(validation_images)
-        _write_record(params, data, folder, model, statistics, history, identity, sessions, logits, predict)
-    except KeyboardInterrupt:
-        kept = f"Epochs 1 to {saved} of {params.last_epoch} are saved in {folder}" if saved else "No epoch was complete"
-        raise Interrupted(f"Stopped. {kept}: run the same again to go on from there.") from None
+    # statistics and whitening are those of the training split, before any crop or flip
+    images = data.train_images[: params.train_images]
+    statistics = channel_statistics(images)
+    normalizer = make_normalizer(images, params.normalization, statistics)
+    filters = filters_from_images(images, normalizer, params.whitening_eps) if params.whitening else None
+    model = build_model(params.seed, filters).to(device)
+    which_convolutions = convolutions.use_fast(model, identity["precision"])
+    if device.type == "cuda":  # a CPU's convolutions reorder their weights anyway
+        model = model.to(memory_format=torch.channels_last)
+    training = Training(
+        params, model, make_optimizer(params, model), images.to(device).contiguous(memory_format=torch.channels_last),
+        data.train_labels[: params.train_images].to(device), normalizer.to(device), getattr(torch, identity["precision"]),
+    )  # fmt: skip
+    if saved:
+        saved.restore(training)
+        log.info("going on in %s after epoch %d", folder, len(saved.history))
+    history, sessions = (saved.history, saved.sessions) if saved else ([], [])
+    session = {
+        **provenance.code_version(), "first_epoch": len(history) + 1, "started": _now(), "device": device.type,
+        "device_name": provenance.device_name(device), "precision": identity["precision"], "convolutions": which_convolutions,
+    }  # fmt: skip
+    return Run(folder, data, training, statistics, identity, [*sessions, session], history)
 
 
-def _as_saved(logits: Tensor) -> Tensor:
-    """Logits as predictions.npz holds them, so that every number can be had again from there, to the last image.
+def fit(run: Run, progress: Callable[[float, list[dict]], object]) -> None:
+    """Trains the epochs that are left, validates after each and saves checkpoints."""
+    params, history = run.params, run.history
+    labels = run.data.validation_labels.to(run.device)
+    run_epoch = CapturedEpoch(run.training) if run.device.type == "cuda" else lambda *a: train_epoch(run.training, *a)
+    last_save = time.perf_counter()
+    progress(len(history), history)
+    for epoch in range(len(history) + 1, params.last_epoch + 1):
+        start = time.perf_counter()
+        row = run_epoch(epoch, lambda step, done=epoch - 1: progress(done + step / params.steps_per_epoch, history))
+        trained = time.perf_counter()
+        run.validation_logits = run.predict(run.data.validation_images)
+        row["validation_loss"] = mean_loss(run.validation_logits, labels, params.label_smoothing)
+        row["validation_accuracy"] = accuracy(run.validation_logits, labels)
+        row["train_seconds"] = round(trained - start, 4)
+        row["validation_seconds"] = round(time.perf_counter() - trained, 4)
+        if not (math.isfinite(row["train_loss"]) and math.isfinite(row["validation_loss"])):
+            raise Diverged(
+                f"the loss of {params.run} is {row['train_loss']} in epoch {epoch}, validation {row['validation_loss']} "
+                f"(learning_rate {params.learning_rate}, weight_decay {params.weight_decay}, loss_reduction "
+                f"{params.loss_reduction}, optimizer {params.optimizer}, batch_size {params.batch_size}): try a smaller "
+                "learning_rate"
+            )
+        history.append(row)
+        overdue = time.perf_counter() - last_save >= CHECKPOINT_SECONDS[run.device.type]
+        if overdue or epoch == params.last_epoch:
+            checkpoint.save(run.folder, run.training, run.identity, run.sessions, history)
+            last_save = time.perf_counter()
+        progress(epoch, history)
 
-    Half a dozen steps after the start they can lie beyond float16's range: there they are cut off, not infinite.
-    """
-    limit = torch.finfo(torch.float16).max
-    return logits.clamp(-limit, limit).half().float()
 
-
-def _write_record(params, data, folder, model, statistics, history, identity, sessions, logits, predict) -> None:
+def leave_record(run: Run) -> None:
     """Reads the test set, for the first and only time, and leaves the record."""
-    device = logits.device
-    test_logits = predict(data.test_images.to(device))
-    results = {}
-    text = records.log_epochs(history) + "Checkpoint has been created.\n"
-    for name, some, labels in (
-        ("Validation", logits, data.validation_labels.to(device)),
-        ("Test", test_logits, data.test_labels.to(device)),
+    params, data, session, staged = run.params, run.data, run.sessions[-1], run.folder / "unfinished"
+    if run.validation_logits is None:  # killed between the last epoch and the record
+        run.validation_logits = run.predict(data.validation_images)
+    results, predictions = {}, {}
+    text = records.log_epochs(run.history) + "Checkpoint has been created.\n"
+    for part, logits, labels in (
+        ("validation", run.validation_logits, data.validation_labels),
+        ("test", run.predict(data.test_images), data.test_labels),
     ):
-        results[f"{name.lower()}_accuracy"] = accuracy(some, labels)
-        results[f"{name.lower()}_loss"] = loss = mean_loss(some, labels, params.label_smoothing)
+        loss = mean_loss(logits, labels.to(run.device), params.label_smoothing)
+        results |= {f"{part}_accuracy": accuracy(logits, labels), f"{part}_loss": loss}
         printed = loss * len(labels) if params.loss_reduction == "sum" else loss
-        text += records.log_result(name, results[f"{name.lower()}_accuracy"], printed)
-
-    staged = folder / "unfinished"
-    predictions = {"validation": logits.half().cpu().numpy(), "test": test_logits.half().cpu().numpy()}
-    for part, labels in (("validation", data.validation_labels), ("test", data.test_labels)):
-        predictions[f"{part}_labels"] = labels.numpy().astype(np.uint8)
-    first_layer = model.first_layer.weight.detach().cpu().contiguous().numpy()
-    mean, std = (s.tolist() for s in statistics)
+        text += records.log_result(part.capitalize(), results[f"{part}_accuracy"], printed)
+        predictions |= {part: logits.half().cpu().numpy(), f"{part}_labels": labels.numpy().astype(np.uint8)}
+    model, first_layer = run.training.model, run.training.model.first_layer.weight.detach().cpu().contiguous().numpy()
+    mean, std = (s.tolist() for s in run.channel_statistics)
+    about = {"parameters": params.settings(), "channel_mean": mean, "channel_std": std, "classes": CLASSES, **results}
     records.write_atomically(staged / "predictions.npz", lambda file: np.savez_compressed(file, **predictions))
     records.write_atomically(staged / "first_layer.npy", lambda file: np.save(file, first_layer))
-    records.write_text(staged / "history.csv", records.history_csv(history))
+    records.write_text(staged / "history.csv", records.history_csv(run.history))
     records.write_text(staged / "log.txt", text)
-    about = {
-        "parameters": params.settings(),
-        "channel_mean": mean,
-        "channel_std": std,
-        "classes": CLASSES,
-        **results,
-    }
-    records.save_tensors(staged / "model.safetensors", model.state_dict(), about)
+    tensor_files.save_tensors(staged / "model.safetensors", model.state_dict(), about)
+    dirty = [s["dirty"] for s in run.sessions]
     records.finish(
-        folder,
+        run.folder,
         {
-            "run": params.run,
-            "question": params.question,
-            "seed": params.seed,
-            "epochs": params.epochs,
-            "stop_epoch": params.stop_epoch,
-            "epochs_trained": len(history),
-            "train_images": params.train_images,
-            "validation_images": len(data.validation_labels),
-            "test_images": len(data.test_labels),
-            **results,
-            "train_loss": history[-1]["train_loss"],
-            "loss_reduction": params.loss_reduction,
-            "device": device.type,
-            "device_name": records.device_name(device),
-            "precision": identity["precision"],
-            "deterministic": identity["deterministic"],
-            "data_sha256": data.sha256,
-            "commit": sessions[-1]["commit"],
-            "dirty": None if None in (known := [s["dirty"] for s in sessions]) else any(known),
-            "finished": f"{datetime.datetime.now(datetime.timezone.utc):%Y-%m-%dT%H:%M:%SZ}",
-            "sessions": sessions,
-            "parameter_count": sum(p.numel() for p in model.parameters()),
-            "parameters": params.settings(),
-            "code": records.code_digests(device.type),
-            "packages": records.package_versions(),
-            "peak_memory_bytes": records.peak_memory_bytes(device),
-            "epoch_seconds": [round(row["train_seconds"] + row["validation_seconds"], 4) for row in history],
+            "run": params.run, "question": params.question, "seed": params.seed, "epochs": params.epochs,
+            "stop_epoch": params.stop_epoch, "epochs_trained": len(run.history), "train_images": params.train_images,
+            "validation_images": len(data.validation_labels), "test_images": len(data.test_labels), **results,
+            "train_loss": run.history[-1]["train_loss"], "loss_reduction": params.loss_reduction,
+            **{name: session[name] for name in records.MADE_ON}, "deterministic": run.identity["deterministic"],
+            "data_sha256": data.sha256, "commit": session["commit"], "dirty": None if None in dirty else any(dirty),
+            "finished": _now(), "sessions": run.sessions, "parameters": params.settings(),
+            "parameter_count": sum(p.numel() for p in model.parameters()), "packages": provenance.package_versions(),
+            "peak_memory_bytes": provenance.peak_memory_bytes(run.device),
+            "epoch_seconds": [round(row["train_seconds"] + row["validation_seconds"], 4) for row in run.history],
         },
-    )
+    )  # fmt: skip
+
+
+def _now() -> str:
+    return f"{datetime.datetime.now(datetime.timezone.utc):%Y-%m-%dT%H:%M:%SZ}"

@@ -9,6 +9,14 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
+from cifarlib.preprocess import Normalizer
+
+
+def filters_from_images(images: Tensor, normalizer: Normalizer, eps: float = 5e-4) -> Tensor:
+    """The first layer's filters, float32 (24, 3, 2, 2), from uint8 images (N, 3, H, W) and their normalizer."""
+    parts = (slice(start, start + 1000) for start in range(0, len(images), 1000))
+    return whitening_filters(patch_covariance(normalizer[part].apply(images[part]) for part in parts), eps)
+
 
 def patch_covariance(parts: Iterable[Tensor], size: int = 2) -> Tensor:
     """Covariance (D, D), D = C * size * size, of all size x size patches of the images in ``parts``, each (N, C, H, W).
@@ -41,8 +49,8 @@ def eigenpatches(covariance: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def whitening_filters(covariance: Tensor, eps: float = 5e-4, channels: int = 3) -> Tensor:
-    """Filters (2D, channels, size, size), float32: D scaled eigenvectors, largest eigenvalue first, then their
-    negatives."""
+    """Filters (2D, channels, size, size), float32, of a covariance (D, D): D scaled eigenvectors, largest eigenvalue
+    first, then their negatives."""
     values, vectors = eigenpatches(covariance)
     scaled = vectors / (values + eps).sqrt()[:, None]
     size = round((len(values) / channels) ** 0.5)

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Submits a grid: one array for the cells that Slurm does not hold yet, and the report after all of them.
 #   submit.sh FOLDER CELLS REPORT [SBATCH OPTION...] -- [MAKE VARIABLE...]
-# CELLS: what `python -m cifarlib.grid --slurm --todo` prints, `run/seed folder [task]` a line. REPORT: a target of make.
+# CELLS: what `python -m cifarlib status --slurm --todo` prints, `run/seed folder [task]` a line. REPORT: a target of make.
 set -euo pipefail
 unset MAKEFLAGS MAKELEVEL # sbatch hands its environment on, and the job slots of the make that called this are gone by then
 folder=$(realpath "$1") cells=$2 report=$3

@@ -11,7 +11,7 @@ from cifarlib.data import Cifar10, load_cifar10
 from cifarlib.params import load_params
 from cifarlib.train import train
 
-SLOW = ("test_slurm", "test_browser", "test_grid", "test_notebooks", "test_train", "test_export", "test_bench")
+SLOW = ("test_slurm", "test_browser", "test_grid", "test_notebooks", "test_train", "test_export", "test_measure")
 DEVICES = ["cpu"] + ["cuda"] * torch.cuda.is_available()
 
 

@@ -21,7 +21,7 @@ def make_record(output_folder: Path, run: str, seed: int = 0, accuracy: float = 
     staged = folder / "unfinished"
     staged.mkdir(parents=True)
     rng = np.random.default_rng([seed, *run.encode()])
-    said, shares = {}, {}
+    predictions, shares = {}, {}
     for part, share in (("validation", accuracy), ("test", accuracy - 0.005)):
         labels = rng.integers(0, 10, IMAGES)
         right = np.arange(IMAGES) < round(share * IMAGES)
@@ -29,7 +29,7 @@ def make_record(output_folder: Path, run: str, seed: int = 0, accuracy: float = 
         logits[np.arange(IMAGES), np.where(right, labels, (labels + rng.integers(1, 10, IMAGES)) % 10)] += (
             4 + rng.random(IMAGES)
         )
-        said[part], said[f"{part}_labels"] = logits.astype(np.float16), labels.astype(np.uint8)
+        predictions[part], predictions[f"{part}_labels"] = logits.astype(np.float16), labels.astype(np.uint8)
         shares[f"{part}_accuracy"], shares[f"{part}_loss"] = float(right.mean()), 0.5
     history = [
         {
@@ -40,20 +40,21 @@ def make_record(output_folder: Path, run: str, seed: int = 0, accuracy: float = 
         for e in range(1, p.last_epoch + 1)
     ]  # fmt: skip
     history[-1]["validation_accuracy"] = shares["validation_accuracy"]
-    np.savez_compressed(staged / "predictions.npz", **said)
+    np.savez_compressed(staged / "predictions.npz", **predictions)
     square = torch.randn(12, 12, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
     np.save(staged / "first_layer.npy", whitening_filters(square @ square.T).numpy())
     records.write_text(staged / "history.csv", records.history_csv(history))
     records.write_text(staged / "log.txt", records.log_epochs(history) + "Checkpoint has been created.\n")
+    made_on = {"device": "cpu", "device_name": "a made-up device", "precision": "float32", "convolutions": "PyTorch"}
     records.finish(
         folder,
         {
             "run": run, "question": p.question, "seed": seed, "epochs": p.epochs, "stop_epoch": p.stop_epoch,
             "epochs_trained": p.last_epoch, "train_images": p.train_images, "validation_images": IMAGES,
-            "test_images": IMAGES, **shares, "loss_reduction": p.loss_reduction, "device": "cpu",
-            "device_name": "a made-up device", "precision": "float32", "data_sha256": "0" * 64, "commit": "1" * 40,
-            "dirty": False, "parameters": p.settings(), "packages": {"torch": "0"},
-            "code": records.code_digests(), "epoch_seconds": [13.5] * p.last_epoch,
+            "test_images": IMAGES, **shares, "train_loss": history[-1]["train_loss"],
+            "loss_reduction": p.loss_reduction, **made_on, "sessions": [{"first_epoch": 1, **made_on}],
+            "data_sha256": "0" * 64, "commit": "1" * 40, "dirty": False, "parameters": p.settings(),
+            "packages": {"torch": "0"}, "epoch_seconds": [13.5] * p.last_epoch,
         },
     )  # fmt: skip
     return folder

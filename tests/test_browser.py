@@ -16,7 +16,7 @@ from cifarlib import project_root, records
 
 sync_api = pytest.importorskip("playwright.sync_api")
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here")
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
 
 MINUTES = 60_000  # of playwright's milliseconds
 FLAGS = [
@@ -61,8 +61,7 @@ def lab(project):
         assert server.poll() is None, log.read_text()
         assert time.monotonic() < end, log.read_text()
         time.sleep(0.2)
-    found = re.search(r'href="(http://localhost[^"]+)"', pages[0].read_text())
-    yield found[1]
+    yield re.search(r'href="(http://localhost[^"]+)"', pages[0].read_text())[1]
     os.killpg(server.pid, signal.SIGTERM)
     server.wait(30)
 
@@ -130,10 +129,10 @@ class Lab:
 @pytest.fixture
 def opened(page, project):
     """Opens a notebook by name; closed, with its kernel, after the test."""
-    some = []
-    yield lambda name: some.append(Lab(page, project, name)) or some[-1]
-    for one in some:
-        one.close()
+    open_now = []
+    yield lambda name: open_now.append(Lab(page, project, name)) or open_now[-1]
+    for notebook in open_now:
+        notebook.close()
 
 
 def outputs(notebook):
@@ -171,7 +170,7 @@ def test_all_cells_run_twice_in_one_kernel(opened, name):
 def test_slider_and_drop_down_change_the_figure(opened, page, name):
     notebook = opened(name)
     notebook.run_all()
-    index = next(i for i, cell in enumerate(notebook.before.cells) if "notebook.explore(" in cell.source)
+    index = next(i for i, cell in enumerate(notebook.before.cells) if "display.explore(" in cell.source)
     page.evaluate("i => jupyterapp.shell.currentWidget.content.scrollToItem(i, 'start')", index)
     cell = page.locator(".jp-CodeCell:visible", has=page.locator(".widget-slider"))
     image = cell.locator("figure img")

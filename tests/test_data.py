@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from torchvision.datasets import CIFAR10
 
-from cifarlib import InputError, data, project_root
+from cifarlib import InputError, data, fetch, project_root
 from cifarlib.data import load_cifar10
 
 
@@ -39,9 +39,9 @@ def test_the_split_is_40000_10000_10000(cifar10):
 
 def test_the_file_is_the_six_published_batches():
     content = (project_root() / "data" / data.FILE).read_bytes()
-    size = data.BATCH_IMAGES * data.RECORD_BYTES
+    size = fetch.BATCH_IMAGES * fetch.RECORD_BYTES
     digests = [hashlib.sha1(content[i : i + size]).hexdigest() for i in range(0, len(content), size)]
-    assert digests == list(data.BATCH_SHA1.values())
+    assert digests == list(fetch.BATCH_SHA1.values())
 
 
 def test_the_first_image_is_the_frog(cifar10):
@@ -57,7 +57,7 @@ def tarball(cifar10, tmp_path_factory):
     labels = torch.cat([cifar10.train_labels, cifar10.validation_labels, cifar10.test_labels]).tolist()
     files = {"train_lables.json": json.dumps(labels[:50_000]), "test_lables.json": json.dumps(labels[50_000:])}
     files = {name: text.encode() for name, text in files.items()}
-    for name, part in zip(data.BATCH_SHA1, images.split(10_000), strict=True):
+    for name, part in zip(fetch.BATCH_SHA1, images.split(10_000), strict=True):
         png = io.BytesIO()
         Image.fromarray(part.flatten(2).transpose(1, 2).contiguous().numpy()).save(png, "png", compress_level=1)
         files[f"{name}.png"] = png.getvalue()
@@ -71,7 +71,7 @@ def tarball(cifar10, tmp_path_factory):
 
 def test_killed_then_fetched_by_two_at_once(tmp_path, tarball):
     (tmp_path / tarball.name).hardlink_to(tarball)
-    command = [sys.executable, "-m", "cifarlib.data", str(tmp_path)]
+    command = [sys.executable, "-m", "cifarlib", "data", str(tmp_path)]
     first = subprocess.Popen(command, start_new_session=True, stderr=subprocess.DEVNULL)
     while not list(tmp_path.glob(".fetch-*")):
         time.sleep(0.01)
@@ -132,13 +132,13 @@ def test_torchvisions_layout_serves_as_it_is(tmp_path, cifar10, offline, monkeyp
     folder.mkdir()
     images = torch.cat([cifar10.train_images, cifar10.validation_images, cifar10.test_images]).flatten(1).numpy()
     labels = torch.cat([cifar10.train_labels, cifar10.validation_labels, cifar10.test_labels]).tolist()
-    for i, name in enumerate(data.BATCH_SHA1):
+    for i, name in enumerate(fetch.BATCH_SHA1):
         part = slice(i * 10_000, (i + 1) * 10_000)
         (folder / name).write_bytes(pickle.dumps({"data": images[part], "labels": labels[part]}))
     (folder / "batches.meta").write_bytes(pickle.dumps({"label_names": list(data.CLASSES)}))
     # equal content in other pickles than the published ones, so other MD5s
     md5 = lambda name: hashlib.md5((folder / name).read_bytes()).hexdigest()  # noqa: E731
-    monkeypatch.setattr(CIFAR10, "train_list", [[name, md5(name)] for name in list(data.BATCH_SHA1)[:5]])
+    monkeypatch.setattr(CIFAR10, "train_list", [[name, md5(name)] for name in list(fetch.BATCH_SHA1)[:5]])
     monkeypatch.setattr(CIFAR10, "test_list", [["test_batch", md5("test_batch")]])
     monkeypatch.setattr(CIFAR10, "meta", {**CIFAR10.meta, "md5": md5("batches.meta")})
     assert torch.equal(load_cifar10(tmp_path).validation_images, cifar10.validation_images)

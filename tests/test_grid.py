@@ -39,7 +39,7 @@ def history(folder):
 
 
 def state(run, outputs, schedule=TINY):
-    return grid.look(load_params(run, **schedule), outputs)
+    return grid.read_cell(load_params(run, **schedule), outputs)
 
 
 @pytest.fixture(scope="module")
@@ -117,35 +117,30 @@ def test_states_of_a_folder(tmp_path, small):
         assert state("run7", tmp_path, LONGER).state == "running"
 
     record = json.loads((folder / "record.json").read_text())
-    for changed, why in (({"parameters": {**record["parameters"], "momentum": 0.5}}, "momentum 0.5, now 0.9"),
-                         ({"code": {**record["code"], "model.py": "other"}}, "cifarlib/model.py changed")):  # fmt: skip
-        (folder / "record.json").write_text(json.dumps({**record, **changed}))
-        assert (state("run7", tmp_path, LONGER).state, state("run7", tmp_path, LONGER).why) == ("stale", why)
+    for name, value, reason in (("momentum", 0.5, "momentum 0.5, now 0.9"),
+                                ("training_version", 0, "training_version 0, now 1")):  # fmt: skip
+        changed = {**record, "parameters": {**record["parameters"], name: value}}
+        (folder / "record.json").write_text(json.dumps(changed))
+        assert (state("run7", tmp_path, LONGER).state, state("run7", tmp_path, LONGER).reason) == ("stale", reason)
         assert state("run7", tmp_path, LONGER).epochs_left == 2
-    other_kernel = {**record, "code": {**record["code"], "winograd.py": "other"}}
-    (folder / "record.json").write_text(json.dumps(other_kernel))
-    assert state("run7", tmp_path, LONGER).state == "done"
+    older = {k: v for k, v in record["parameters"].items() if k not in ("training_version", "augmentation")}
+    (folder / "record.json").write_text(json.dumps({**record, "parameters": older}))
+    assert state("run7", tmp_path, LONGER).state == "done"  # made before these parameters existed
     (folder / "record.json").write_text(json.dumps(record))
     (folder / "unfinished").mkdir()  # trained again: how far it is has nothing to do with the older record
     (folder / "unfinished" / "history.csv").write_text("\n".join((folder / "history.csv").read_text().splitlines()[:2]))
     with FileLock(folder / ".lock"):
-        assert state("run7", tmp_path, LONGER).why == "1 of 2 epochs saved"
+        assert state("run7", tmp_path, LONGER).reason == "1 of 2 epochs saved"
         assert state("run7", tmp_path, LONGER).epochs_left == 1
     shutil.rmtree(folder / "unfinished")
 
-    session = record["sessions"][0]
-    mixed = {**record, "sessions": [{**session, "code": {**session["code"], "loop.py": "other"}}, session]}
-    (folder / "record.json").write_text(json.dumps(mixed))
-    assert (state("run7", tmp_path, LONGER).state, state("run7", tmp_path, LONGER).why) == (
-        "stale", "cifarlib/loop.py changed",
-    )  # fmt: skip
-
+    (folder / "record.json").write_text(json.dumps(changed))
     broken = {"cells": [{"outputs": [{"output_type": "error", "ename": "Diverged", "evalue": "the loss is nan"}]}]}
     (folder / "train.ipynb").write_text(json.dumps(broken))
     assert state("run7", tmp_path, LONGER).state == "failed"
-    assert state("run7", tmp_path, LONGER).why == "cifarlib/loop.py changed; Diverged: the loss is nan"
+    assert state("run7", tmp_path, LONGER).reason == "training_version 0, now 1; Diverged: the loss is nan"
     (folder / "record.json").write_text(json.dumps(record))
-    assert (state("run7", tmp_path, LONGER).state, state("run7", tmp_path, LONGER).why) == (
+    assert (state("run7", tmp_path, LONGER).state, state("run7", tmp_path, LONGER).reason) == (
         "done", "Diverged: the loss is nan",
     )  # fmt: skip
     (folder / "train.ipynb").unlink()
@@ -155,33 +150,27 @@ def test_states_of_a_folder(tmp_path, small):
     (folder / "unfinished" / "checkpoint.safetensors").touch()
     (folder / "unfinished" / "history.csv").write_text("\n".join((folder / "history.csv").read_text().splitlines()[:2]))
     (folder / "history.csv").unlink()
-    found = state("run7", tmp_path, LONGER)
-    assert (found.state, found.why, found.epochs_left) == ("unfinished", "1 of 2 epochs saved", 1)
+    cell = state("run7", tmp_path, LONGER)
+    assert (cell.state, cell.reason, cell.epochs_left) == ("unfinished", "1 of 2 epochs saved", 1)
 
 
-def test_comments_and_docstrings_make_no_record_stale(tmp_path, monkeypatch):
-    monkeypatch.setattr(records, "TRAINING_MODULES", ("model",))
-    digests = []
-    for name, text in zip("abc", (
-        'def f(x):\n    """What it does."""\n    return x + 1  # because\n',
-        'def f( x ):\n\n    # other words\n    """In other words."""\n    return x + 1\n',
-        "def f(x):\n    return x + 2\n",
-    ), strict=True):  # fmt: skip
-        (tmp_path / name).mkdir()
-        monkeypatch.setattr(records, "__file__", str(tmp_path / name / "records.py"))
-        (tmp_path / name / "model.py").write_text(text)
-        digests.append(records.code_digests("mps")["model.py"])
-    assert digests[0] == digests[1] != digests[2]
+def test_what_a_record_was_made_on_is_that_of_each_session():
+    one = {"device": "cpu", "device_name": "A", "precision": "float32", "convolutions": "Winograd"}
+    other = {**one, "device_name": "B", "convolutions": "PyTorch"}
+    assert grid.made_on({**other, "sessions": [{**one, "commit": "1"}, {**other, "commit": "2"}]}) == [one, other]
+    assert grid.made_on({**other, "sessions": [{"commit": "1"}]}) == [other]  # before sessions noted it
+    assert grid.made_on(other) == [other]
 
 
-def test_a_record_holds_the_digests_of_the_code_that_was_imported(tmp_path, monkeypatch):
-    """Edited while a run trains, a module must not make its record look like one of the new code."""
-    monkeypatch.setattr(records, "TRAINING_MODULES", ("model",))
-    monkeypatch.setattr(records, "__file__", str(tmp_path / "records.py"))
-    (tmp_path / "model.py").write_text("a = 1\n")
-    before = records.code_digests("mps")
-    (tmp_path / "model.py").write_text("a = 2\n")
-    assert records.code_digests("mps") == before
+def test_records_that_were_made_differently_are_named():
+    alike = {"device": "cpu", "device_name": "A", "precision": "float32", "convolutions": "Winograd", "run": "run7"}
+    two = [{**alike, "seed": 0}, {**alike, "seed": 1}]
+    assert grid.made_differently(two) == grid.made_differently([]) == ""
+    resumed = {**alike, "seed": 2, "sessions": [alike, {**alike, "convolutions": "PyTorch"}]}
+    other = {**alike, "run": "run6", "seed": 0, "precision": "bfloat16"}
+    assert grid.made_differently([*two, resumed, other]) == (
+        "precision bfloat16 in run6 (0), else float32; convolutions Winograd / PyTorch in run7 (2), else Winograd"
+    )
 
 
 def test_a_check_that_fails_is_no_run_that_is_done(tmp_path):
@@ -243,7 +232,7 @@ def test_slurm_without_sbatch_names_what_does_the_same(tmp_path):
 def test_a_slurm_that_does_not_answer_hides_no_record_and_gets_no_second_submission(tmp_path):
     (tmp_path / "squeue").write_text("#!/bin/sh\necho squeue: nobody there >&2; exit 1\n")
     (tmp_path / "squeue").chmod(0o755)
-    command = [sys.executable, "-m", "cifarlib.grid", "7", "--slurm", "--output-folder", str(tmp_path)]
+    command = [sys.executable, "-m", "cifarlib", "status", "7", "--slurm", "--output-folder", str(tmp_path)]
     environment = {**os.environ, "PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}"}
     options = {"cwd": project_root(), "env": environment, "capture_output": True, "text": True}
     asked = subprocess.run(command, **options)
@@ -261,17 +250,17 @@ def test_a_task_that_slurm_has_forgotten_is_still_named_with_its_last_word(tmp_p
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
     jobs = tmp_path / "slurm" / "20260101-000000-000"
     jobs.mkdir(parents=True)
-    cells = [grid.look(load_params(run, **TINY), tmp_path) for run in ("run6", "run7")]
+    cells = [grid.read_cell(load_params(run, **TINY), tmp_path) for run in ("run6", "run7")]
     (jobs / "cells.txt").write_text("".join(f"{c.params.run}/0 {c.params.folder}\n" for c in cells))
     (jobs / "2.log").write_text("== run7/0: job 3\nslurmstepd: error: Detected 1 oom-kill event\nmake: *** Error 137\n")
     asked = grid.ask_slurm(cells, tmp_path)
     assert [(c.state, c.queued) for c in asked] == [("missing", False), ("failed", False)]
-    assert asked[1].why == f"slurmstepd: error: Detected 1 oom-kill event ({jobs / '2.log'})"
+    assert asked[1].reason == f"slurmstepd: error: Detected 1 oom-kill event ({jobs / '2.log'})"
 
 
 def test_asking_for_states_imports_no_torch(tmp_path):
     """It is asked several times a run, and torch alone takes seconds."""
-    code = "import sys; from cifarlib import grid; grid.main(); assert 'torch' not in sys.modules"
-    command = [sys.executable, "-c", code, "7", "--slurm", "--output-folder", str(tmp_path)]
+    code = "import sys; from cifarlib.__main__ import main; main(); assert 'torch' not in sys.modules"
+    command = [sys.executable, "-c", code, "status", "7", "--slurm", "--output-folder", str(tmp_path)]
     done = subprocess.run(command, cwd=project_root(), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

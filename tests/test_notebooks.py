@@ -16,6 +16,7 @@ from cifarlib import project_root, records
 
 NOTEBOOKS = sorted((project_root() / "notebooks").glob("*.ipynb"))
 TRAIN = project_root() / "notebooks" / "train.ipynb"
+ARTICLES = ("start", "explore", "whitening", "train", "predict")
 
 
 def papermill(*arguments, cwd, notebook=TRAIN):
@@ -100,13 +101,14 @@ def test_the_first_output_says_how_long_it_takes(executed):
 
 
 def test_the_executed_notebook_shows_what_a_reader_expects(executed):
-    found = outputs(executed[0])
-    assert not any(o.output_type == "error" or o.get("name") == "stderr" for o in found)
-    text = html_of(executed[0]) + "".join(o.get("data", {}).get("text/markdown", "") for o in found)
+    shown = outputs(executed[0])
+    assert not any(o.output_type == "error" or o.get("name") == "stderr" for o in shown)
+    text = html_of(executed[0]) + "".join(o.get("data", {}).get("text/markdown", "") for o in shown)
     record = records.read_record(executed[1])
     for needed in (
         "1,972,792", record["question"], record["data_sha256"], f"{100 * record['test_accuracy']:.2f} %",
         f"{100 * record['validation_accuracy']:.2f} %", "95 % interval", "no comparison", "model.safetensors",
+        f"convolutions: {record['convolutions']}", "the hardest, ",
     ):  # fmt: skip
         assert needed in text, needed
 
@@ -162,7 +164,33 @@ def papermill_on(name, cwd, **parameters):
 
 def test_the_start_page_leads_to_every_notebook():
     text = TRAIN.with_stem("start").read_text()
-    assert sorted(re.findall(r"\((\w+\.ipynb)\)", text)) == [path.name for path in NOTEBOOKS if path.stem != "start"]
+    linked = set(re.findall(r"\((\w+\.ipynb)\)", text))
+    assert linked == {path.name for path in NOTEBOOKS if path.stem != "start"}
+    executed_copies = re.findall(r"\(\.\./outputs/notebooks/(\w+\.ipynb)\)", text)
+    assert set(executed_copies) <= linked
+    assert len(executed_copies) == 5
+
+
+@pytest.mark.parametrize("path", [path for path in NOTEBOOKS if path.stem in ARTICLES], ids=lambda path: path.stem)
+def test_a_sentence_stands_before_every_figure_and_a_conclusion_at_the_end(path):
+    cells = nbformat.read(path, as_version=4).cells
+    sentence = False
+    for cell in cells:
+        if re.search(r"display\.(show|explore)\(", cell.source):
+            assert sentence, cell.source
+            sentence = False
+        elif cell.cell_type == "markdown" or "display.Text(" in cell.source:
+            sentence = True
+    titles = [cell.source for cell in cells if cell.cell_type == "markdown"]
+    assert titles[-1].startswith("## What this showed" if path.stem != "start" else "## Where to go on")
+    assert cells[-1].cell_type == "code"
+
+
+def test_predict_takes_the_best_run_7_of_the_output_folder(tiny_run, tmp_path):
+    done = papermill_on("predict", tmp_path, output_folder=tiny_run.parents[1])
+    assert done.returncode == 0, done.stdout
+    text = "".join(o.get("data", {}).get("text/markdown", "") for o in outputs(tmp_path / "predict.ipynb"))
+    assert f"`run7/{tiny_run.name}`" in text
 
 
 @pytest.mark.parametrize("name", ["start", "explore", "whitening", "predict"])

@@ -1,12 +1,10 @@
 import dataclasses
-import subprocess
-import sys
 
 import pytest
 import yaml
 
 from cifarlib import InputError, params, project_root
-from cifarlib.params import RunParams, load_params, load_published, run_names
+from cifarlib.params import RunParams, load_params, run_names
 
 TABLE1 = {  # the paper's Table 1, column by column, as decoded
     1: (1024, False, "constant", "adamw", "length", 0.0, "mean", 0.001),
@@ -52,10 +50,6 @@ def test_every_params_file_says_what_it_asks():
 
 def test_run_may_be_number_text_or_name():
     assert load_params(7) == load_params("7") == load_params("run7")
-
-
-def test_published_numbers_name_existing_runs():
-    assert set(load_published()["validation_accuracy"]) == {f"run{i}" for i in range(1, 8)} <= set(run_names())
 
 
 @pytest.mark.parametrize("run", [0, 8, "run8", "", "../run7", "published/table1"])
@@ -154,11 +148,32 @@ def test_defaults_need_no_file_entry():
     assert yaml.safe_load((project_root() / "params/run6.yaml").read_text())["batch_size"] == RunParams("x").batch_size
 
 
-def test_the_command_prints_the_folder_or_one_error():
-    command = [sys.executable, "-m", "cifarlib.params"]
-    done = subprocess.run([*command, "7", "epochs=10"], capture_output=True, text=True)
-    assert (done.returncode, done.stdout) == (0, "run7/seed0-epochs10\n")
-    done = subprocess.run([*command, "8"], capture_output=True, text=True)
-    assert done.returncode == 1
-    assert done.stderr.startswith("error: run = '8'")
-    assert done.stderr.count("\n") == 1
+def test_the_folder_is_known_without_reading_a_file(monkeypatch):
+    p = load_params(7, seed=2, epochs=10)
+    monkeypatch.setattr(params, "project_root", lambda: 1 / 0)
+    assert dataclasses.replace(p, momentum=0.8).folder == "run7/seed2-epochs10-momentum0.8"
+
+
+def test_changes_since_a_record_are_named():
+    p = load_params(7)
+    assert p.changes_since(p.settings()) == []
+    assert p.changes_since(p.settings() | {"momentum": 0.8}) == ["momentum 0.8, now 0.9"]
+    assert p.changes_since(p.settings() | {"training_version": 0}) == [
+        f"training_version 0, now {params.TRAINING_VERSION}"
+    ]
+
+
+def test_a_parameter_that_a_record_does_not_know_had_its_default():
+    older = {k: v for k, v in load_params(7).settings().items() if k not in ("augmentation", "whitening_eps")}
+    assert load_params(7).changes_since(older) == []
+    assert load_params("run7-preprocessed").changes_since(older | {"run": "run7-preprocessed"}) == [
+        "augmentation 'per_epoch', now 'once'"
+    ]
+
+
+def test_a_record_before_versions_is_of_the_first(monkeypatch):
+    older = {k: v for k, v in load_params(7).settings().items() if k != "training_version"}
+    monkeypatch.setattr(params, "TRAINING_VERSION", 1)
+    assert load_params(7).changes_since(older) == []
+    monkeypatch.setattr(params, "TRAINING_VERSION", 2)
+    assert load_params(7).changes_since(older) == ["training_version 1, now 2"]

@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from cifarlib import InputError, evaluate, predict, records
+from cifarlib import InputError, predict, records
 
 
 def hwc(images):
@@ -137,25 +137,28 @@ def test_pictures_of_sixteen_bits_and_of_floating_point_numbers(tmp_path):
 
 
 def test_a_file_of_test_images_gets_the_answers_of_the_record(cifar10, tiny_run):
-    model, about = evaluate.load_model(tiny_run)
-    logits = predict.logits_of(model, about, cifar10.test_images[:1000], records.read_record(tiny_run)["precision"])
+    model, description = predict.load_model(tiny_run)
+    logits = predict.logits_of(
+        model, description, cifar10.test_images[:1000], records.read_record(tiny_run)["precision"]
+    )
     saved = records.read_predictions(tiny_run)["test"]
     assert (logits.numpy().argmax(1) != saved.argmax(1)).sum() <= 2
     np.testing.assert_allclose(logits, saved, atol=0.02, rtol=1e-3)  # saved as float16
 
 
 def test_block_outputs_lead_to_the_logits(cifar10, tiny_run):
-    model, about = evaluate.load_model(tiny_run)
+    model, description = predict.load_model(tiny_run)
     image = cifar10.test_images[3]
-    outputs = predict.block_outputs(model, about, image)
+    outputs = predict.block_outputs(model, description, image)
     shapes = {"whitening": (24, 31, 31), "block 1": (64, 15, 15), "block 2": (256, 7, 7), "block 3": (256, 3, 3)}
     assert {name: tuple(output.shape) for name, output in outputs.items()} == shapes
     logits = model.net[5:](outputs["block 3"][None].to(next(model.parameters()).device)).detach().cpu()
-    torch.testing.assert_close(logits, predict.logits_of(model, about, image[None]), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(logits, predict.logits_of(model, description, image[None]), atol=1e-4, rtol=1e-4)
 
 
 def test_the_default_model_is_the_best_with_weights(tiny_run, tmp_path, monkeypatch):
     monkeypatch.setattr(predict, "project_root", lambda: tmp_path)
+    monkeypatch.setattr("cifarlib.project_root", lambda: tmp_path)
     with pytest.raises(InputError, match=r"no run 7 with its weights .*: `make train RUN=7 EPOCHS=10` makes one"):
         predict.find_model()
     for name, accuracy in (("seed0", 0.2), ("seed0-epochs10", 0.4), ("seed1", 0.9), ("seed2-epochs3", 0.3)):

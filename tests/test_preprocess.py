@@ -2,7 +2,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from cifarlib.preprocess import channel_statistics, crop_and_flip, draw, draw_order, normalization, normalize
+from cifarlib.preprocess import channel_statistics, crop_and_flip, draw_crops, draw_order, make_normalizer
 
 
 @pytest.fixture(scope="module")
@@ -23,18 +23,18 @@ def one_by_one(images, index, draws, padding):
 @pytest.mark.parametrize("padding", ["reflect", "constant"])
 @pytest.mark.parametrize("mode", ["channel", "length", "image-channel"])
 def test_a_batch_equals_normalise_pad_crop_flip_one_by_one(images, mode, padding, device):
-    index, draws = draw_order(0, 1, 300)[:200], draw(0, 1, 300)[:200]
-    scale = normalization(images, mode, channel_statistics(images))
-    on_device = [t.to(device) for t in (images, *scale, index, draws)]
-    batch = crop_and_flip(*on_device, padding)
-    torch.testing.assert_close(batch.cpu(), one_by_one(normalize(images, *scale), index, draws, padding))
+    index, crops = draw_order(0, 1, 300)[:200], draw_crops(0, 1, 300)[:200]
+    normalizer = make_normalizer(images, mode, channel_statistics(images))
+    on_device = images.to(device), normalizer.to(torch.device(device)), index.to(device)
+    batch = crop_and_flip(*on_device, crops.to(device), padding)
+    torch.testing.assert_close(batch.cpu(), one_by_one(normalizer.apply(images), index, crops, padding))
     assert batch.is_contiguous(memory_format=torch.channels_last)
-    plain = crop_and_flip(*on_device[:4], None, padding)
-    torch.testing.assert_close(plain.cpu(), normalize(images, *scale)[index])
+    plain = crop_and_flip(*on_device, None, padding)
+    torch.testing.assert_close(plain.cpu(), normalizer.apply(images)[index])
 
 
 def test_every_shift_and_both_flips_occur_equally_often():
-    draws = draw(0, 1, 81_000)
+    draws = draw_crops(0, 1, 81_000)
     for column, values in ((0, range(-4, 5)), (1, range(-4, 5)), (2, (0, 1))):
         counts = torch.stack([(draws[:, column] == v).sum() for v in values])
         assert counts.sum() == 81_000
@@ -42,10 +42,10 @@ def test_every_shift_and_both_flips_occur_equally_often():
 
 
 def test_draws_depend_on_seed_and_epoch_alone():
-    assert torch.equal(draw(1, 2, 50), draw(1, 2, 50))
+    assert torch.equal(draw_crops(1, 2, 50), draw_crops(1, 2, 50))
     assert torch.equal(draw_order(1, 2, 50), draw_order(1, 2, 50))
     for other in ((1, 3), (2, 2)):
-        assert not torch.equal(draw(1, 2, 50), draw(*other, 50))
+        assert not torch.equal(draw_crops(1, 2, 50), draw_crops(*other, 50))
         assert not torch.equal(draw_order(1, 2, 50), draw_order(*other, 50))
 
 
@@ -64,7 +64,7 @@ def test_channel_statistics_are_mean_and_deviation(cifar10):
 @pytest.mark.parametrize(("mode", "dims"), [("channel", (0, 2, 3)), ("length", (1, 2, 3)), ("image-channel", (2, 3))])
 def test_normalised_images_have_mean_0_and_deviation_1(cifar10, mode, dims, device):
     images = cifar10.train_images[:500].to(device)
-    x = normalize(images, *normalization(images, mode, channel_statistics(images.cpu())))
+    x = make_normalizer(images, mode, channel_statistics(images.cpu())).apply(images)
     assert x.dtype == torch.float32
     assert x.is_contiguous(memory_format=torch.channels_last)
     std, mean = torch.std_mean(x.double(), dim=dims, correction=0)
@@ -75,4 +75,12 @@ def test_normalised_images_have_mean_0_and_deviation_1(cifar10, mode, dims, devi
 def test_an_image_of_one_colour_becomes_zero():
     white = torch.full((1, 3, 32, 32), 255, dtype=torch.uint8)
     for mode in ("length", "image-channel"):
-        assert (normalize(white, *normalization(white, mode, (torch.zeros(3), torch.ones(3)))) == 0).all()
+        assert (make_normalizer(white, mode, (torch.zeros(3), torch.ones(3))).apply(white) == 0).all()
+
+
+@pytest.mark.parametrize("mode", ["channel", "length", "image-channel"])
+def test_an_indexed_normalizer_is_that_of_the_images(images, mode):
+    statistics = channel_statistics(images)
+    index = torch.tensor([7, 3, 3])
+    ours = make_normalizer(images, mode, statistics)[index].apply(images[index])
+    assert torch.equal(ours, make_normalizer(images[index], mode, statistics).apply(images[index]))

@@ -2,14 +2,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from cifarlib.preprocess import channel_statistics, normalization, normalize
-from cifarlib.whitening import eigenpatches, patch_covariance, whitening_filters
+from cifarlib.preprocess import channel_statistics, make_normalizer
+from cifarlib.whitening import eigenpatches, filters_from_images, patch_covariance, whitening_filters
 
 
 @pytest.fixture(scope="module")
 def images(cifar10):
     raw = cifar10.train_images[:3000]
-    return normalize(raw, *normalization(raw, "channel", channel_statistics(raw)))
+    return make_normalizer(raw, "channel", channel_statistics(raw)).apply(raw)
 
 
 @pytest.fixture(scope="module")
@@ -63,3 +63,12 @@ def test_rounding_and_chunks_do_not_choose_a_sign(images, covariance):
     _, vectors = eigenpatches(covariance)
     for other in (patch_covariance(images.split(170)), covariance * (1 + 1e-9 * torch.randn(12, 12)).double()):
         torch.testing.assert_close(eigenpatches((other + other.T) / 2)[1], vectors, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("mode", ["channel", "length"])
+def test_filters_are_those_of_all_normalised_images(cifar10, mode):
+    raw = cifar10.train_images[:1500]
+    normalizer = make_normalizer(raw, mode, channel_statistics(raw))
+    ours = filters_from_images(raw, normalizer, 1e-3)
+    expected = whitening_filters(torch.cov(patches_of(normalizer.apply(raw))), 1e-3)
+    torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-4)

@@ -10,7 +10,8 @@ from made_up import make_grid
 from playwright.sync_api import sync_playwright
 from pypdf import PdfReader
 
-from cifarlib import export, project_root
+from cifarlib import InputError, project_root
+from cifarlib.report import export
 
 FLAGS = "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-component-update"
 
@@ -25,7 +26,10 @@ def folder(tmp_path_factory):
         project_root() / "notebooks" / "report.ipynb", folder / "report.ipynb", parameters, cwd=str(folder)
     )
     done = subprocess.run(
-        [sys.executable, "-m", "cifarlib.export", folder / "report.ipynb"], capture_output=True, text=True, cwd=folder
+        [sys.executable, "-m", "cifarlib", "export", folder / "report.ipynb"],
+        capture_output=True,
+        text=True,
+        cwd=folder,
     )
     assert done.returncode == 0, done.stderr
     assert "report.html" in done.stdout
@@ -110,9 +114,9 @@ def test_a_notebook_of_ones_own_exports_too(tmp_path):
     source = nbformat.v4.new_notebook(cells=[
         nbformat.v4.new_markdown_cell('# Mine, my "best"\n\nWith *text*, $x^2$ and [a link](https://example.org).'),
         nbformat.v4.new_markdown_cell('Ada "C" L; B', metadata={"tags": ["authors"]}),
-        nbformat.v4.new_code_cell("print('said')\nimport matplotlib.pyplot as plt\nplt.plot([1, 2]);"),
+        nbformat.v4.new_code_cell("print('told')\nimport matplotlib.pyplot as plt\nplt.plot([1, 2]);"),
         nbformat.v4.new_code_cell("{'a | b': 1}"),
-        nbformat.v4.new_code_cell("import pandas\npandas.DataFrame({'seen': [1.5], 'said': [20]})"),
+        nbformat.v4.new_code_cell("import pandas\npandas.DataFrame({'seen': [1.5], 'told': [20]})"),
     ])  # fmt: skip
     nbformat.write(source, tmp_path / "mine.ipynb")
     papermill.execute_notebook(tmp_path / "mine.ipynb", tmp_path / "done.ipynb", kernel_name="python3")
@@ -121,26 +125,36 @@ def test_a_notebook_of_ones_own_exports_too(tmp_path):
     html = (tmp_path / "done.html").read_text()
     assert re.search("<title>Mine, my .best.</title>", html)
     assert re.search(r"<td>\s*1\.5\s*</td>", html)
-    assert "said" in html
+    assert "told" in html
     assert "data:image/png" in html
     reader = PdfReader(tmp_path / "done.pdf")
     assert reader.metadata.title == 'Mine, my "best"'
     assert reader.metadata.author == 'Ada "C" L, B'
-    assert re.search(r"seen +said\n0 +1\.5 +20", reader.pages[0].extract_text())
+    assert re.search(r"seen +told\n0 +1\.5 +20", reader.pages[0].extract_text())
 
 
 @pytest.mark.parametrize("which", ["missing", "no notebook", "without outputs"])
 def test_what_cannot_be_exported_is_one_line(which, tmp_path):
-    path = tmp_path / "some.ipynb"
+    path = tmp_path / "mine.ipynb"
     if which == "no notebook":
         path.write_text("{}")
     if which == "without outputs":
         shutil.copy(project_root() / "notebooks" / "report.ipynb", path)
-    done = subprocess.run([sys.executable, "-m", "cifarlib.export", path], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-m", "cifarlib", "export", path], capture_output=True, text=True)
     assert done.returncode == 1
     assert done.stderr.startswith("error: ")
     assert done.stderr.count("\n") == 1
     assert not list(tmp_path.glob("*.html"))
+
+
+@pytest.mark.parametrize(("kind", "writer"), [("html", "to_html"), ("pdf", "to_pdf")])
+def test_what_pandoc_or_typst_refuses_names_the_notebook(kind, writer, tmp_path, monkeypatch):
+    def refuse(path, output):
+        raise RuntimeError("unknown thing")
+
+    monkeypatch.setattr(export, writer, refuse)
+    with pytest.raises(InputError, match=r"mine.ipynb cannot be exported: unknown thing"):
+        export.export(tmp_path / "mine.ipynb", [kind])
 
 
 def test_the_report_runs_without_records_and_without_data(tmp_path, monkeypatch):
@@ -168,6 +182,6 @@ def test_the_committed_report_says_what_the_committed_records_say(tmp_path):
     assert words((tmp_path / "report.html").read_text()) == words(committed)
     assert len(committed) < 6e6
     export.to_pdf(tmp_path / "report.ipynb", tmp_path / "report.pdf")
-    said = ["".join(page.extract_text() for page in PdfReader(path).pages)
+    texts = ["".join(page.extract_text() for page in PdfReader(path).pages)
             for path in (tmp_path / "report.pdf", root / "outputs" / "report.pdf")]  # fmt: skip
-    assert re.findall(r"\d+\.\d+", said[0]) == re.findall(r"\d+\.\d+", said[1])
+    assert re.findall(r"\d+\.\d+", texts[0]) == re.findall(r"\d+\.\d+", texts[1])

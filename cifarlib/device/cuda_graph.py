@@ -10,72 +10,62 @@ import warnings
 from collections.abc import Callable
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from cifarlib.loop import epoch_plan, epoch_row, train_step
-from cifarlib.params import RunParams
+from cifarlib.loop import Training, epoch_plan, epoch_row, train_step
 from cifarlib.preprocess import crop_and_flip
 
 WARM_UP = 3  # steps before the capture, which must not meet a first call: libraries load, buffers are made
 
 
 class CapturedEpoch:
-    """Called like ``loop.train_epoch`` with an epoch's number; the other arguments are fixed, as they are captured."""
+    """Called like ``loop.train_epoch`` with an epoch's number; ``training`` is fixed, as its tensors are captured."""
 
-    def __init__(
-        self,
-        model: nn.Module,
-        optimizer: torch.optim.Optimizer,
-        images: Tensor,
-        labels: Tensor,
-        scale: tuple[Tensor, Tensor],
-        params: RunParams,
-        dtype: torch.dtype,
-    ):
-        self.params, self.n = params, len(images)
-        steps, size, device = params.steps_per_epoch, params.batch_size, images.device
-        order, draws = epoch_plan(params, 1, self.n)
+    def __init__(self, training: Training):
+        self.training = training  # the graph reads its tensors by address
+        params, images, device = training.params, training.images, training.images.device
+        steps, size = params.steps_per_epoch, params.batch_size
+        order, crops = epoch_plan(params, 1, len(images))
         self.order = torch.empty(steps, size, dtype=order.dtype, device=device)
-        self.draws = None if draws is None else torch.empty(steps, size, 3, dtype=draws.dtype, device=device)
+        self.crops = None if crops is None else torch.empty(steps, size, 3, dtype=crops.dtype, device=device)
         self.rates = torch.empty(steps, device=device)
         self.step = torch.empty(1, dtype=torch.int64, device=device)
         self.loss_sum, self.last_loss = torch.empty(2, device=device).unbind()
         self.right = torch.empty((), dtype=torch.int64, device=device)
-        rate = torch.zeros((), device=device)
-        for group in optimizer.param_groups:
+        self.rate = rate = torch.zeros((), device=device)
+        for group in training.optimizer.param_groups:
             group["lr"] = rate
             if "capturable" in group:  # AdamW; the fused SGD reads a rate on the device as it is
                 group["capturable"] = True
 
         def one_step() -> None:
             index = self.order.index_select(0, self.step)[0]
-            crops = None if self.draws is None else self.draws.index_select(0, self.step)[0]
+            crops = None if self.crops is None else self.crops.index_select(0, self.step)[0]
             rate.copy_(self.rates.index_select(0, self.step)[0])
-            x = crop_and_flip(images, *scale, index, crops, params.padding)
-            loss, correct = train_step(model, optimizer, x, labels.index_select(0, index), params, dtype)
+            x = crop_and_flip(images, training.normalizer, index, crops, params.padding)
+            loss, correct = train_step(training, x, training.labels.index_select(0, index))
             self.last_loss.copy_(loss)
             self.loss_sum += loss
             self.right += correct
             self.step += 1
 
-        model.train()
+        training.model.train()
         self._lay_out(1)
-        before = {tensor: tensor.detach().clone() for tensor in _state(model, optimizer)}
-        # the graph reads these by address; a cycle through one_step would keep an old graph's memory for long
-        self.kept = model, optimizer, images, labels, scale, rate
+        before = {tensor: tensor.detach().clone() for tensor in _state(training)}
         self.replay = capture(one_step, self.step.zero_, device)
         with torch.no_grad():  # undone in place, as the graph knows tensors by address; momentum begins at zero
-            for tensor in _state(model, optimizer):
+            for tensor in _state(training):
                 tensor.copy_(before.get(tensor, torch.zeros_like(tensor)))
 
     def _lay_out(self, epoch: int) -> None:
         """Puts an epoch's plan where the graph reads it, and the counters to zero."""
         steps, size = self.order.shape
-        order, draws = epoch_plan(self.params, epoch, self.n)
+        params = self.training.params
+        order, crops = epoch_plan(params, epoch, len(self.training.images))
         self.order.copy_(order[: steps * size].view(steps, size))
-        if draws is not None:
-            self.draws.copy_(draws[: steps * size].view(steps, size, 3))
-        rates = [self.params.learning_rate_at((epoch - 1) * steps + step) for step in range(steps)]
+        if crops is not None:
+            self.crops.copy_(crops[: steps * size].view(steps, size, 3))
+        rates = [params.learning_rate_at((epoch - 1) * steps + step) for step in range(steps)]
         self.rates.copy_(torch.tensor(rates))
         for counter in (self.step, self.loss_sum, self.right):
             counter.zero_()
@@ -85,13 +75,13 @@ class CapturedEpoch:
         for step in range(len(self.order)):
             self.replay()
             on_step(step + 1)
-        return epoch_row(self.params, epoch, self.loss_sum, self.right, self.last_loss)
+        return epoch_row(self.training.params, epoch, self.loss_sum, self.right, self.last_loss)
 
 
-def _state(model: nn.Module, optimizer: torch.optim.Optimizer) -> list[Tensor]:
+def _state(training: Training) -> list[Tensor]:
     """All that a step changes."""
-    momentum = [t for state in optimizer.state.values() for t in state.values() if isinstance(t, Tensor)]
-    return [*model.state_dict(keep_vars=True).values(), *momentum]
+    momentum = [t for state in training.optimizer.state.values() for t in state.values() if isinstance(t, Tensor)]
+    return [*training.model.state_dict(keep_vars=True).values(), *momentum]
 
 
 def capture(function: Callable[[], None], reset: Callable[[], object], device: torch.device) -> Callable[[], None]:

@@ -2,7 +2,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from cifarlib import winograd
+from cifarlib.device import convolutions
+from cifarlib.device.convolutions import PYTORCH, WINOGRAD, fast_conv3x3, fastest_method, use_fast
 from cifarlib.model import build_model
 
 
@@ -19,7 +20,7 @@ def test_is_the_convolution_and_its_gradients(c, k, height, size, n):
     for results, dtype in ((found, torch.float32), (exact, torch.float64)):
         inputs = [t.detach().to(dtype).requires_grad_() for t in (x, weight)]
         if dtype == torch.float32:
-            y = winograd.conv3x3(*inputs, size)
+            y = convolutions.winograd(*inputs, size)
             assert y.is_contiguous(memory_format=torch.channels_last)
         else:
             y = F.conv2d(*inputs, padding=1)[:, :, :size, :size]
@@ -53,72 +54,82 @@ def test_in_bfloat16_the_error_stays_below_two_roundings(c, height, size, n):
         return F.conv2d(x, weight, padding=1)[:, :, :size, :size]
 
     exact = run(direct, x, weight)
-    for given in (x.bfloat16(), x.float()):  # autocast takes either
-        ours = run(lambda x, w: winograd.conv3x3(x, w, size), given, weight.float())
+    for inputs in (x.bfloat16(), x.float()):  # autocast takes either
+        ours = run(lambda x, w: fast_conv3x3(x, w, size), inputs, weight.float())
         assert ours[0].dtype == torch.bfloat16
         for a, e in zip(ours, exact, strict=True):
             assert (a - e).norm() < 2 * 2**-8 * e.norm()
 
 
 def test_the_network_says_and_learns_the_same_by_either_convolution(monkeypatch):
-    x = torch.randn(winograd.IMAGES, 3, 32, 32, generator=torch.Generator().manual_seed(1))
-    used, conv3x3 = [], winograd.conv3x3
-    monkeypatch.setattr(winograd, "in_bfloat16", lambda: True)
-    monkeypatch.setattr(winograd, "conv3x3", lambda x, w, size: used.append(size) or conv3x3(x, w, size))
+    x = torch.randn(convolutions.IMAGES, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+    sizes, fast = [], convolutions.fast_conv3x3
+    monkeypatch.setattr(convolutions, "faster_in_bfloat16", lambda: True)
+    monkeypatch.setattr(convolutions, "fast_conv3x3", lambda x, w, size: sizes.append(size) or fast(x, w, size))
 
-    def step(direct: bool, dtype: torch.dtype) -> list[torch.Tensor]:
+    def step(plain: bool, dtype: torch.dtype) -> list[torch.Tensor]:
         model = build_model(0)
-        for layer in model.modules():
-            layer.direct = direct
+        if not plain:
+            assert use_fast(model, str(dtype).removeprefix("torch.")) == WINOGRAD
         with torch.autocast("cpu", dtype=dtype, enabled=dtype != torch.float32):
             logits = model(x).float()
         logits.square().sum().backward()
         return [logits.detach(), *(p.grad for p in model.parameters() if p.requires_grad)]
 
     exact = step(True, torch.float32)
-    assert used == []
+    assert sizes == []
     ours = step(False, torch.float32)
-    assert used == [14, 7, 6, 3]  # the pooled layers without the row that pooling drops
+    assert sizes == [30, 15, 14, 7, 6, 3]  # the pooled layers without the row that pooling drops
     for a, b in zip(ours, exact, strict=True):  # in norm: of two almost equal inputs the pooling may take the other
         assert (a - b).norm() <= 1e-2 * b.norm()
-    used.clear()
     ours, theirs = step(False, torch.bfloat16), step(True, torch.bfloat16)
-    assert used == [14, 7, 6, 3]
     for a, b, e in zip(ours, theirs, exact, strict=True):
         assert (a - e).norm() <= 1.3 * (b - e).norm() + 1e-3 * e.norm()  # bfloat16 alone is up to 20 % off
 
 
-def test_is_left_out_where_it_would_not_pay(monkeypatch):
-    x, weight = torch.zeros(winograd.IMAGES, 256, 7, 7), torch.zeros(256, 256, 3, 3)
-    assert winograd.pays(x, weight)
-    assert not winograd.pays(x[1:], weight)
-    assert not winograd.pays(x.double(), weight)
-    assert not winograd.pays(x[:, :24], weight[:64, :24])
-    assert not winograd.pays(x.to("meta"), weight)
-    assert not winograd.pays(x.bfloat16(), weight.bfloat16())
-    for faster in (True, False):  # not where the direct sum has matrix units
-        monkeypatch.setattr(winograd, "in_bfloat16", lambda faster=faster: faster)
-        with torch.autocast("cpu", dtype=torch.bfloat16):
-            assert winograd.pays(x, weight) == faster
-        with torch.autocast("cpu", dtype=torch.float16):
-            assert not winograd.pays(x, weight)
-    taken = []
-    monkeypatch.setattr(winograd._Winograd, "apply", lambda x, weight, size: taken.append(size) or x)
-    monkeypatch.setattr(winograd._Small, "apply", lambda x, weight: taken.append("small") or x)
-    for dtype in (torch.float32, torch.bfloat16):
-        with torch.autocast("cpu", dtype=dtype, enabled=dtype != torch.float32):
-            for height, size in ((7, 7), (7, 6), (3, 3)):
-                winograd.conv3x3(x[:, :, :height, :height], weight, size)
-    assert taken == [7, 6, 3, 6, "small"]  # in tiles of 2x2 it would compute 8 for 7
+def test_a_network_keeps_its_weights_and_their_names():
+    plain, fast = build_model(3), build_model(3)
+    use_fast(fast, "float32")
+    assert list(fast.state_dict()) == list(plain.state_dict())
+    assert [name for name, _ in fast.named_parameters()] == [name for name, _ in plain.named_parameters()]
+    for ours, theirs in zip(fast.state_dict().values(), plain.state_dict().values(), strict=True):
+        assert torch.equal(ours, theirs)
+
+
+def test_no_network_gets_them_where_they_would_not_pay(monkeypatch):
+    """In bfloat16 not where the direct sum has matrix units, and on no other device."""
+    for faster in (True, False):
+        monkeypatch.setattr(convolutions, "faster_in_bfloat16", lambda faster=faster: faster)
+        assert use_fast(build_model(0), "bfloat16") == (WINOGRAD if faster else PYTORCH)
+        assert use_fast(build_model(0), "float32") == WINOGRAD
+        assert use_fast(build_model(0).to("meta"), "float32") == PYTORCH
 
 
 @pytest.mark.parametrize(
-    ("has", "pays"),
+    ("n", "k", "c", "height", "size", "dtype", "method"),
+    [
+        (32, 256, 256, 7, 7, torch.float32, "Winograd"),
+        (31, 256, 256, 7, 7, torch.float32, "PyTorch"),
+        (32, 64, 24, 31, 30, torch.float32, "PyTorch"),
+        (32, 256, 256, 7, 7, torch.float64, "PyTorch"),
+        (32, 256, 256, 7, 7, torch.float16, "PyTorch"),
+        (32, 256, 256, 7, 6, torch.float32, "Winograd"),
+        (32, 256, 256, 3, 3, torch.float32, "Winograd"),
+        (32, 256, 256, 7, 6, torch.bfloat16, "Winograd"),
+        (32, 256, 256, 3, 3, torch.bfloat16, "nine products"),
+        (32, 256, 256, 7, 7, torch.bfloat16, "PyTorch"),  # in tiles of 2x2 it would compute 8 for 7
+    ],
+)
+def test_the_method_is_the_one_that_was_measured_fastest(n, k, c, height, size, dtype, method):
+    assert fastest_method(n, k, c, height, size, dtype) == method
+
+
+@pytest.mark.parametrize(
+    ("units", "faster"),
     [({"avx512_bf16": True, "amx_bf16": False}, True), ({"avx512_bf16": True, "amx_bf16": True}, False),
-     ({"avx512_bf16": False}, False), ({"bf16": True}, False)],
+     ({"avx512_bf16": False}, False), ({"bf16": True}, False), ({}, False)],
 )  # fmt: skip
-def test_bfloat16_needs_units_that_are_no_matrix_units(monkeypatch, has, pays):
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: has, raising=False)
-    assert winograd.in_bfloat16() == pays
-    monkeypatch.delattr(torch.cpu, "get_capabilities")
-    assert not winograd.in_bfloat16()
+def test_bfloat16_needs_units_that_are_no_matrix_units(monkeypatch, units, faster):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: units, raising=False)
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
+    assert convolutions.faster_in_bfloat16() == faster

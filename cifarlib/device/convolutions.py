@@ -1,10 +1,11 @@
-"""3x3 convolutions on a CPU with fewer multiplications than PyTorch's: Winograd's minimal filtering [1].
+"""3x3 convolutions on a CPU with fewer multiplications than PyTorch's, put into a built network: ``use_fast``.
 
-A tile of m x m outputs depends on (m+2) x (m+2) inputs. Transformed, a tile needs one multiplication for each of these
-instead of nine for each output: F(4x4, 3x3) takes 36 instead of 144, and all tiles together are (m+2)^2 matrix products.
-In float32 the result differs from the direct sum's by some 1e-5 of the largest output. In bfloat16 tiles stay at 2x2,
-whose inputs and outputs are only added and subtracted: result and gradients are 0.5 % away from the exact ones in norm,
-the direct sum's 0.2 to 0.3 %; with tiles of 4x4 it would be 2 to 3 %. The gradients are those of the same formula.
+Winograd's minimal filtering [1]: a tile of m x m outputs depends on (m+2) x (m+2) inputs. Transformed, a tile needs one
+multiplication for each of these instead of nine for each output: F(4x4, 3x3) takes 36 instead of 144, and all tiles
+together are (m+2)^2 matrix products. In float32 the result differs from the direct sum's by some 1e-5 of the largest
+output. In bfloat16 tiles stay at 2x2, whose inputs and outputs are only added and subtracted: result and gradients are
+0.5 % away from the exact ones in norm, the direct sum's 0.2 to 0.3 %; with tiles of 4x4 it would be 2 to 3 %. The
+gradients are those of the same formula.
 [1] Lavin and Gray, Fast Algorithms for Convolutional Neural Networks, 2016.
 """
 
@@ -12,8 +13,11 @@ import functools
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+
+from cifarlib.device.choice import cpu_capabilities, cpu_multiplies_bfloat16
+from cifarlib.model import Block, Network
 
 POINTS = (0.0, 1.0, -1.0, 2.0, -2.0)  # and infinity: where the polynomials of the algorithm are evaluated
 CHANNELS = 64 * 256  # c_in * c_out: with fewer, the transforms cost more than they save
@@ -21,31 +25,63 @@ IMAGES = 32  # with fewer, the transform of the weights does
 SHARE = 0.45  # of the multiplications: with more of them left, the transforms cost what is saved
 SMALL = 3  # pixels a side: up to here most of an image touches the padding
 PART = 128  # images at a time: the transformed tiles of a batch of 1024 would take gigabytes
+PYTORCH, WINOGRAD = "PyTorch", "Winograd"  # as a record names them
+NINE_PRODUCTS = "nine products"  # a method for one layer, used beside Winograd's
 
 
-def pays(x: Tensor, weight: Tensor) -> bool:
-    """Whether ``conv3x3`` takes no more time than PyTorch's convolution, as measured on layers of this network: it knows
-    the size of the output, too, and takes PyTorch's where that is faster."""
-    k, c, *kernel = weight.shape
-    if x.device.type != "cpu" or kernel != [3, 3] or k * c < CHANNELS or len(x) < IMAGES:
-        return False
-    dtype = _dtype(x)
-    if weight.dtype != torch.float32 or dtype not in (torch.float32, torch.bfloat16):
-        return False
-    return dtype == torch.float32 or in_bfloat16()
+def use_fast(model: Network, precision: str) -> str:
+    """Has the blocks of a network on a CPU convolve by the fastest method, where there is a faster one than PyTorch's;
+    its weights stay as and where they are. Returns which convolutions the network now uses, for its record."""
+    if model.first_layer.weight.device.type != "cpu" or (precision == "bfloat16" and not faster_in_bfloat16()):
+        return PYTORCH
+    for block in model.net:
+        if isinstance(block, Block):
+            block.conv1, block.conv2 = FastConvolution(block.conv1, pooled=True), FastConvolution(block.conv2)
+    return WINOGRAD
 
 
-def in_bfloat16() -> bool:
+def faster_in_bfloat16() -> bool:
     """Whether this CPU multiplies bfloat16, but without matrix units, which make the direct sum cheaper than the
     transforms. Asked, not measured: a run that is stopped and resumed must go on in the same way. (On a Zen 4 the
     256-wide pooled layer takes 0.6 of PyTorch's time.)"""
-    has = getattr(torch.cpu, "get_capabilities", dict)()  # PyTorch 2.11 may not have it
-    return bool(has.get("avx512_bf16")) and not has.get("amx_bf16")
+    return cpu_multiplies_bfloat16() and not cpu_capabilities().get("amx_bf16")
 
 
-def _dtype(x: Tensor) -> torch.dtype:
-    """What autocast, where it is on, has PyTorch's convolution compute in."""
-    return torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
+class FastConvolution(nn.Module):
+    """Takes the place of a 3x3 convolution with padding 1 and without bias. pooled: 2x2 max-pooling follows, which drops
+    the last row and column of an odd number, so they need not be computed."""
+
+    def __init__(self, convolution: nn.Conv2d, pooled: bool = False):
+        super().__init__()
+        self.weight, self.pooled = convolution.weight, pooled
+
+    def forward(self, x: Tensor) -> Tensor:
+        height = x.shape[-1]
+        return fast_conv3x3(x, self.weight, height // 2 * 2 if self.pooled else height)
+
+
+def fast_conv3x3(x: Tensor, weight: Tensor, size: int) -> Tensor:
+    """``F.conv2d(x, weight, padding=1)`` by the fastest method, at least its first ``size`` rows and columns.
+
+    x: (N, C, H, H) in float32 or bfloat16, channels_last; weight: (K, C, 3, 3) in float32. Returns (N, K, size, size) or
+    (N, K, H, H), channels_last, in the type that autocast, where it is on, has PyTorch's convolution compute in.
+    """
+    x = x.to(torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype)
+    method = fastest_method(len(x), *weight.shape[:2], x.shape[-1], size, x.dtype)
+    if method == PYTORCH:
+        return F.conv2d(x, weight, padding=1)
+    with torch.autocast("cpu", enabled=False):  # the weights are transformed as they are, then rounded
+        return winograd(x, weight, size) if method == WINOGRAD else _NineProducts.apply(x, weight)
+
+
+def fastest_method(n: int, k: int, c: int, height: int, size: int, dtype: torch.dtype) -> str:
+    """Of n images (c, height, height) to the first size x size of k channels' outputs, as measured on layers of this
+    network."""
+    if dtype not in (torch.float32, torch.bfloat16) or k * c < CHANNELS or n < IMAGES:
+        return PYTORCH
+    if _multiplications(size, _tile(size, dtype)) <= SHARE * 9 * height**2:
+        return WINOGRAD
+    return NINE_PRODUCTS if height <= SMALL else PYTORCH
 
 
 def _multiplications(size: int, m: int) -> int:
@@ -58,18 +94,8 @@ def _tile(size: int, dtype: torch.dtype) -> int:
     return min((2, 3, 4) if dtype == torch.float32 else (2,), key=lambda m: _multiplications(size, m))
 
 
-def conv3x3(x: Tensor, weight: Tensor, size: int) -> Tensor:
-    """``F.conv2d(x, weight, padding=1)``, at least its first ``size`` rows and columns: (N, C, H, H) to
-    (N, K, size, size) or (N, K, H, H), both channels_last, by weight (K, C, 3, 3) in float32; x and what comes back
-    in float32 or bfloat16."""
-    x, height = x.to(_dtype(x)), x.shape[-1]
-    winograd = _multiplications(size, _tile(size, x.dtype)) <= SHARE * 9 * height**2
-    if not winograd and height > SMALL:
-        return F.conv2d(x, weight, padding=1)
-    with torch.autocast("cpu", enabled=False):  # the weights are transformed as they are, then rounded
-        if not winograd:
-            return _Small.apply(x, weight)
-        parts = [_Winograd.apply(part, weight, size) for part in x.split(PART)]
+def winograd(x: Tensor, weight: Tensor, size: int) -> Tensor:
+    parts = [_Winograd.apply(part, weight, size) for part in x.split(PART)]
     return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
@@ -84,16 +110,16 @@ def _matrices(m: int, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
     values = torch.zeros(a, a, dtype=torch.float64)  # of the powers at each point; infinity sees the highest alone
     values[:-1] = torch.tensor(POINTS[: a - 1], dtype=torch.float64)[:, None] ** torch.arange(a)
 
-    def of(powers: int) -> Tensor:
-        some = values[:, :powers].clone()
-        some[-1, -1] = 1
-        return some
+    def evaluation(powers: int) -> Tensor:
+        matrix = values[:, :powers].clone()
+        matrix[-1, -1] = 1
+        return matrix
 
-    inputs = of(a).inverse().T
+    inputs = evaluation(a).inverse().T
     scale = inputs.abs().amax(1, keepdim=True)  # numbers of like size on both sides round best
-    one = of(m).T, of(3) * scale, inputs / scale
-    kinds = dtype, torch.float32, dtype
-    return tuple(torch.kron(matrix, matrix).to(kind) for matrix, kind in zip(one, kinds, strict=True))
+    one_dimensional = evaluation(m).T, evaluation(3) * scale, inputs / scale
+    dtypes = dtype, torch.float32, dtype
+    return tuple(torch.kron(matrix, matrix).to(to) for matrix, to in zip(one_dimensional, dtypes, strict=True))
 
 
 class _Winograd(torch.autograd.Function):
@@ -145,7 +171,7 @@ class _Winograd(torch.autograd.Function):
         return dx.contiguous().permute(0, 3, 1, 2), dweight, None
 
 
-class _Small(torch.autograd.Function):
+class _NineProducts(torch.autograd.Function):
     """PyTorch's convolution, but the gradient by the weights: nine matrix products of the pixels that each weight joins.
     PyTorch's takes two to three times as long, and of 3x3 images it spends two multiplications in five on padding."""
 

@@ -1,7 +1,7 @@
-"""How results are judged: intervals, contrasts between runs, verdicts. scipy does the statistics.
+"""Intervals, contrasts between runs and the seeds they need. scipy does the statistics.
 
 A run's accuracy varies with its seed and with the choice of the images. Between runs the seeds decide: an estimate is a
-weighted sum of the runs' means, its interval Welch's. One seed a run gives no such interval and no verdict.
+weighted sum of the runs' means, its interval Welch's. One seed a run gives no such interval.
 """
 
 import math
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import optimize, stats
 
-LEVEL, POWER, MARGIN = 0.95, 0.8, 0.5  # of intervals; of the seeds asked for; points within which "alike" holds
+LEVEL, POWER = 0.95, 0.8  # of intervals; of the seeds asked for
 
 
 def binomial_interval(share: float, n: int) -> tuple[float, float]:
@@ -20,26 +20,25 @@ def binomial_interval(share: float, n: int) -> tuple[float, float]:
     return float(interval.low), float(interval.high)
 
 
-def paired_interval(right: Sequence[tuple[float, np.ndarray]]) -> tuple[float, float, float]:
+def paired_interval(arms: Sequence[tuple[float, np.ndarray]]) -> tuple[float, float, float]:
     """Weighted sum of accuracies on the same images, and its 95 % interval by the images' chance alone.
 
-    right: (weight, (N,): which images this run got right, or the share of its seeds that did).
+    arms: (weight, (N,): which images this run got right, or the share of its seeds that did).
     """
-    each = sum(weight * np.asarray(row, float) for weight, row in right)
-    half = stats.norm.ppf(0.5 + LEVEL / 2) * each.std(ddof=1) / math.sqrt(len(each))
-    return float(each.mean()), float(each.mean() - half), float(each.mean() + half)
+    by_image = sum(weight * np.asarray(right, float) for weight, right in arms)
+    half = stats.norm.ppf(0.5 + LEVEL / 2) * by_image.std(ddof=1) / math.sqrt(len(by_image))
+    return float(by_image.mean()), float(by_image.mean() - half), float(by_image.mean() + half)
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A weighted sum of means: its value, standard error, degrees of freedom (both nan at one seed an arm), the
-    standard error that one seed an arm would give, and the least number of seeds of its arms."""
+    """A weighted sum of means."""
 
     value: float
-    error: float
-    freedom: float
-    error_of_one: float
-    seeds: int
+    error: float  # standard error; nan at one seed an arm, as are the next two
+    freedom: float  # degrees of freedom
+    error_of_one: float  # the standard error that one seed an arm would give
+    seeds: int  # of the arm with the fewest
 
     @property
     def p(self) -> float:
@@ -60,11 +59,12 @@ def contrast(arms: Sequence[tuple[float, Sequence[float]]]) -> Estimate:
     seeds = min(len(values) for _, values in arms)
     if seeds < 2:
         return Estimate(float(value), math.nan, math.nan, math.nan, seeds)
-    one = [weight**2 * np.var(values, ddof=1) for weight, values in arms]
-    parts = [v / len(values) for v, (_, values) in zip(one, arms, strict=True)]
-    total = sum(parts)
-    freedom = total**2 / sum(v**2 / (len(a) - 1) for v, (_, a) in zip(parts, arms, strict=True)) if total else math.nan
-    return Estimate(float(value), math.sqrt(total), float(freedom), math.sqrt(sum(one)), seeds)
+    of_one = [weight**2 * np.var(values, ddof=1) for weight, values in arms]
+    of_mean = [v / len(values) for v, (_, values) in zip(of_one, arms, strict=True)]
+    total = sum(of_mean)
+    spent = sum(v**2 / (len(values) - 1) for v, (_, values) in zip(of_mean, arms, strict=True))
+    freedom = total**2 / spent if total else math.nan
+    return Estimate(float(value), math.sqrt(total), float(freedom), math.sqrt(sum(of_one)), seeds)
 
 
 def mean_interval(values: Sequence[float]) -> tuple[float, float]:
@@ -80,30 +80,9 @@ def holm_levels(p: Sequence[float]) -> list[float]:
     for rank, i in enumerate(sorted(range(len(p)), key=lambda i: (math.isnan(p[i]), p[i]))):
         if not stopped:
             alpha = (1 - LEVEL) / (len(p) - rank)
-            stopped = not p[i] < alpha
+            stopped = math.isnan(p[i]) or p[i] >= alpha
         levels[i] = 1 - alpha
     return levels
-
-
-def verdict(estimate: Estimate, sign: float, level: float = LEVEL) -> str:
-    """ "reproduced" where the interval lies wholly on the paper's side of zero (sign), "contradicted" where wholly on
-    the other, else "not resolved"; "" at one seed."""
-    if estimate.seeds < 2:
-        return ""
-    low, high = (end * sign for end in estimate.interval(level))
-    return "reproduced" if min(low, high) > 0 else "contradicted" if max(low, high) < 0 else "not resolved"
-
-
-def alike(estimate: Estimate, margin: float = MARGIN) -> str:
-    """Equivalence by two one-sided tests at 5 %: "reproduced" where the 90 % interval lies within the margin,
-    "contradicted" where the 95 % interval lies wholly outside, else "not resolved"; "" at one seed."""
-    if estimate.seeds < 2:
-        return ""
-    low, high = estimate.interval(2 * LEVEL - 1)
-    if -margin < low and high < margin:
-        return "reproduced"
-    low, high = estimate.interval()
-    return "contradicted" if low > margin or high < -margin else "not resolved"
 
 
 def seeds_needed(estimate: Estimate, level: float = LEVEL) -> int | None:

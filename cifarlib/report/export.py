@@ -1,21 +1,20 @@
 """An executed notebook as one HTML file, readable offline, and as a typeset PDF.
 
-    python -m cifarlib.export outputs/report.ipynb            # report.html and report.pdf beside it
+    python -m cifarlib export outputs/report.ipynb            # report.html and report.pdf beside it
 
 nbconvert turns cells and outputs into Markdown, pandoc makes HTML or Typst of it, typst sets the pages. The same notebook
 gives the same bytes: neither file holds a date. Cells tagged ``authors`` and ``abstract`` go into the title block; tags
 ``remove-cell``, ``remove-input`` and ``remove-output`` do what they say; the PDF leaves code out, the HTML folds it away.
 """
 
-import argparse
 import base64
 import html
 import importlib.util
 import io
 import json
 import re
-import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import nbformat
@@ -29,7 +28,7 @@ from traitlets.config import Config
 from cifarlib import InputError, project_root
 from cifarlib.records import write_atomically
 
-HERE = Path(__file__).parent
+FOLDER = Path(__file__).parent  # of export.css and export.typ
 CELLS = """{% extends 'markdown/index.md.j2' %}
 {% block input %}
 :::: code
@@ -63,9 +62,9 @@ def _tagged(notebook: nbformat.NotebookNode, tag: str) -> str:
     """The Markdown that the cells of a tag gave out; they leave the notebook."""
     cells = [cell for cell in notebook.cells if tag in cell.metadata.get("tags", [])]
     notebook.cells = [cell for cell in notebook.cells if cell not in cells]
-    given = [cell.source for cell in cells if cell.cell_type == "markdown"]
-    given += [o.get("data", {}).get("text/markdown", "") for cell in cells for o in cell.get("outputs", [])]
-    return "\n\n".join(filter(None, given))
+    texts = [cell.source for cell in cells if cell.cell_type == "markdown"]
+    texts += [o.get("data", {}).get("text/markdown", "") for cell in cells for o in cell.get("outputs", [])]
+    return "\n\n".join(filter(None, texts))
 
 
 def article(path: Path, prefer: str = "text/html") -> tuple[str, dict, dict[str, bytes]]:
@@ -79,24 +78,21 @@ def article(path: Path, prefer: str = "text/html") -> tuple[str, dict, dict[str,
             meta["title"], _, cell.source = cell.source[2:].partition("\n")
             break
     for output in (o for cell in notebook.cells for o in cell.get("outputs", [])):
-        found = output.get("data", {})
-        name = re.search(r"\]\(([\w-]+\.svg)\)", found.get("text/markdown", ""))
-        picture = re.search(r'src="data:image/svg\+xml;base64,([^"]+)"', found.get("text/html", ""))
+        content = output.get("data", {})
+        name = re.search(r"\]\(([\w-]+\.svg)\)", content.get("text/markdown", ""))
+        picture = re.search(r'src="data:image/svg\+xml;base64,([^"]+)"', content.get("text/html", ""))
         if name and picture:
             figures[name[1]] = base64.b64decode(picture[1])
-    settings = Config()
-    settings.NbConvertBase.display_data_priority = [
-        "text/markdown", "image/svg+xml", "image/png", "image/jpeg", prefer, "text/html", "text/plain",
-    ]  # fmt: skip
+    forms = ["text/markdown", "image/svg+xml", "image/png", "image/jpeg", prefer, "text/html", "text/plain"]
+    settings = Config({"NbConvertBase": {"display_data_priority": forms}})
     exporter = MarkdownExporter(raw_template=CELLS, config=settings)
     tags = [set(cell.metadata.get("tags", [])) for cell in notebook.cells]
-    injected = {"injected-parameters"} if any({"parameters", "remove-cell"} <= some for some in tags) else set()
-    remove = {
-        "remove_cell_tags": {"remove-cell"} | injected,  # papermill's cell goes where the one it follows goes
-        "remove_input_tags": {"remove-input"},
-        "remove_all_outputs_tags": {"remove-output"},
-    }
-    exporter.register_preprocessor(TagRemovePreprocessor(**remove), enabled=True)
+    injected = {"injected-parameters"} if any({"parameters", "remove-cell"} <= of_cell for of_cell in tags) else set()
+    remove = TagRemovePreprocessor(
+        remove_cell_tags={"remove-cell"} | injected,  # papermill's cell goes where the one it follows goes
+        remove_input_tags={"remove-input"}, remove_all_outputs_tags={"remove-output"},
+    )  # fmt: skip
+    exporter.register_preprocessor(remove, enabled=True)
     text, resources = exporter.from_notebook_node(notebook)
     figures |= resources.get("outputs", {})
     return _with_references(text), meta, figures
@@ -105,10 +101,10 @@ def article(path: Path, prefer: str = "text/html") -> tuple[str, dict, dict[str,
 def _with_references(text: str) -> str:
     """``[Figure](#label)`` and ``[Table](#label)`` get the number that stands in the caption of that label."""
     numbers = {}
-    for kind, number, label in re.findall(r"!\[\*\*(Figure) (\d+)\.\*\*.*?\{#([\w-]+)", text):
-        numbers[label] = f"{kind} {number}"
-    for label, kind, number in re.findall(r"::: \{#([\w-]+)\}\n.*?\*\*(Table) (\d+)\.\*\*", text, flags=re.DOTALL):
-        numbers[label] = f"{kind} {number}"
+    for number, label in re.findall(r"!\[\*\*(Figure \d+)\.\*\*.*?\{#([\w-]+)", text):
+        numbers[label] = number
+    for label, number in re.findall(r"::: \{#([\w-]+)\}\n.*?\*\*(Table \d+)\.\*\*", text, flags=re.DOTALL):
+        numbers[label] = number
 
     def put(match: re.Match) -> str:
         return f"[{numbers[match[2]]}](#{match[2]})" if match[2] in numbers else f"the {match[1].lower()} left out here"
@@ -121,12 +117,15 @@ def _with_references(text: str) -> str:
     return text
 
 
-def _pandoc(text: str, meta: dict, folder: Path, to: str, options: list[str]) -> str:
+def _pandoc(text: str, meta: dict, figures: dict[str, bytes], folder: Path, to: str, *options: str) -> str:
+    """The text with its figures, which are left in the folder, as HTML or Typst."""
+    for name, content in figures.items():
+        (folder / name).write_bytes(content)
     bibliography = project_root() / "notebooks" / "references.bib"
-    about = {"title": meta["title"], "lang": "en", "link-citations": True, "author": meta["authors"]}
-    about |= {"abstract": meta["abstract"]} if meta["abstract"] else {}
-    about |= {"bibliography": str(bibliography)} if bibliography.exists() else {}
-    (folder / "metadata.json").write_text(json.dumps(about))
+    title_block = {"title": meta["title"], "lang": "en", "link-citations": True, "author": meta["authors"]}
+    title_block |= {"abstract": meta["abstract"]} if meta["abstract"] else {}
+    title_block |= {"bibliography": str(bibliography)} if bibliography.exists() else {}
+    (folder / "metadata.json").write_text(json.dumps(title_block))
     options = ["--standalone", "--wrap=none", "--citeproc", "--shift-heading-level-by=-1", f"--resource-path={folder}",
                f"--metadata-file={folder / 'metadata.json'}", *options]  # fmt: skip
     return pypandoc.convert_text(text, to, format=READ, extra_args=options)
@@ -147,17 +146,13 @@ def _math_font(text: str) -> bytes:
 def to_html(path: Path, output: Path) -> None:
     """One file that asks nothing of the network."""
     text, meta, figures = article(path)
-    switch = (
-        '<label class="switch"><input type="checkbox" id="show-code"> show code</label>' if ":::: code" in text else ""
-    )
+    switch = '<label class="switch"><input type="checkbox" id="show-code"> show code</label>'
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        for name, content in figures.items():
-            (folder / name).write_bytes(content)
-        (folder / "switch.html").write_text(switch)
+        (folder / "switch.html").write_text(switch if ":::: code" in text else "")
         options = ["--embed-resources", "--mathml", "--toc", "--toc-depth=2", "--number-sections",
-                   f"--css={HERE / 'export.css'}", f"--include-before-body={folder / 'switch.html'}"]  # fmt: skip
-        page = _pandoc(text, meta, folder, "html5", options)
+                   f"--css={FOLDER / 'export.css'}", f"--include-before-body={folder / 'switch.html'}"]  # fmt: skip
+        page = _pandoc(text, meta, figures, folder, "html5", *options)
     if formulas := "".join(re.findall(r"<math.*?</math>", page, flags=re.DOTALL)):
         source = base64.b64encode(_math_font(formulas)).decode()
         face = f'@font-face {{ font-family: "STIX Two Math"; src: url(data:font/ttf;base64,{source}); }}'
@@ -171,12 +166,10 @@ def to_pdf(path: Path, output: Path) -> None:
     text = re.sub(r"^:::: code\n.*?\n::::$", "", text, flags=re.DOTALL | re.MULTILINE)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        for name, content in figures.items():
-            (folder / name).write_bytes(content)
         # a string of JSON is one of Typst's, too: for the file's properties, which hold no markup
         strings = [("title-string", meta["title"]), *(("author-string", name) for name in meta["authors"])]
         options = [f"--variable={key}:{json.dumps(value, ensure_ascii=False)}" for key, value in strings]
-        source = _pandoc(text, meta, folder, "typst", [f"--template={HERE / 'export.typ'}", *options])
+        source = _pandoc(text, meta, figures, folder, "typst", f"--template={FOLDER / 'export.typ'}", *options)
         for name, alt in re.findall(r'\]\(([\w-]+\.svg)\)\{[^\n]*?alt="([^"]*)"', text):  # which pandoc leaves out
             alt = json.dumps(html.unescape(alt), ensure_ascii=False)
             source = source.replace(f'("{name}"', f'("{name}", alt: {alt}')
@@ -185,21 +178,12 @@ def to_pdf(path: Path, output: Path) -> None:
     write_atomically(output, lambda file: file.write(pdf))
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description="an executed notebook as HTML and PDF, beside it")
-    parser.add_argument("notebook", type=Path)
-    parser.add_argument("--to", choices=("html", "pdf"), action="append", help="only this one")
-    given = parser.parse_args()
-    try:
-        for kind in given.to or ("html", "pdf"):
-            output = given.notebook.with_suffix(f".{kind}")
-            {"html": to_html, "pdf": to_pdf}[kind](given.notebook, output)
-            print(f"{output} ({output.stat().st_size / 1e6:.2f} MB)")
-    except InputError as error:
-        sys.exit(f"error: {error}")
-    except RuntimeError as error:  # pandoc's and Typst's
-        sys.exit(f"error: {given.notebook} cannot be exported: {error}")
-
-
-if __name__ == "__main__":
-    main()
+def export(path: Path, kinds: Sequence[str]) -> None:
+    """The notebook as "html", "pdf" or both, beside it. Raises InputError where it cannot be."""
+    for kind in kinds:
+        output = path.with_suffix(f".{kind}")
+        try:
+            {"html": to_html, "pdf": to_pdf}[kind](path, output)
+        except RuntimeError as error:  # pandoc's and Typst's
+            raise InputError(f"{path} cannot be exported: {error}") from None
+        print(f"{output} ({output.stat().st_size / 1e6:.2f} MB)")

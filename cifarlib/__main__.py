@@ -1,0 +1,108 @@
+"""The one command line: ``python -m cifarlib data | folder | status | results | export``, each with --help.
+
+torch is imported only by what needs it: make asks for folders and states many times a run.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from cifarlib import InputError, outputs_folder
+
+
+def data(options: argparse.Namespace) -> None:
+    """fetch CIFAR-10 where it is missing, and verify it"""
+    from cifarlib.data import load_cifar10
+
+    print(f"CIFAR-10 is complete, SHA-256 {load_cifar10(options.folder).sha256}")
+
+
+def folder(options: argparse.Namespace) -> None:
+    """where a run's record goes, below outputs/"""
+    print(_params(options, options.run, options.seed).folder)
+
+
+def status(options: argparse.Namespace) -> None:
+    """what of a grid is done"""
+    from cifarlib import grid
+
+    every = dict.fromkeys(_params(options, run, seed) for seed in options.seeds for run in options.runs)
+    outputs, no_answer = outputs_folder(options.output_folder), ""
+    for params in every if options.wait else ():
+        grid.wait_for(params, outputs)
+    cells = [grid.read_cell(params, outputs) for params in every]
+    try:
+        cells = grid.ask_slurm(cells, outputs) if options.slurm else cells
+    except InputError as error:
+        if options.todo:  # what is queued would be submitted twice
+            raise
+        no_answer = f"{error}\n"
+    if options.todo:
+        text = "".join(f"{grid.as_todo(cell, options.slurm)}\n" for cell in cells if cell.state != "done")
+    else:
+        text = f"{grid.summary(cells) if options.brief else grid.full_text(cells)}\n"
+    sys.stdout.write(text + no_answer)
+
+
+def results(options: argparse.Namespace) -> None:
+    """the README's table of results"""
+    from cifarlib import records
+    from cifarlib.report.results import results_markdown
+
+    print(results_markdown(records.finished(options.output_folder)))
+
+
+def export(options: argparse.Namespace) -> None:
+    """an executed notebook as HTML and PDF, beside it"""
+    from cifarlib.report.export import export
+
+    export(options.notebook, options.to or ("html", "pdf"))
+
+
+def _params(options: argparse.Namespace, run: str, seed: int):
+    from cifarlib.params import load_params
+
+    schedule = {"epochs": options.epochs, "stop_epoch": options.stop_epoch, "train_images": options.train_images}
+    return load_params(run, seed=seed, **schedule)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m cifarlib", description=__doc__.partition("\n")[0])
+    commands = parser.add_subparsers(required=True, metavar="data | folder | status | results | export")
+    parsers = {f: commands.add_parser(f.__name__, help=f.__doc__) for f in (data, folder, status, results, export)}
+    parsers[data].add_argument("folder", nargs="?", help="default: data/ of the project")
+    parsers[folder].add_argument("run", help="1 to 7, or the name of a file in params/")
+    parsers[folder].add_argument("--seed", type=int, default=0)
+    parsers[status].add_argument("runs", nargs="+", help="1 to 7, or names of files in params/")
+    parsers[status].add_argument("--seeds", nargs="+", type=int, default=[0])
+    for name, meaning in {
+        "--todo": "print run/seed of what is not done, a line each",
+        "--slurm": "ask Slurm too; --todo adds folder and, if queued, task",
+        "--brief": "print one line",
+        "--wait": "first wait for other processes training these runs",
+    }.items():
+        parsers[status].add_argument(name, action="store_true", help=meaning)
+    for name in ("--epochs", "--stop-epoch", "--train-images"):
+        parsers[folder].add_argument(name, type=int)
+        parsers[status].add_argument(name, type=int)
+    for command in (status, results):
+        parsers[command].add_argument("--output-folder", help="where the records lie; default: outputs/ of the project")
+    parsers[export].add_argument("notebook", type=Path)
+    parsers[export].add_argument("--to", choices=("html", "pdf"), action="append", help="only this one")
+    for command, each in parsers.items():
+        each.set_defaults(command=command)
+    for each in (parser, *parsers.values()):
+        each.error = lambda message: sys.exit(f"error: {message}")  # without the lines of usage
+    return parser
+
+
+def main() -> None:
+    options = _parser().parse_args()
+    try:
+        options.command(options)
+    except InputError as error:
+        sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    main()

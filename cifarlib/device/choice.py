@@ -1,0 +1,75 @@
+"""Which device, which precision, and the settings of memory and determinism that go with them."""
+
+import contextlib
+import ctypes
+import functools
+import os
+from collections.abc import Iterator
+
+import torch
+
+from cifarlib import InputError
+
+
+def pick_device(name: str = "auto") -> torch.device:
+    """ "auto": CUDA, else MPS, else the CPU. Raises InputError for a device that is not there."""
+    devices = [f"cuda:{i}" for i in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
+    devices += ["mps"] if torch.backends.mps.is_available() else []
+    devices += ["cpu"]
+    if name == "auto":
+        return torch.device(devices[0])
+    if name == "cuda" and "cuda:0" in devices:
+        return torch.device("cuda:0")
+    if name not in devices:
+        raise InputError(f"device = {name!r} is not there: choose one of auto, {', '.join(devices)}")
+    return torch.device(name)
+
+
+def pick_precision(device: torch.device) -> str:
+    """ "bfloat16" (autocast; weights stay float32) where the device has units for it, else "float32".
+
+    Asked, not measured: another precision is another result, so what else runs on the machine must not decide it, and a
+    CPU without such units takes seconds for a product in bfloat16, a hundred times as long as in float32.
+    """
+    if device.type == "cuda":
+        return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
+    return "bfloat16" if device.type == "cpu" and cpu_multiplies_bfloat16() else "float32"
+
+
+def cpu_multiplies_bfloat16() -> bool:
+    """Whether this CPU has bfloat16 units, and PyTorch is allowed to use them (ATEN_CPU_CAPABILITY=avx2 forbids it)."""
+    units = cpu_capabilities()
+    return (
+        bool(units.get("avx512_bf16") or units.get("amx_bf16")) and "AVX512" in torch.backends.cpu.get_cpu_capability()
+    )
+
+
+def cpu_capabilities() -> dict[str, bool]:
+    """Instruction sets of this CPU; empty where PyTorch cannot tell."""
+    return getattr(torch.cpu, "get_capabilities", dict)()  # PyTorch 2.11 may not have it
+
+
+@functools.cache
+def keep_freed_memory() -> None:
+    """Has glibc keep freed memory for the next step. By default it returns every large tensor to the system, which
+    then zeroes the pages of the next one: at batch 1024 that was half of a CPU step's time. Elsewhere: no effect."""
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if os.name == "posix" else None
+    if mallopt is not None:
+        mallopt(-3, 1 << 30)  # M_MMAP_THRESHOLD: no private mapping for tensors below 1 GiB
+        mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD: the heap's top is not given back
+
+
+@contextlib.contextmanager
+def repeatable(deterministic: bool) -> Iterator[None]:
+    """Bit-equal repetition on CUDA while it holds, at some cost; a CPU needs nothing."""
+    before = torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark
+    if deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    # only warns: CUDA's max-pooling counts as nondeterministic, but windows that do not overlap never add twice
+    torch.use_deterministic_algorithms(deterministic, warn_only=True)
+    torch.backends.cudnn.benchmark = not deterministic
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before[0])
+        torch.backends.cudnn.benchmark = before[1]

@@ -1,0 +1,168 @@
+"""The records under outputs/ as a pandas DataFrame, one row a record, and which of them the report compares.
+
+``table()`` is for a user in JupyterLab, too: ``table().groupby(["run", "epochs"]).validation_accuracy.mean()``.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from cifarlib import InputError, grid, records
+from cifarlib.params import PAPER_EPOCHS, TRAIN_IMAGES, RunParams, load_params, run_names
+from cifarlib.report.claims import load_published
+
+TABLE_1 = tuple(f"run{i}" for i in range(1, 8))
+SETTINGS = RunParams("").settings() | {"training_version": 1}  # what a record counts as having where it names none
+RESULTS = [
+    "run", "seed", "epochs", "stop_epoch", "epochs_trained", "train_images", "validation_accuracy", "test_accuracy",
+    "train_loss", "validation_loss", "test_loss", "early_loss", "seconds_per_epoch", *records.MADE_ON,
+]  # fmt: skip
+LAST = ["schedule", "changes", "validation_images", "test_images", "commit", "folder"]
+
+
+@dataclass(frozen=True)
+class Schedule:
+    epochs: int = PAPER_EPOCHS
+    stop_epoch: int | None = None
+    train_images: int = TRAIN_IMAGES
+
+    def __str__(self) -> str:
+        """ "the paper's 200 epochs, stopped after 95", "the paper's schedule squeezed into 8 epochs" ..."""
+        text = f"the paper's {PAPER_EPOCHS} epochs"
+        if self.epochs != PAPER_EPOCHS:
+            text = f"the paper's schedule squeezed into {self.epochs} epoch{'s' * (self.epochs > 1)}"
+        text += f", stopped after {self.stop_epoch}" if self.stop_epoch else ""
+        images = f", on {self.train_images:,} of {TRAIN_IMAGES:,} training images"
+        return text + (images if self.train_images != TRAIN_IMAGES else "")
+
+    def __lt__(self, other: "Schedule") -> bool:
+        """The one of fewer images, then of fewer epochs, so that a table can be sorted and grouped."""
+        return (self.train_images, self.last_epoch, self.epochs) < (other.train_images, other.last_epoch, other.epochs)
+
+    @property
+    def last_epoch(self) -> int:
+        return self.stop_epoch or self.epochs
+
+    @property
+    def is_the_papers(self) -> bool:
+        return self == Schedule()
+
+    @property
+    def options(self) -> str:
+        """As the Makefile takes it: " EPOCHS=8"."""
+        names, usual = {"epochs": "EPOCHS", "stop_epoch": "STOP", "train_images": "IMAGES"}, vars(Schedule())
+        return "".join(f" {names[k]}={v}" for k, v in vars(self).items() if v != usual[k])
+
+
+def table(output_folder: str | Path | None = None) -> pd.DataFrame:
+    """All finished runs below outputs/ (default: the project's)."""
+    return as_table(records.finished(output_folder))
+
+
+def as_table(finished: list[dict]) -> pd.DataFrame:
+    """One row a record (each with its ``folder``), in their order. Accuracies are shares, losses means per image.
+
+    early_loss: mean training loss over the first 15 % of the epochs, the paper's first phase of the learning rate.
+    seconds_per_epoch: median. device, device_name, precision, convolutions: of all sessions where they differ.
+    schedule: a Schedule. changes: what differs from the run's params file, beside schedule and seed.
+    """
+    columns = dict.fromkeys([*RESULTS, *SETTINGS, *LAST])
+    return pd.DataFrame([_row(record) for record in finished], columns=list(columns)).astype({"stop_epoch": "Int64"})
+
+
+def _row(record: dict) -> dict:
+    sessions, history = grid.made_on(record), records.read_history(record["folder"])
+    early = history[: max(1, round(0.15 * record["epochs"]))]
+    schedule = Schedule(record["epochs"], record["stop_epoch"], record["train_images"])
+    computed = {
+        "early_loss": np.mean([row["train_loss"] for row in early]),
+        "seconds_per_epoch": np.median(record["epoch_seconds"]),
+        "schedule": schedule,
+        "changes": f"there is no params/{record['run']}.yaml",
+    }
+    if record["run"] in run_names():
+        own = load_params(record["run"])
+        free = {name: own.settings()[name] for name in (*vars(schedule), "seed")}
+        computed["changes"] = "; ".join(own.changes_since(record["parameters"] | free))
+    made_on = {name: " / ".join(dict.fromkeys(s[name] for s in sessions)) for name in records.MADE_ON}
+    return SETTINGS | record["parameters"] | record | computed | made_on
+
+
+@dataclass(frozen=True)
+class Results:
+    """The records of one schedule that have the settings of their params files, beside all others."""
+
+    schedule: Schedule
+    every: pd.DataFrame
+    table: pd.DataFrame  # those of the schedule
+    others: pd.DataFrame
+
+    @property
+    def runs(self) -> list[str]:
+        """Table 1, then the variants, as far as they have a record."""
+        return [run for run in all_runs() if run in set(self.table["run"])]
+
+    def of(self, run: str) -> pd.DataFrame:
+        return self.table[self.table["run"] == run]
+
+    def values(self, run: str, measure: str = "validation_accuracy") -> list[float]:
+        """One value a seed; accuracies in per cent."""
+        factor = 100 if measure in ("validation_accuracy", "test_accuracy") else 1
+        return [factor * value for value in self.of(run)[measure]]
+
+    def right_answers(self, run: str) -> np.ndarray:
+        """The share of the run's seeds that got each validation image right, (N,)."""
+        from cifarlib.loop import right_answers  # imports torch, which the tables do not need
+
+        answers = map(records.read_predictions, self.of(run)["folder"])
+        return np.mean([right_answers(a["validation"], a["validation_labels"]) for a in answers], axis=0)
+
+    def longest(self, **columns) -> pd.Series:
+        """Of all records with these values, ``run="run7", changes=""``, the one with the most epochs on the most images,
+        of its seeds the first. Raises InputError where there is none."""
+        fitting = self.every[(self.every[list(columns)] == pd.Series(columns)).all(axis=1)]
+        if fitting.empty:
+            wanted = ", ".join(f"{name} = {value}" for name, value in columns.items() if value != "")
+            raise InputError(f"there is no record yet with {wanted}: `make train RUN=7 EPOCHS=10` makes one")
+        order = {"train_images": False, "epochs_trained": False, "seed": True}
+        return fitting.sort_values(list(order), ascending=list(order.values()), kind="stable").iloc[0]
+
+
+def all_runs() -> list[str]:
+    """Table 1, then the variants."""
+    return [*TABLE_1, *sorted(set(run_names()) - set(TABLE_1))]
+
+
+def collect(
+    output_folder: str | Path | None = None, epochs: int | None = None, stop_epoch: int | None = None
+) -> Results:
+    """All records below ``output_folder``. The schedule is the one asked for, else the one under which most runs have
+    a record, of several the longest. A run counts only with the settings of its params file."""
+    every = table(output_folder)
+    own, asked = every["changes"] == "", epochs is not None or stop_epoch is not None
+    runs: dict[Schedule, set[str]] = {}
+    for s, run in zip(every["schedule"][own], every["run"][own], strict=True):
+        if not asked or (epochs in (None, s.epochs) and stop_epoch == s.stop_epoch):
+            runs.setdefault(s, set()).add(run)
+    if asked and not runs:
+        folder = output_folder or "outputs"
+        raise InputError(f"epochs = {epochs}, stop_epoch = {stop_epoch}: no record below {folder} has this schedule")
+    chosen = max(runs, key=lambda s: (s.train_images, len(runs[s]), s.last_epoch), default=Schedule())
+    compared = own & (every["schedule"] == chosen)
+    return Results(chosen, every, every[compared].sort_values(["run", "seed"]), every[~compared])
+
+
+def results_markdown(finished: list[dict]) -> str:
+    """The README's table of results, a line a record; accuracies in per cent."""
+    paper = load_published()["validation_accuracy"]
+    header = ["run", "epochs", "seed", "validation", "test", f"paper, {PAPER_EPOCHS} epochs (validation)"]
+    lines = [f"| {' | '.join(header)} |", "|---" * len(header) + "|"]
+    for r in finished:
+        epochs = f"{r['epochs_trained']} of {r['epochs']}" if r["stop_epoch"] else str(r["epochs"])
+        epochs += "" if r["train_images"] == TRAIN_IMAGES else f", {r['train_images']:,} images"
+        accuracies = f"{100 * r['validation_accuracy']:.2f} | {100 * r['test_accuracy']:.2f}"
+        published = f"{paper[r['run']]:.2f}" if r["run"] in paper else ""
+        lines.append(f"| {r['run']} | {epochs} | {r['seed']} | {accuracies} | {published} |")
+    return "\n".join(lines)

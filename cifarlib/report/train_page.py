@@ -1,0 +1,120 @@
+"""What the train notebook shows of its run: before, while and after it trains."""
+
+import sys
+import time
+from pathlib import Path
+
+import torch
+from IPython.display import clear_output
+from tqdm import tqdm
+
+from cifarlib import project_root, records
+from cifarlib.device.choice import pick_device
+from cifarlib.device.estimate import estimate_epoch_seconds
+from cifarlib.model import build_model
+from cifarlib.params import PAPER_EPOCHS, TRAIN_IMAGES, RunParams
+from cifarlib.report import figures
+from cifarlib.report.display import NumberedFigure, Table, Text, computed_on, duration
+from cifarlib.report.statistics import binomial_interval
+
+
+def announce(params: RunParams, device: str) -> Text:
+    """How long the run will take on this machine, measured on a few steps, and how to ask for less."""
+    kind = pick_device(device).type
+    epoch = estimate_epoch_seconds(params, pick_device(device))
+    machine = {"cpu": "CPU", "mps": "Apple GPU"}.get(kind, "GPU")
+    bound = "At most" if kind == "cuda" else "About"  # steps are measured before they are captured
+    text = f"**{bound} {duration(epoch * params.last_epoch)} on this {machine}** for "
+    text += f"{params.last_epoch} epoch{'s' * (params.last_epoch > 1)} of {duration(epoch)}."
+    if params.last_epoch > 10:
+        text += f" For less: `-p epochs 10` takes about {duration(10 * epoch)} (the schedule squeezed into 10 epochs)."
+    return Text(text + " It can be stopped at any time: run again, it goes on.")
+
+
+def layers(params: RunParams) -> Table:
+    """The network, layer by layer, with a line of totals."""
+    rows = figures.layer_table(build_model(params.seed, torch.zeros(24, 3, 2, 2) if params.whitening else None))
+    total = {name: sum(row[name] for row in rows) for name in ("parameters", "trained")}
+    rows = [row | {"output": "x".join(map(str, row["output"]))} for row in rows]
+    rows.append({"layer": "all", "kind": "", "output": ""} | total)
+    return Table([row | {name: f"{row[name]:,}" for name in total} for row in rows])
+
+
+class Progress:
+    """One line of progress, on stdout for ``papermill --log-output``, and below it the curves so far; at the end both
+    are replaced by their final form."""
+
+    def __init__(self, params: RunParams):
+        self.params, self.bar, self.epochs_shown, self.last_drawn = params, None, 0, 0.0
+        self.figure = NumberedFigure(
+            "Loss per image and accuracy after each epoch; the training values are those met during the epoch, on "
+            "augmented images."
+        )
+
+    def __call__(self, epochs: float, history: list[dict]) -> None:
+        total = self.params.last_epoch
+        if self.bar is None:
+            self.bar = tqdm(
+                desc=f"{self.params.run} seed {self.params.seed}", initial=epochs, total=total, file=sys.stdout,
+                mininterval=10 if pick_device().type == "cpu" else 2, miniters=0, smoothing=0,
+                bar_format="{desc}: epoch {n:.1f} of {total}{postfix}, {elapsed} passed, {remaining} left",
+            )  # fmt: skip
+        if len(history) > self.epochs_shown:
+            row, self.epochs_shown = history[-1], len(history)
+            text = f"loss {row['train_loss']:.4f}, validation {100 * row['validation_accuracy']:.2f} %"
+            self.bar.set_postfix_str(f"{text}, {row['train_seconds']:.1f} s an epoch", refresh=False)
+            if len(history) < total and time.perf_counter() - self.last_drawn > 5:
+                self._draw(history)
+        self.bar.update(epochs - self.bar.n)
+        if len(history) == total:
+            line = str(self.bar)
+            self.bar.close()
+            clear_output(wait=True)
+            print(line)
+            self.figure.handle = None  # its output was cleared
+            self._draw(history)
+
+    def _draw(self, history: list[dict]) -> None:
+        self.figure.draw(figures.training_curves(history, self.params.last_epoch, self.params.label_smoothing))
+        self.last_drawn = time.perf_counter()
+
+
+def beside_the_paper(record: dict, published: dict) -> Text:
+    """One sentence: what this run reached, and how that may be set beside the paper."""
+    paper = published["validation_accuracy"].get(record["run"])
+    text = f"{record['run']}, seed {record['seed']}: **{100 * record['validation_accuracy']:.2f} %** of the validation "
+    text += f"images are right after {record['epochs_trained']} epoch{'s' * (record['epochs_trained'] > 1)}"
+    full = record["epochs"] == record["epochs_trained"] == PAPER_EPOCHS and record["train_images"] == TRAIN_IMAGES
+    if paper is None:
+        return Text(f"{text}; the paper has no such run.")
+    if full:
+        return Text(f"{text}; the paper reports {paper:.2f} %. It is one seed: another will differ.")
+    return Text(
+        f"{text}. The paper reports {paper:.2f} % after {PAPER_EPOCHS} epochs on all {TRAIN_IMAGES:,} training images: "
+        "this run has another schedule or less data and is no comparison."
+    )
+
+
+def results_table(record: dict) -> Table:
+    """Validation and test accuracy with their binomial 95 % intervals, and loss."""
+    rows = []
+    for part in ("validation", "test"):
+        n, share = record[f"{part}_images"], record[f"{part}_accuracy"]
+        low, high = binomial_interval(share, n)
+        row = {"part": part, "images": f"{n:,}", "accuracy": f"{100 * share:.2f} %"}
+        row["95 % interval (images only)"] = f"{100 * low:.2f} to {100 * high:.2f} %"
+        rows.append(row | {"loss per image": f"{record[f'{part}_loss']:.4f}"})
+    return Table(rows)
+
+
+def left_behind(folder: Path) -> Text:
+    """What the run left, what it was computed on, and how to read it."""
+    record = records.read_record(folder)
+    names = [*record["files"], "record.json"]
+    text = "".join(f"\n- `{name}` ({(folder / name).stat().st_size / 1000:,.0f} kB)" for name in names)
+    shown = folder.relative_to(project_root()) if folder.is_relative_to(project_root()) else folder
+    return Text(
+        f"The record lies in `{shown}`:\n{text}\n\nComputed on {computed_on(record)}. Read it with "
+        "`records.read_record(folder)`, the logits with `records.read_predictions(folder)`, the model with "
+        "`predict.load_model(folder)`."
+    )

@@ -1,0 +1,67 @@
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from cifarlib import InputError
+from cifarlib.device import choice
+from cifarlib.device.choice import pick_device, pick_precision, repeatable
+from cifarlib.device.estimate import estimate_epoch_seconds
+from cifarlib.params import load_params
+
+CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize("device", ["cuda:9", "tpu", "gpu", ""])
+def test_a_device_that_is_not_there_is_named(device):
+    with pytest.raises(InputError, match=r"device = .*cpu"):
+        pick_device(device)
+
+
+@pytest.mark.parametrize(
+    ("units", "compiled_for", "precision"),
+    [
+        ({"avx512_bf16": True, "amx_bf16": False}, "AVX512", "bfloat16"),
+        ({"avx512_bf16": True, "amx_bf16": True}, "AVX512", "bfloat16"),
+        ({"avx512_bf16": False, "avx512_f": True}, "AVX512", "float32"),
+        ({"avx512_bf16": True}, "AVX2", "float32"),
+        ({"avx2": True}, "AVX2", "float32"),
+        ({}, "DEFAULT", "float32"),
+    ],
+)
+def test_a_cpu_takes_bfloat16_only_where_it_has_units_for_it(units, compiled_for, precision, monkeypatch):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: units, raising=False)
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: compiled_for)
+    assert pick_precision(CPU) == precision
+
+
+def test_without_a_word_from_pytorch_a_cpu_takes_float32(monkeypatch):
+    monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
+    assert choice.cpu_capabilities() == {}
+    assert pick_precision(CPU) == "float32"
+
+
+def test_a_cpu_without_avx512_knows_its_precision_at_once():
+    code = (
+        "import time, torch; from cifarlib.device.choice import pick_precision; start = time.perf_counter(); "
+        "print(pick_precision(torch.device('cpu')), time.perf_counter() - start)"
+    )
+    emulated = {**os.environ, "ONEDNN_MAX_CPU_ISA": "AVX2", "ATEN_CPU_CAPABILITY": "avx2"}
+    done = subprocess.run([sys.executable, "-c", code], env=emulated, capture_output=True, text=True)
+    precision, seconds = done.stdout.split()
+    assert precision == "float32"
+    assert float(seconds) < 0.2
+
+
+def test_the_estimate_is_measured(device):
+    assert 0 < estimate_epoch_seconds(load_params(7), torch.device(device)) < 3600
+
+
+def test_repeatable_holds_for_its_block_alone():
+    before = torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark
+    with repeatable(True):
+        assert torch.are_deterministic_algorithms_enabled()
+        assert not torch.backends.cudnn.benchmark
+    assert (torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark) == before

@@ -1,0 +1,52 @@
+"""Short histories against committed ones, so that a change of result is noticed and needs a new TRAINING_VERSION.
+
+After an intended change: raise TRAINING_VERSION in params.py, then ``python tests/test_golden.py`` writes the file anew.
+"""
+
+import json
+import tempfile
+from pathlib import Path
+
+import pytest
+import torch
+
+from cifarlib import records
+from cifarlib.data import load_cifar10
+from cifarlib.loop import epoch_plan
+from cifarlib.params import TRAINING_VERSION, load_params
+from cifarlib.train import train
+
+FILE = Path(__file__).with_name("golden_histories.json")
+RUNS = {"run1": 1024, "run3": 256, "run6": 256, "run7-mean": 256, "run7-preprocessed": 256}  # images to train on
+LOSSES = ("train_loss", "last_batch_loss", "validation_loss")
+
+
+def history_of(run: str) -> dict:
+    """Two epochs of a few steps in float32 on a CPU: learning rates, losses, and the plan of the second epoch."""
+    p = load_params(run, seed=1, epochs=2, train_images=RUNS[run])
+    order, crops = epoch_plan(p, 2, p.train_images)
+    with tempfile.TemporaryDirectory() as folder:
+        where = train(p, load_cifar10().head(RUNS[run], 250, 10), folder, device="cpu", precision="float32")
+        history = records.read_history(where)
+    rows = [{name: row[name] for name in ("learning_rate", *LOSSES)} for row in history]
+    return {"rows": rows, "order": order[:20].tolist(), "crops": crops[:20].tolist()}
+
+
+@pytest.mark.parametrize("run", RUNS)
+def test_a_run_trains_to_the_committed_history(run):
+    golden = json.loads(FILE.read_text())
+    assert golden["training_version"] == TRAINING_VERSION, "TRAINING_VERSION was raised: write the file anew"
+    ours, expected = history_of(run), golden["histories"][run]
+    assert ours["order"] == expected["order"]
+    assert ours["crops"] == expected["crops"]
+    for row, theirs in zip(ours["rows"], expected["rows"], strict=True):
+        assert row["learning_rate"] == theirs["learning_rate"]
+        for name in LOSSES:
+            assert row[name] == pytest.approx(theirs[name], rel=1e-3), f"{name}: raise TRAINING_VERSION if intended"
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    lines = [f"{json.dumps(run)}: {json.dumps(history_of(run))}" for run in RUNS]
+    text = f'{{"training_version": {TRAINING_VERSION}, "histories": {{\n' + ",\n".join(lines) + "\n}}\n"
+    FILE.write_text(text)

@@ -1,0 +1,77 @@
+"""Who may import whom: data flows one way, and a room beside the core is entered from above alone."""
+
+import ast
+import itertools
+from pathlib import Path
+
+import cifarlib
+
+PACKAGE = Path(cifarlib.__file__).parent
+CORE = ("params", "data", "preprocess", "whitening", "model", "loop", "train", "records")
+# a module may import modules of earlier lines, and of its own line as long as there is no cycle
+LEVELS = (
+    ("",),
+    ("params", "records", "tensor_files", "fetch", "provenance", "model"),
+    ("data", "preprocess", "whitening"),
+    ("loop",),
+    ("checkpoint", "device"),
+    ("train", "predict", "grid"),
+    ("benchmark",),
+    ("report",),
+    ("__main__",),
+)
+
+
+def modules() -> dict[str, Path]:
+    """ "device.choice" and so on to its file; "" is the package itself."""
+    names = {}
+    for path in PACKAGE.rglob("*.py"):
+        parts = path.relative_to(PACKAGE).with_suffix("").parts
+        names[".".join(part for part in parts if part != "__init__")] = path
+    return names
+
+
+def imports_of(path: Path, known: dict[str, Path]) -> set[str]:
+    """The modules of this package that a file imports anywhere, inside functions too."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        names = []
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.partition(".")[0] == "cifarlib":
+            names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+        elif isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names if alias.name.partition(".")[0] == "cifarlib"]
+        found |= {name.removeprefix("cifarlib").removeprefix(".") for name in names} & set(known)
+    return found
+
+
+KNOWN = modules()
+IMPORTS = {name: imports_of(path, KNOWN) - {name} for name, path in KNOWN.items()}
+
+
+def level(name: str) -> int:
+    room = name.partition(".")[0]
+    return next(number for number, rooms in enumerate(LEVELS) if room in rooms)
+
+
+def test_no_arrow_points_upwards():
+    upwards = [(a, b) for a, names in IMPORTS.items() for b in names if level(a) < level(b)]
+    assert upwards == []
+
+
+def test_there_is_no_cycle():
+    left = {name: set(names) for name, names in IMPORTS.items()}
+    while ready := [name for name, names in left.items() if not names & set(left)]:
+        for name in ready:
+            del left[name]
+    assert left == {}
+
+
+def test_the_walk_sees_imports():
+    """Or the two tests above would pass on nothing."""
+    assert {"loop", "records", "device.choice", "device.cuda_graph"} <= IMPORTS["train"]
+    assert "report.export" in IMPORTS["__main__"]
+
+
+def test_the_core_is_read_in_one_sitting():
+    lines = [len((PACKAGE / f"{name}.py").read_text().splitlines()) for name in (*CORE, "__init__")]
+    assert sum(lines) <= 1150, dict(itertools.zip_longest((*CORE, "__init__"), lines))
