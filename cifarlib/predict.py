@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from cifarlib import InputError, outputs_folder, project_root, records, tensor_files, user_path
 from cifarlib.data import CLASSES
 from cifarlib.device.choice import pick_device
+from cifarlib.device.convolutions import use_fast
 from cifarlib.loop import predict_logits
 from cifarlib.model import Network
 from cifarlib.preprocess import Normalizer, make_normalizer
@@ -36,16 +37,18 @@ def find_model(model: str | Path | None = None, output_folder: str | Path | None
     return max(folders, key=lambda folder: records.read_record(folder, verify=False)["validation_accuracy"])
 
 
-def load_model(folder: str | Path, device: str = "auto") -> tuple[Network, dict]:
-    """The trained network of a run's folder, in evaluation mode, and what its file says of it (parameters, channel_mean
-    and channel_std, classes, accuracies). Nothing in the file is executed."""
+def load_model(folder: str | Path, device: str = "auto", precision: str = "float32") -> tuple[Network, dict]:
+    """The trained network of a run's folder, in evaluation mode, ready for this precision, and what its file says of it
+    (parameters, channel_mean and channel_std, classes, accuracies). Nothing in the file is executed."""
     tensors, description = tensor_files.load_tensors(Path(folder) / "model.safetensors")
     model = Network()
     try:
         model.load_state_dict(tensors)
     except RuntimeError as error:
         raise InputError(f"{folder}/model.safetensors is of another network: {error}") from None
-    return model.to(pick_device(device)).eval(), description
+    model = model.to(pick_device(device)).eval()
+    use_fast(model, precision)
+    return model, description
 
 
 def _find(name: str, path: str | Path) -> Path:

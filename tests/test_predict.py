@@ -137,10 +137,9 @@ def test_pictures_of_sixteen_bits_and_of_floating_point_numbers(tmp_path):
 
 
 def test_a_file_of_test_images_gets_the_answers_of_the_record(cifar10, tiny_run):
-    model, description = predict.load_model(tiny_run)
-    logits = predict.logits_of(
-        model, description, cifar10.test_images[:1000], records.read_record(tiny_run)["precision"]
-    )
+    precision = records.read_record(tiny_run)["precision"]
+    model, description = predict.load_model(tiny_run, precision=precision)
+    logits = predict.logits_of(model, description, cifar10.test_images[:1000], precision)
     saved = records.read_predictions(tiny_run)["test"]
     assert (logits.numpy().argmax(1) != saved.argmax(1)).sum() <= 2
     np.testing.assert_allclose(logits, saved, atol=0.02, rtol=1e-3)  # saved as float16

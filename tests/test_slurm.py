@@ -17,7 +17,7 @@ import psutil
 import pytest
 import torch
 
-from cifarlib import grid, project_root, records
+from cifarlib import grid, project_root, records, tensor_files
 from cifarlib.params import load_params
 
 DAEMONS = ("munged", "slurmctld", "slurmd")
@@ -185,12 +185,12 @@ class Task:
     def freeze_after(self, epoch):
         """Stops the training process as soon as that epoch is saved: there it stays until something ends it."""
         saved = self.folder / "unfinished" / "history.csv"
-        until(lambda: saved.exists() and len(records.read_history(self.folder)) >= epoch, LONG)
+        until(lambda: saved.exists() and len(records.unfinished_history(self.folder)) >= epoch, LONG)
         for process in psutil.process_iter():
             with contextlib.suppress(psutil.Error):
                 if str(self.folder / ".lock") in [file.path for file in process.open_files()]:
                     process.suspend()
-        assert len(records.read_history(self.folder)) == epoch
+        assert len(records.unfinished_history(self.folder)) == epoch
 
     def wait_for_start(self, number):
         def started():
@@ -257,7 +257,7 @@ def test_faults_leave_the_record_of_an_undisturbed_run(slurm, tmp_path):
     assert record["precision"] == records.read_record(expected)["precision"]  # measured, while the machine is busy
     assert untimed(task.folder) == untimed(expected)
     assert (task.folder / "predictions.npz").read_bytes() == (expected / "predictions.npz").read_bytes()
-    ours, theirs = (records.load_model_file(folder)[0] for folder in (task.folder, expected))
+    ours, theirs = (tensor_files.load_tensors(folder / "model.safetensors")[0] for folder in (task.folder, expected))
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
     again = subprocess.run(**make(slurm, "slurm", outputs, "run6 run7")).stdout  # nothing to train, but no report waits
