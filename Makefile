@@ -95,11 +95,11 @@ bench: setup
 	$(BIN)/papermill notebooks/benchmark.ipynb '$(OUTPUTS)'/benchmark/benchmark.ipynb --log-output --no-progress-bar \
 	  $(WHERE) $(if $(DEVICE),-p device $(DEVICE)) 2>&1 | grep --line-buffered -vE '^(Executing|Ending) Cell |IPKernelApp|^$$'
 
-# the train notebook on ten epochs, its record left out; the report as `make report` executed it
+# the train notebook with the fast recipe, its record left out; the report as `make report` executed it
 notebooks: report
 	@mkdir -p '$(OUTPUTS)'/notebooks && cp '$(OUTPUTS)'/report.ipynb '$(OUTPUTS)'/notebooks/
 	@for name in explore whitening predict train; do \
-	  case $$name in train) more="-p epochs 10 -p output_folder $(OUTPUTS)/notebooks/records";; explore) more=;; \
+	  case $$name in train) more="-p run fast -p output_folder $(OUTPUTS)/notebooks/records";; explore) more=;; \
 	    *) more="-p output_folder $(OUTPUTS)";; esac; \
 	  echo "== executing notebooks/$$name.ipynb"; \
 	  $(BIN)/papermill notebooks/$$name.ipynb '$(OUTPUTS)'/notebooks/$$name.ipynb --no-progress-bar --log-level ERROR \

@@ -41,10 +41,11 @@ class Cifar10:
 
     def head(self, train: int, validation: int, test: int) -> "Cifar10":
         """The first images of each part, for tests and tours."""
-        counts = {"train": train, "validation": validation, "test": test}
-        tensors = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "sha256"}
-        parts = {name: tensor[: counts[name.partition("_")[0]]] for name, tensor in tensors.items()}
-        return Cifar10(**parts, sha256=f"{self.sha256}, first {train}/{validation}/{test}")
+        tensors = [getattr(self, field.name) for field in fields(self)[:6]]
+        parts = (
+            tensor[:n] for tensor, n in zip(tensors, (train, train, validation, validation, test, test), strict=True)
+        )
+        return Cifar10(*parts, sha256=f"{self.sha256}, first {train}/{validation}/{test}")
 
 
 def load_cifar10(folder: str | Path | None = None) -> Cifar10:

@@ -8,8 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from cifarlib.model import BatchNorm
 from cifarlib.params import RunParams
-from cifarlib.preprocess import BEFORE_TRAINING, Normalizer, crop_and_flip, draw_crops, draw_order
+from cifarlib.preprocess import BEFORE_TRAINING, Normalizer, alternating_flips, crop_and_flip, draw_crops, draw_order
 
 
 @dataclass
@@ -26,14 +27,23 @@ class Training:
 
 
 def make_optimizer(params: RunParams, model: nn.Module) -> torch.optim.Optimizer:
-    """SGD, SGD with Nesterov momentum (coupled weight decay) or AdamW (decoupled), over what is trained."""
+    """SGD, SGD with Nesterov momentum (coupled weight decay) or AdamW (decoupled), over what is trained.
+
+    A group's ``times_rate`` is how many times the rate of a step it learns with: 1, and ``bias_rate`` for BatchNorm's
+    biases, whose weight decay is divided by it.
+    """
+    biases = [m.bias for m in model.modules() if isinstance(m, BatchNorm)] if params.bias_rate != 1 else []
     trained = [p for p in model.parameters() if p.requires_grad]
-    fused = trained[0].device.type in ("cpu", "cuda")
-    common = {"lr": params.learning_rate, "weight_decay": params.weight_decay, "fused": fused}
+    groups = [{"params": [p for p in trained if not any(p is bias for bias in biases)], "times_rate": 1.0}]
+    if biases:
+        decay = params.weight_decay / params.bias_rate
+        groups.append({"params": biases, "times_rate": params.bias_rate, "weight_decay": decay})
+    common = {"lr": params.learning_rate, "weight_decay": params.weight_decay}
+    common["fused"] = trained[0].device.type in ("cpu", "cuda")
     if params.optimizer == "adamw":
-        return torch.optim.AdamW(trained, **common)
+        return torch.optim.AdamW(groups, **common)
     nesterov = params.optimizer == "sgd-nesterov"
-    return torch.optim.SGD(trained, momentum=params.momentum, nesterov=nesterov, **common)
+    return torch.optim.SGD(groups, momentum=params.momentum, nesterov=nesterov, **common)
 
 
 def forward(model: nn.Module, x: Tensor, dtype: torch.dtype) -> Tensor:
@@ -58,12 +68,15 @@ def train_step(training: Training, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor
 def epoch_plan(params: RunParams, epoch: int, n: int) -> tuple[Tensor, Tensor | None]:
     """What epoch 1, 2, ... does with n images, on the CPU: their order (n,) and in that order their crops and flips
     (n, 3), None without augmentation."""
-    order = draw_order(params.seed, epoch, n)
-    if params.augmentation == "per_epoch":
-        return order, draw_crops(params.seed, epoch, n)
-    if params.augmentation == "once":  # each image's one crop and flip, in this epoch's order
-        return order, draw_crops(params.seed, BEFORE_TRAINING, n)[order]
-    return order, None
+    order, once = draw_order(params.seed, epoch, n), params.augmentation == "once"
+    if params.augmentation == "none":
+        return order, None
+    drawn = BEFORE_TRAINING if once else epoch
+    crops = draw_crops(params.seed, drawn, n, params.crop)
+    crops = crops[order] if once else crops  # each image's one crop and flip, in this epoch's order
+    if params.flip == "alternating":
+        crops[:, 2] = alternating_flips(params.seed, drawn, n)[order]
+    return order, crops
 
 
 def epoch_row(params: RunParams, epoch: int, loss_sum: Tensor, right: Tensor, last_loss: Tensor) -> dict:
@@ -92,7 +105,7 @@ def train_epoch(training: Training, epoch: int, on_step: Callable[[int], object]
     training.model.train()
     for step in range(steps):
         for group in training.optimizer.param_groups:
-            group["lr"] = params.learning_rate_at((epoch - 1) * steps + step)
+            group["lr"] = group["times_rate"] * params.learning_rate_at((epoch - 1) * steps + step)
         batch = slice(step * size, (step + 1) * size)
         index = order[batch]
         x = crop_and_flip(images, training.normalizer, index, None if crops is None else crops[batch], params.padding)
@@ -110,16 +123,30 @@ def predict_logits(
     normalizer: Normalizer,
     dtype: torch.dtype = torch.float32,
     batch_size: int | None = None,
+    views: bool = False,
 ) -> Tensor:
     """Logits (N, 10), float32 on the images' device, of uint8 images (N, 3, 32, 32) and their normalizer, in evaluation
-    mode."""
+    mode. views: with test-time augmentation, the weighted mean over ``weighted_views`` of each image."""
     was_training = model.training
     batch_size = batch_size or (250 if images.device.type == "cpu" else 2000)
     model.eval()
-    batches = (slice(start, start + batch_size) for start in range(0, len(images), batch_size))
-    logits = [forward(model, normalizer[batch].apply(images[batch]), dtype) for batch in batches]
+    logits = []
+    for start in range(0, len(images), batch_size):
+        x = normalizer[start : start + batch_size].apply(images[start : start + batch_size])
+        weighted = weighted_views(x) if views else [(1, x)]
+        logits.append(sum(weight * forward(model, view, dtype) for weight, view in weighted))
     model.train(was_training)
     return torch.cat(logits)
+
+
+def weighted_views(x: Tensor) -> list[tuple[float, Tensor]]:
+    """Reference [1]'s six views of images (B, 3, H, W), with their weights: the images, and shifted by one pixel up and
+    left and down and right, the rim mirrored, each of the three also flipped left to right."""
+    height, width = x.shape[2:]
+    padded = F.pad(x, (1, 1, 1, 1), "reflect")
+    shifted = [padded[:, :, i : i + height, i : i + width] for i in (0, 2)]
+    upright = [(1 / 4, x), *((1 / 8, view) for view in shifted)]
+    return [*upright, *((weight, view.flip(3)) for weight, view in upright)]
 
 
 def right_answers(logits: Tensor | np.ndarray, labels: Tensor | np.ndarray) -> np.ndarray:

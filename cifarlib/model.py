@@ -12,15 +12,16 @@ FILTERS = 24  # first layer: 12 eigenvectors of the 2x2x3 patch covariance and t
 CLASSES = 10
 
 
-def dirac_convolution(c_in: int, c_out: int) -> nn.Conv2d:
-    """A 3x3 convolution without bias that starts as the identity on its first c_in filters; the other filters keep
+def convolution3x3(c_in: int, c_out: int, dirac: bool) -> nn.Conv2d:
+    """A 3x3 convolution without bias. dirac: it starts as the identity on its first c_in filters; the others keep
     PyTorch's default initialisation.
 
     Nothing holds the weights near the identity afterwards: DiracNets reparameterise throughout training, which is not
     the same.
     """
     convolution = nn.Conv2d(c_in, c_out, kernel_size=3, padding="same", bias=False)
-    nn.init.dirac_(convolution.weight[:c_in].detach())
+    if dirac:
+        nn.init.dirac_(convolution.weight[:c_in].detach())
     return convolution
 
 
@@ -35,12 +36,12 @@ class BatchNorm(nn.BatchNorm2d):
 class Block(nn.Module):
     """conv1, 2x2 max-pooling, norm1, GELU, conv2, norm2, GELU: (N, c_in, H, W) -> (N, c_out, H//2, W//2)."""
 
-    def __init__(self, c_in: int, c_out: int):
+    def __init__(self, c_in: int, c_out: int, dirac: bool = True):
         super().__init__()
-        self.conv1 = dirac_convolution(c_in, c_out)
+        self.conv1 = convolution3x3(c_in, c_out, dirac)
         self.pool = nn.MaxPool2d(2)
         self.norm1 = BatchNorm(c_out)
-        self.conv2 = dirac_convolution(c_out, c_out)
+        self.conv2 = convolution3x3(c_out, c_out, dirac)
         self.norm2 = BatchNorm(c_out)
         self.activ = nn.GELU()
 
@@ -63,15 +64,15 @@ class Network(nn.Module):
     "No" whitening) leaves the first layer at PyTorch's default initialisation, trained.
     """
 
-    def __init__(self, filters: Tensor | None = None):
+    def __init__(self, filters: Tensor | None = None, dirac: bool = True):
         super().__init__()
         c1, c2, c3 = WIDTHS
         self.net = nn.Sequential(
             nn.Conv2d(3, FILTERS, kernel_size=2),
             nn.GELU(),
-            Block(FILTERS, c1),
-            Block(c1, c2),
-            Block(c2, c3),
+            Block(FILTERS, c1, dirac),
+            Block(c1, c2, dirac),
+            Block(c2, c3, dirac),
             nn.MaxPool2d(3),
             nn.Flatten(),
             nn.Linear(c3, CLASSES, bias=False),
@@ -88,8 +89,8 @@ class Network(nn.Module):
         return self.net(x)
 
 
-def build_model(seed: int, filters: Tensor | None = None) -> Network:
+def build_model(seed: int, filters: Tensor | None = None, dirac: bool = True) -> Network:
     """A network whose random weights depend on ``seed`` alone, on the CPU; the global generator is left as it was."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return Network(filters)
+        return Network(filters, dirac)

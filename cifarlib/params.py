@@ -15,6 +15,7 @@ from cifarlib import InputError, project_root
 # tests/test_golden.py notices such a change.
 TRAINING_VERSION = 1
 PAPER_EPOCHS, DECAY_EPOCHS = 200, 30  # section 3: the rate falls to a tenth every 30 of 200 epochs
+TRIANGLE_START, TRIANGLE_PEAK, TRIANGLE_END = 0.2, 0.23, 0.07  # rate at the start, when it is full, rate at the end [1]
 TRAIN_IMAGES = 40_000  # images 0..39,999 of the training file; the last 10,000 validate
 
 
@@ -45,14 +46,19 @@ class RunParams:
 
     batch_size: int = _between(1, TRAIN_IMAGES, 128)  # an epoch drops its incomplete last batch
     whitening: bool = True  # first layer: frozen whitening filters, or default initialisation and trained
-    padding: str = _one_of("reflect", "constant")  # of 4 pixels before the random crop
+    dirac: bool = True  # 3x3 convolutions: begin as the identity, or default initialisation
+    padding: str = _one_of("reflect", "constant")  # before the random crop
+    crop: int = _between(0, 31, 4)  # pixels of padding on each side
+    flip: str = _one_of("random", "alternating")  # left to right: anew, or drawn once and then every other epoch
     optimizer: str = _one_of("sgd-nesterov", "sgd", "adamw")
     normalization: str = _one_of("channel", "length", "image-channel")  # see preprocess.make_normalizer
     label_smoothing: float = _between(0.0, 1.0, 0.0)
 
     loss_reduction: str = _one_of("mean", "sum")  # over the batch
     augmentation: str = _one_of("per_epoch", "once", "none")  # crop and flip drawn anew, once before epoch 1, or not
-    learning_rate: float | None = _between(0.0, 1e3, None)  # at the start; None: the paper's 0.08 (SGD), 0.001 (AdamW)
+    learning_rate: float | None = _between(0.0, 1e3, None)  # None: the paper's 0.08 for SGD, 0.001 for AdamW
+    schedule: str = _one_of("step", "triangle")  # of the rate: see learning_rate_at
+    bias_rate: float = _between(0.0, 1e3, 1.0)  # how many times the rate BatchNorm's biases learn with
     weight_decay: float = _between(0.0, 1e3, 0.02)  # of every trained parameter; AdamW's is decoupled
     momentum: float = _between(0.0, 1.0, 0.9)
     whitening_eps: float = _between(0.0, 1e3, 5e-4)  # added to each eigenvalue; reference [1] of the paper
@@ -84,8 +90,14 @@ class RunParams:
         return self.train_images // self.batch_size
 
     def learning_rate_at(self, step: int) -> float:
-        """The rate of step 0, 1, 2 ...: x 0.1 every 30/200 of the schedule's steps."""
-        return self.learning_rate / 10 ** (PAPER_EPOCHS * step // (DECAY_EPOCHS * self.epochs * self.steps_per_epoch))
+        """The rate of step 0, 1, 2 ... "step": x 0.1 every 30/200 of the schedule's steps. "triangle": x 0.2, rising to
+        x 1 over the first 23 % of them, then falling to x 0.07."""
+        steps = self.epochs * self.steps_per_epoch
+        if self.schedule == "step":
+            return self.learning_rate / 10 ** (PAPER_EPOCHS * step // (DECAY_EPOCHS * steps))
+        if step < TRIANGLE_PEAK * steps:
+            return self.learning_rate * (TRIANGLE_START + (1 - TRIANGLE_START) * step / (TRIANGLE_PEAK * steps))
+        return self.learning_rate * (1 - (1 - TRIANGLE_END) * (step / steps - TRIANGLE_PEAK) / (1 - TRIANGLE_PEAK))
 
     def settings(self) -> dict:
         """All that decides the outcome, as plain data; a checkpoint is resumed only where these are the same."""

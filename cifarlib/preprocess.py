@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-PADDING = 4  # pixels on each side, before the random 32x32 crop
 BEFORE_TRAINING = 0  # the "epoch" of crops and flips that are drawn once, before epoch 1
 
 
@@ -58,14 +57,20 @@ def make_normalizer(images: Tensor, mode: str, statistics: tuple[Tensor, Tensor]
     return Normalizer(mean, std.clamp_min(1e-3))  # an image of one colour becomes zero
 
 
-def draw_crops(seed: int, epoch: int, n: int) -> Tensor:
-    """How each of n images is cropped and flipped in this epoch: int64 (n, 3) of dy, dx in -4..4 and flip in 0, 1.
+def draw_crops(seed: int, epoch: int, n: int, crop: int = 4) -> Tensor:
+    """How each of n images is cropped and flipped in this epoch: int64 (n, 3) of dy, dx in -crop..crop, flip in 0, 1.
 
     A function of (seed, epoch) alone: equal on every device, and nothing has to be saved for a resumed run.
     """
     generator = np.random.default_rng((seed, epoch, 0))
-    shift = generator.integers(-PADDING, PADDING + 1, (n, 2))
+    shift = generator.integers(-crop, crop + 1, (n, 2))
     return torch.from_numpy(np.concatenate([shift, generator.integers(0, 2, (n, 1))], axis=1))
+
+
+def alternating_flips(seed: int, epoch: int, n: int) -> Tensor:
+    """Which of images 0 to n-1 are flipped in this epoch, int64 (n,) of 0, 1: a coin each, drawn once, and in every
+    other epoch its other side."""
+    return (torch.from_numpy(np.random.default_rng((seed, 2)).integers(0, 2, n)) + epoch) % 2
 
 
 def draw_order(seed: int, epoch: int, n: int) -> Tensor:
@@ -74,7 +79,7 @@ def draw_order(seed: int, epoch: int, n: int) -> Tensor:
 
 
 def crop_and_flip(images: Tensor, normalizer: Normalizer, index: Tensor, crops: Tensor | None, padding: str) -> Tensor:
-    """The batch ``images[index]``, normalised, padded by 4 pixels, cropped back and flipped as ``crops`` says.
+    """The batch ``images[index]``, normalised, padded, cropped back and flipped as ``crops`` says.
 
     images: uint8 (N, 3, H, W) in channels_last memory format; normalizer: theirs; index: int64 (B,); crops: int64
     (B, 3), see ``draw_crops``, or None for neither crop nor flip. padding "reflect" mirrors without repeating the edge,

@@ -7,7 +7,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -57,7 +57,7 @@ class Run:
     identity: dict  # what a checkpoint must share with a run that resumes it
     sessions: list[dict]  # one for each start; the last is this one
     history: list[dict]  # one line an epoch
-    validation_logits: Tensor | None = field(default=None)  # after the last epoch
+    validation_logits: Tensor | None = None  # after the last epoch
 
     @property
     def params(self) -> RunParams:
@@ -67,12 +67,13 @@ class Run:
     def device(self) -> torch.device:
         return self.training.images.device
 
-    def predict(self, images: Tensor) -> Tensor:
+    def predict(self, images: Tensor, views: bool = False) -> Tensor:
         """Logits (N, 10) as predictions.npz holds them, so that every number can be had again from there, to the last
-        image. Half a dozen steps after the start they can lie beyond float16's range: there they are cut off."""
+        image. Half a dozen steps after the start they can lie beyond float16's range: there they are cut off. views:
+        with test-time augmentation."""
         images = images.to(self.device)
         normalizer = make_normalizer(images, self.params.normalization, self.channel_statistics)
-        logits = predict_logits(self.training.model, images, normalizer, self.training.dtype)
+        logits = predict_logits(self.training.model, images, normalizer, self.training.dtype, views=views)
         limit = torch.finfo(torch.float16).max
         return logits.clamp(-limit, limit).half().float()
 
@@ -165,7 +166,7 @@ def prepare(
     statistics = channel_statistics(images)
     normalizer = make_normalizer(images, params.normalization, statistics)
     filters = filters_from_images(images, normalizer, params.whitening_eps) if params.whitening else None
-    model = build_model(params.seed, filters).to(device)
+    model = build_model(params.seed, filters, params.dirac).to(device)
     which_convolutions = convolutions.use_fast(model, identity["precision"])
     if device.type == "cuda":  # a CPU's convolutions reorder their weights anyway
         model = model.to(memory_format=torch.channels_last)
@@ -222,12 +223,13 @@ def leave_record(run: Run) -> None:
         run.validation_logits = run.predict(data.validation_images)
     results, predictions = {}, {}
     text = records.log_epochs(run.history) + "Checkpoint has been created.\n"
-    for part, logits, labels in (
-        ("validation", run.validation_logits, data.validation_labels),
-        ("test", run.predict(data.test_images), data.test_labels),
+    for part, logits, images, labels in (
+        ("validation", run.validation_logits, data.validation_images, data.validation_labels),
+        ("test", run.predict(data.test_images), data.test_images, data.test_labels),
     ):
         loss = mean_loss(logits, labels.to(run.device), params.label_smoothing)
         results |= {f"{part}_accuracy": accuracy(logits, labels), f"{part}_loss": loss}
+        results[f"{part}_accuracy_views"] = accuracy(run.predict(images, views=True), labels)
         printed = loss * len(labels) if params.loss_reduction == "sum" else loss
         text += records.log_result(part.capitalize(), results[f"{part}_accuracy"], printed)
         predictions |= {part: logits.half().cpu().numpy(), f"{part}_labels": labels.numpy().astype(np.uint8)}

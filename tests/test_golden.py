@@ -17,7 +17,14 @@ from cifarlib.params import TRAINING_VERSION, load_params
 from cifarlib.train import train
 
 FILE = Path(__file__).with_name("golden_histories.json")
-RUNS = {"run1": 1024, "run3": 256, "run6": 256, "run7-mean": 256, "run7-preprocessed": 256}  # images to train on
+RUNS = {
+    "run1": 1024,
+    "run3": 256,
+    "run6": 256,
+    "run7-mean": 256,
+    "run7-preprocessed": 256,
+    "fast": 512,
+}  # images to train on
 LOSSES = ("train_loss", "last_batch_loss", "validation_loss")
 
 

@@ -1,10 +1,12 @@
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 
-from cifarlib.loop import accuracy, mean_loss, predict_logits, right_answers
+from cifarlib.loop import accuracy, epoch_plan, make_optimizer, mean_loss, predict_logits, right_answers
 from cifarlib.model import build_model
-from cifarlib.preprocess import make_normalizer
+from cifarlib.params import load_params
+from cifarlib.preprocess import draw_crops, make_normalizer
 
 LOGITS = np.array([[5.0, 0, 0], [0, 1, 0], [9, 0, 0], [0, 0, 2]], np.float32)
 LABELS = np.array([0, 2, 1, 2])
@@ -35,3 +37,56 @@ def test_the_mean_loss_is_per_image_and_smoothed_as_in_training():
     plain = -(logits[0, 2] + logits[1, 1]) / 2
     assert mean_loss(logits, labels, 0.0) == pytest.approx(float(plain))
     assert mean_loss(logits, labels, 0.3) == pytest.approx(float(0.7 * plain - 0.3 * logits.mean()))
+
+
+def test_views_are_the_weighted_mean_of_six_predictions(device):
+    """Centre 1/2, the two shifts 1/4 each, and of each of them the mean of the image and its mirror image."""
+    model = build_model(0).to(device)
+    images = torch.randint(0, 256, (20, 3, 32, 32), dtype=torch.uint8, device=device)
+    normalizer = make_normalizer(images, "length", (torch.zeros(3), torch.ones(3)))
+    ours = predict_logits(model, images, normalizer, batch_size=7, views=True)
+    model.eval()
+    padded = F.pad(normalizer.apply(images), (1, 1, 1, 1), "reflect")
+    expected = 0
+    with torch.no_grad():
+        for weight, dy, dx in ((0.5, 1, 1), (0.25, 0, 0), (0.25, 2, 2)):
+            x = padded[:, :, dy : dy + 32, dx : dx + 32]
+            expected = expected + weight * (model(x) + model(x.flip(3))) / 2
+    torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_an_epochs_plan_flips_each_image_every_other_time():
+    p = load_params("fast", train_images=500)
+    flips = {}
+    for epoch in (1, 2, 3):
+        order, crops = epoch_plan(p, epoch, 500)
+        flips[epoch] = torch.empty(500, dtype=torch.int64).scatter(0, order, crops[:, 2])
+        assert crops[:, :2].abs().max() == p.crop
+    assert torch.equal(flips[1], flips[3])
+    assert torch.equal(flips[1] + flips[2], torch.ones(500, dtype=torch.int64))
+
+
+def test_images_augmented_once_keep_crop_and_flip():
+    p = load_params("fast-preprocessed", train_images=500)
+    kept = []
+    for epoch in (1, 2):
+        order, crops = epoch_plan(p, epoch, 500)
+        kept.append(torch.empty(500, 3, dtype=torch.int64).index_copy(0, order, crops))
+    assert torch.equal(*kept)
+
+
+def test_the_papers_runs_have_the_plan_that_they_had():
+    order, crops = epoch_plan(load_params(7), 3, 100)
+    assert torch.equal(crops, draw_crops(0, 3, 100))
+    assert order.sum() == 4950
+
+
+def test_batchnorms_biases_learn_faster_and_decay_as_much_less():
+    p, model = load_params("fast"), build_model(0, torch.zeros(24, 3, 2, 2))
+    weights, biases = make_optimizer(p, model).param_groups
+    assert [b.shape for b in biases["params"]] == [(64,), (64,), (256,), (256,), (256,), (256,)]
+    assert (weights["times_rate"], biases["times_rate"]) == (1, 64)
+    assert biases["weight_decay"] == pytest.approx(weights["weight_decay"] / 64)
+    assert len(weights["params"]) + 6 == sum(parameter.requires_grad for parameter in model.parameters())
+    (only,) = make_optimizer(load_params(7), model).param_groups
+    assert len(only["params"]) == len(weights["params"]) + 6

@@ -74,3 +74,12 @@ def test_the_seed_decides_the_weights_and_leaves_the_global_generator():
     assert torch.equal(state, torch.get_rng_state())
     assert torch.equal(one.net[7].weight, same.net[7].weight)
     assert not torch.equal(one.net[7].weight, other.net[7].weight)
+
+
+def test_without_dirac_the_convolutions_begin_as_pytorchs_own():
+    with_dirac, without = build_model(0), build_model(0, dirac=False)
+    for ours, plain in zip(with_dirac.net[2:5], without.net[2:5], strict=True):
+        c = ours.conv1.weight.shape[1]
+        assert torch.equal(ours.conv1.weight[c:], plain.conv1.weight[c:])
+        assert not torch.equal(ours.conv1.weight[:c], plain.conv1.weight[:c])
+        assert plain.conv1.weight[:c].abs().max() < 1

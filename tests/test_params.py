@@ -177,3 +177,38 @@ def test_a_record_before_versions_is_of_the_first(monkeypatch):
     assert load_params(7).changes_since(older) == []
     monkeypatch.setattr(params, "TRAINING_VERSION", 2)
     assert load_params(7).changes_since(older) == ["training_version 1, now 2"]
+
+
+def test_a_triangle_rises_over_23_per_cent_of_the_steps_and_falls():
+    p = load_params("fast", epochs=100, learning_rate=1.0)
+    steps = 100 * p.steps_per_epoch
+    corners = {0: 0.2, 0.115: 0.6, 0.23: 1.0, 0.615: 0.535, 1: 0.07}
+    for share, rate in corners.items():
+        assert p.learning_rate_at(round(share * steps)) == pytest.approx(rate, abs=1e-4)
+
+
+FAST_ARMS = {
+    "fast-trained-first-layer": {"whitening"},
+    "fast-constant": {"padding"},
+    "fast-sgd": {"optimizer"},
+    "fast-length": {"normalization"},
+    "fast-image-channel": {"normalization"},
+    "fast-batch1024": {"batch_size", "weight_decay"},
+    "fast-preprocessed": {"augmentation"},
+    "fast-no-dirac": {"dirac"},
+}
+
+
+def test_an_arm_differs_from_the_fast_recipe_in_one_thing():
+    assert {name for name in run_names() if name.startswith("fast-")} == set(FAST_ARMS)
+    for name, differs in FAST_ARMS.items():
+        ours, base = load_params(name).settings(), load_params("fast").settings()
+        assert {k for k in ours if ours[k] != base[k]} == differs | {"run"}, name
+
+
+def test_the_fast_recipes_rate_and_decay_follow_its_authors_formulas():
+    """Rate 11.5 and decay 0.0153 per 1,024 images and (1 + 1 / (1 - momentum)), the decay independent of the rate."""
+    for p in (load_params("fast"), load_params("fast-batch1024")):
+        k = 1024 * (1 + 1 / (1 - p.momentum))
+        assert p.learning_rate == pytest.approx(11.5 / k, rel=1e-3)
+        assert p.weight_decay == pytest.approx(0.0153 * p.batch_size / k / p.learning_rate, rel=1e-3)

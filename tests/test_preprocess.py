@@ -2,7 +2,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from cifarlib.preprocess import channel_statistics, crop_and_flip, draw_crops, draw_order, make_normalizer
+from cifarlib.preprocess import (
+    alternating_flips,
+    channel_statistics,
+    crop_and_flip,
+    draw_crops,
+    draw_order,
+    make_normalizer,
+)
 
 
 @pytest.fixture(scope="module")
@@ -84,3 +91,16 @@ def test_an_indexed_normalizer_is_that_of_the_images(images, mode):
     index = torch.tensor([7, 3, 3])
     ours = make_normalizer(images, mode, statistics)[index].apply(images[index])
     assert torch.equal(ours, make_normalizer(images[index], mode, statistics).apply(images[index]))
+
+
+def test_crops_reach_as_far_as_the_padding():
+    assert draw_crops(0, 1, 2000, 2)[:, :2].unique().tolist() == [-2, -1, 0, 1, 2]
+    assert draw_crops(0, 1, 2000, 0)[:, :2].unique().tolist() == [0]
+
+
+def test_alternating_flips_turn_every_image_over_in_every_other_epoch():
+    first = alternating_flips(3, 1, 1000)
+    assert 400 < first.sum() < 600
+    assert torch.equal(alternating_flips(3, 2, 1000), 1 - first)
+    assert torch.equal(alternating_flips(3, 7, 1000), first)
+    assert not torch.equal(alternating_flips(4, 1, 1000), first)

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from cifarlib import InputError, records, tensor_files
 from cifarlib.loop import Training, accuracy, make_optimizer, mean_loss, train_step
 from cifarlib.model import build_model
-from cifarlib.params import load_params
+from cifarlib.params import load_params, run_names
 from cifarlib.predict import load_model, logits_of
 from cifarlib.preprocess import Normalizer, channel_statistics, make_normalizer
 from cifarlib.train import Diverged, Interrupted, train
@@ -146,7 +146,7 @@ class StopAt:
             raise KeyboardInterrupt
 
 
-@pytest.mark.parametrize("run", [1, 2, 7])
+@pytest.mark.parametrize("run", [1, 2, 7, "fast"])
 def test_stopped_says_what_is_saved_and_resumes(run, small, tmp_path):
     p = dataclasses.replace(load_params(run), batch_size=128, **SHORT)
     with pytest.raises(Interrupted, match=r"Epochs 1 to 2 of 3 are saved in .*seed0-epochs3-images256"):
@@ -361,3 +361,11 @@ def test_bfloat16_trains_like_float32(small, tmp_path):
         assert json.loads((folder / "record.json").read_text())["precision"] == precision
         losses[precision] = records.read_history(folder)[-1]["train_loss"]
     assert losses["bfloat16"] == pytest.approx(losses["float32"], rel=0.05)
+
+
+@pytest.mark.parametrize("run", [name for name in run_names() if name.startswith("fast")])
+def test_every_fast_arm_trains_and_is_evaluated_with_and_without_views(run, small, tmp_path):
+    p = dataclasses.replace(load_params(run), batch_size=128, train_images=256, epochs=1)
+    record = records.read_record(train(p, small, tmp_path, device="cpu"))
+    assert np.isfinite(record["train_loss"])
+    assert {"validation_accuracy_views", "test_accuracy_views"} <= set(record)

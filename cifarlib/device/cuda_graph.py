@@ -32,16 +32,18 @@ class CapturedEpoch:
         self.step = torch.empty(1, dtype=torch.int64, device=device)
         self.loss_sum, self.last_loss = torch.empty(2, device=device).unbind()
         self.right = torch.empty((), dtype=torch.int64, device=device)
-        self.rate = rate = torch.zeros((), device=device)
-        for group in training.optimizer.param_groups:
-            group["lr"] = rate
+        groups = training.optimizer.param_groups
+        for group in groups:
+            group["lr"] = torch.zeros((), device=device)
             if "capturable" in group:  # AdamW; the fused SGD reads a rate on the device as it is
                 group["capturable"] = True
 
         def one_step() -> None:
             index = self.order.index_select(0, self.step)[0]
             crops = None if self.crops is None else self.crops.index_select(0, self.step)[0]
-            rate.copy_(self.rates.index_select(0, self.step)[0])
+            rate = self.rates.index_select(0, self.step)[0]
+            for group in groups:
+                torch.mul(rate, group["times_rate"], out=group["lr"])
             x = crop_and_flip(images, training.normalizer, index, crops, params.padding)
             loss, correct = train_step(training, x, training.labels.index_select(0, index))
             self.last_loss.copy_(loss)

@@ -24,7 +24,7 @@ from cifarlib.data import CLASSES
 from cifarlib.loop import right_answers
 from cifarlib.model import Network
 from cifarlib.params import RunParams
-from cifarlib.preprocess import PADDING, crop_and_flip, draw_crops, make_normalizer
+from cifarlib.preprocess import crop_and_flip, draw_crops, make_normalizer
 from cifarlib.report.evaluation import calibration_curve, confusion_matrix, most_confident, smoothing_floor
 from cifarlib.report.statistics import binomial_interval
 
@@ -359,19 +359,19 @@ def preprocessing(image: Tensor, label_name: str, statistics: tuple[Tensor, Tens
     """One image, uint8 (3, 32, 32), through each normalisation, each padding and six draws of crop and flip."""
     crops, paddings, index = draw_crops(seed, 1, 6), ("reflect", "constant"), torch.zeros(6, dtype=torch.int64)
     alt = (
-        f"One picture ({label_name}) as it is, under three normalisations and two paddings of {PADDING} pixels, and "
+        f"One picture ({label_name}) as it is, under three normalisations and two paddings of {RunParams.crop} pixels, and "
         f"cropped and flipped six times under each padding, shifted down and right by: {'; '.join(crop_names(crops))}."
     )
     by_mode = {mode: make_normalizer(image[None], mode, statistics) for mode in MODES}
     images = [image, *(normalizer.apply(image[None])[0] for normalizer in by_mode.values())]
-    images += [F.pad(images[1][None], [PADDING] * 4, mode=padding)[0] for padding in paddings]
+    images += [F.pad(images[1][None], [RunParams.crop] * 4, mode=padding)[0] for padding in paddings]
     titles = [label_name, *(f"by {mode}" for mode in MODES), *(f"padded: {padding}" for padding in paddings)]
     for padding in paddings:
         images += crop_and_flip(image[None], by_mode["channel"], index, crops, padding)
         titles += [f"{padding}\n{name}" for name in crop_names(crops)]
     figure = gallery(images, titles, 6, alt)
     for axes in figure.axes[4:6]:  # where the image lies in the padded one
-        axes.add_patch(Rectangle([PADDING - 0.5] * 2, 32, 32, fill=False, linestyle="--", edgecolor=BLACK))
+        axes.add_patch(Rectangle([RunParams.crop - 0.5] * 2, 32, 32, fill=False, linestyle="--", edgecolor=BLACK))
     return figure
 
 

@@ -143,12 +143,12 @@ def test_airbench_gets_its_own_terms_and_leaves_the_folder_as_it_was(small, monk
     class CifarLoader(list):
         def __init__(self, path, batch_size, aug, altflip):
             data = torch.load(f"{path}/train.pt")
-            calls.append((data["images"].shape, len(data["labels"]), batch_size, aug, preprocess.PADDING))
+            calls.append((data["images"].shape, len(data["labels"]), batch_size, aug))
             super().__init__(range(48))
 
     class Ours:
         def __init__(self, contestant, params, machine, data):
-            calls.append((contestant.name, params.batch_size, params.train_images, len(data.train_images)))
+            calls.append((contestant.name, params.batch_size, params.train_images, params.crop, len(data.train_images)))
             self.seconds, self.images_per_second = lambda epoch: 0, lambda epoch: 7.0
 
     package = types.SimpleNamespace(
@@ -162,12 +162,7 @@ def test_airbench_gets_its_own_terms_and_leaves_the_folder_as_it_was(small, monk
     before = os.getcwd()
     measured = trainer.against_airbench(CONTESTANTS["ours"], load_params("run7-mean"), FLOAT32, 2)
     assert calls == [
-        ((612, 32, 32, 3), 612, 1024, {"flip": True, "translate": 2}, 2), ("ours", 1024, 40_000, 612),
+        ((612, 32, 32, 3), 612, 1024, {"flip": True, "translate": 2}), ("ours", 1024, 40_000, 2, 612),
     ]  # fmt: skip
     assert measured["images_per_second"] == {"airbench94": [48 * 1024.0] * 2, "ours": [7.0] * 2}
-    assert (os.getcwd(), preprocess.PADDING) == (before, 4)
-
-
-def test_ours_crops_by_less_beside_airbench(monkeypatch):
-    monkeypatch.setattr(preprocess, "PADDING", 2)
-    assert preprocess.draw_crops(0, 1, 1000)[:, :2].abs().max() == 2
+    assert os.getcwd() == before

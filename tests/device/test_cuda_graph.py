@@ -8,7 +8,14 @@ from cifarlib.model import build_model
 from cifarlib.params import load_params
 from cifarlib.preprocess import channel_statistics, make_normalizer
 
-RUNS = [(7, {}), (1, {}), (2, {"batch_size": 256}), ("run7-preprocessed", {}), (5, {"augmentation": "none"})]
+RUNS = [
+    (7, {}),
+    (1, {}),
+    (2, {"batch_size": 256}),
+    ("run7-preprocessed", {}),
+    ("fast", {}),
+    (5, {"augmentation": "none"}),
+]
 
 
 def training_of(p, small, device):
