@@ -1,21 +1,44 @@
-"""A run under way, saved so that it can go on: ``unfinished/checkpoint.safetensors`` in its folder."""
+"""A run under way: its folder, and ``unfinished/checkpoint.safetensors`` there, from which it can go on."""
 
+import shutil
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from cifarlib import InputError, records, tensor_files
+from cifarlib import InputError, outputs_folder, records, tensor_files
 from cifarlib.loop import Training
 from cifarlib.params import RunParams
+
+FREE_BYTES = 100_000_000  # what a run may need: checkpoint and record, each twice for a moment
+
+
+def open_folder(params: RunParams, output_folder: str | Path | None = None) -> Path:
+    """The run's folder, made and known to be writable with room for a run; below outputs/ unless given.
+
+    Raises InputError before anything expensive.
+    """
+    output_folder = outputs_folder(output_folder)
+    folder = output_folder / params.folder
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(b"can this be written?")
+        free = shutil.disk_usage(folder).free
+    except OSError as error:
+        raise InputError(f"output_folder = {str(output_folder)!r} cannot be written: {error}") from None
+    if free < FREE_BYTES:
+        raise InputError(f"{folder} has {free / 1e6:.0f} MB free, a run needs {FREE_BYTES / 1e6:.0f} MB")
+    return folder
 
 
 @dataclass(frozen=True)
 class Checkpoint:
     """What was saved after an epoch."""
 
-    tensors: dict[str, Tensor]  # model.* and optimizer.<parameter>.*
+    tensors: dict[str, Tensor]  # model.*, optimizer.<parameter>.*, lookahead.*
     identity: dict  # settings, device, precision ...: a run that goes on from it must have the same
     sessions: list[dict]
     history: list[dict]
@@ -32,6 +55,9 @@ class Checkpoint:
                 if tensor.dim():  # in the parameter's own memory format: fused kernels walk both side by side
                     tensor = torch.empty_like(trained[int(index)]).copy_(tensor)
                 state.setdefault(int(index), {})[key] = tensor
+        if training.lookahead:
+            for name, average in training.lookahead.averages.items():
+                average.copy_(self.tensors[f"lookahead.{name}"])
         optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
 
@@ -40,6 +66,8 @@ def save(folder: Path, training: Training, identity: dict, sessions: list[dict],
     tensors = {f"model.{k}": v for k, v in training.model.state_dict().items()}
     for index, state in training.optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{index}.{k}": v for k, v in state.items() if isinstance(v, Tensor)}
+    if training.lookahead:
+        tensors |= {f"lookahead.{k}": v for k, v in training.lookahead.averages.items()}
     about = {"identity": identity, "history": history, "sessions": sessions}
     try:
         tensor_files.save_tensors(folder / "unfinished" / "checkpoint.safetensors", tensors, about)

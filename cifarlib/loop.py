@@ -24,6 +24,28 @@ class Training:
     labels: Tensor  # int64 (N,)
     normalizer: Normalizer  # of the images
     dtype: torch.dtype  # of autocast; float32: none
+    lookahead: "Lookahead | None" = None
+
+
+class Lookahead:
+    """Reference [1]'s running average of a network's weights and statistics, to which they return every ``IMAGES``; it
+    forgets ever more slowly, and at the end of the schedule the average remains."""
+
+    IMAGES = 5120
+
+    def __init__(self, params: RunParams, model: nn.Module):
+        self.model, self.total = model, params.epochs * params.steps_per_epoch
+        self.interval = max(1, self.IMAGES // params.batch_size)
+        self.averages = {name: value.clone() for name, value in model.state_dict().items() if value.is_floating_point()}
+
+    @torch.no_grad()
+    def after(self, step: int) -> None:
+        """To be called when ``step`` steps of the schedule are done."""
+        if step % self.interval == 0 or step == self.total:
+            keep = 1.0 if step == self.total else 0.95**5 * (step / self.total) ** 3
+            state = self.model.state_dict()
+            for name, average in self.averages.items():
+                state[name].copy_(average.lerp_(state[name], 1 - keep))
 
 
 def make_optimizer(params: RunParams, model: nn.Module) -> torch.optim.Optimizer:
@@ -112,6 +134,8 @@ def train_epoch(training: Training, epoch: int, on_step: Callable[[int], object]
         loss, correct = train_step(training, x, training.labels[index])
         loss_sum += loss
         right += correct
+        if training.lookahead:
+            training.lookahead.after((epoch - 1) * steps + step + 1)
         on_step(step + 1)
     return epoch_row(params, epoch, loss_sum, right, loss)
 

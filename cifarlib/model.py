@@ -14,11 +14,8 @@ CLASSES = 10
 
 def convolution3x3(c_in: int, c_out: int, dirac: bool) -> nn.Conv2d:
     """A 3x3 convolution without bias. dirac: it starts as the identity on its first c_in filters; the others keep
-    PyTorch's default initialisation.
-
-    Nothing holds the weights near the identity afterwards: DiracNets reparameterise throughout training, which is not
-    the same.
-    """
+    PyTorch's default initialisation. Nothing holds the weights near the identity afterwards: DiracNets reparameterise
+    throughout training, which is not the same."""
     convolution = nn.Conv2d(c_in, c_out, kernel_size=3, padding="same", bias=False)
     if dirac:
         nn.init.dirac_(convolution.weight[:c_in].detach())

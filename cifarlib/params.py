@@ -4,7 +4,7 @@ import dataclasses
 import difflib
 import math
 import typing
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import yaml
@@ -59,6 +59,7 @@ class RunParams:
     learning_rate: float | None = _between(0.0, 1e3, None)  # None: the paper's 0.08 for SGD, 0.001 for AdamW
     schedule: str = _one_of("step", "triangle")  # of the rate: see learning_rate_at
     bias_rate: float = _between(0.0, 1e3, 1.0)  # how many times the rate BatchNorm's biases learn with
+    lookahead: bool = False  # every few steps the weights return to their running average: see loop.Lookahead
     weight_decay: float = _between(0.0, 1e3, 0.02)  # of every trained parameter; AdamW's is decoupled
     momentum: float = _between(0.0, 1.0, 0.9)
     whitening_eps: float = _between(0.0, 1e3, 5e-4)  # added to each eigenvalue; reference [1] of the paper
@@ -115,9 +116,8 @@ class RunParams:
 
     @property
     def folder(self) -> str:
-        """Where the record goes below outputs/: ``run7/seed0`` for the params file's own schedule on the full
-        training split; any override shows, as in ``run7/seed0-epochs10``, so that a short run cannot pass for a full
-        one."""
+        """Where the record goes below outputs/: ``run7/seed0`` with the params file's own settings; any override shows,
+        as in ``run7/seed0-epochs10``, so that a short run cannot pass for a full one."""
         own = RunParams(self.run, seed=self.seed, **self.file_settings).settings()
         short = {"stop_epoch": "stop", "train_images": "images"}
         changed = [f"-{short.get(k, k)}{v}" for k, v in self.settings().items() if v != own[k]]
@@ -150,9 +150,8 @@ def run_names() -> list[str]:
     return sorted(path.stem for path in (project_root() / "params").glob("*.yaml"))
 
 
-def did_you_mean(name: str, known: Iterable[str]) -> str:
+def did_you_mean(name: str, known: Sequence[str]) -> str:
     """``'epoch' is unknown: did you mean 'epochs'?`` or, where nothing is close, all known names."""
-    known = list(known)
     close = difflib.get_close_matches(name, known, n=1)
     return f"{name!r} is unknown: " + (f"did you mean {close[0]!r}?" if close else f"there are {', '.join(known)}")
 

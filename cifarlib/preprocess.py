@@ -1,8 +1,6 @@
 """What the network sees of an image: normalised, and cropped and flipped at random, a whole batch at once on its device
 (paper, section 1.2)."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,7 +18,7 @@ class Normalizer:
     mean: Tensor
     std: Tensor
 
-    def __getitem__(self, index: Tensor | slice) -> Normalizer:
+    def __getitem__(self, index: Tensor | slice) -> "Normalizer":
         """That of the images at ``index``."""
         return self if len(self.mean) == 1 else Normalizer(self.mean[index], self.std[index])
 
@@ -28,7 +26,7 @@ class Normalizer:
         """uint8 images (N, 3, H, W) to float32 of the same shape, in channels_last memory format."""
         return images.contiguous(memory_format=torch.channels_last).float().sub_(self.mean).div_(self.std)
 
-    def to(self, device: torch.device) -> Normalizer:
+    def to(self, device: torch.device) -> "Normalizer":
         return Normalizer(self.mean.to(device), self.std.to(device))
 
 

@@ -3,8 +3,6 @@
 import datetime
 import logging
 import math
-import shutil
-import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,12 +13,12 @@ import torch
 from filelock import FileLock, Timeout
 from torch import Tensor
 
-from cifarlib import InputError, checkpoint, outputs_folder, provenance, records, tensor_files
+from cifarlib import InputError, checkpoint, provenance, records, tensor_files
 from cifarlib.data import CLASSES, Cifar10
 from cifarlib.device import convolutions
 from cifarlib.device.choice import keep_freed_memory, pick_device, pick_precision, repeatable
 from cifarlib.device.cuda_graph import CapturedEpoch
-from cifarlib.loop import Training, accuracy, make_optimizer, mean_loss, predict_logits, train_epoch
+from cifarlib.loop import Lookahead, Training, accuracy, make_optimizer, mean_loss, predict_logits, train_epoch
 from cifarlib.model import build_model
 from cifarlib.params import RunParams
 from cifarlib.preprocess import channel_statistics, make_normalizer
@@ -29,7 +27,6 @@ from cifarlib.whitening import filters_from_images
 log = logging.getLogger(__name__)
 
 CHECKPOINT_SECONDS = {"cpu": 0, "cuda": 10, "mps": 10}  # at most so old; a CPU's epochs are long: every one is saved
-FREE_BYTES = 100_000_000  # what a run may need: checkpoint and record, each twice for a moment
 
 
 class Interrupted(KeyboardInterrupt):
@@ -68,9 +65,8 @@ class Run:
         return self.training.images.device
 
     def predict(self, images: Tensor, views: bool = False) -> Tensor:
-        """Logits (N, 10) as predictions.npz holds them, so that every number can be had again from there, to the last
-        image. Half a dozen steps after the start they can lie beyond float16's range: there they are cut off. views:
-        with test-time augmentation."""
+        """Logits (N, 10) as predictions.npz holds them, so that every number can be had again from there. Half a dozen
+        steps after the start they can lie beyond float16's range: there they are cut off."""
         images = images.to(self.device)
         normalizer = make_normalizer(images, self.params.normalization, self.channel_statistics)
         logits = predict_logits(self.training.model, images, normalizer, self.training.dtype, views=views)
@@ -103,7 +99,7 @@ def train(
         if not isinstance(value, bool):  # papermill reads -p resume false as the text 'false'
             raise InputError(f"{name} = {value!r}: give True or False")
     chosen_device = pick_device(device)
-    folder = open_folder(params, output_folder)
+    folder = checkpoint.open_folder(params, output_folder)
     try:
         with FileLock(folder / ".lock", timeout=0), repeatable(deterministic):
             run = prepare(params, data, folder, chosen_device, precision, resume, deterministic)
@@ -115,25 +111,6 @@ def train(
         saved = len(records.unfinished_history(folder))
         kept = f"Epochs 1 to {saved} of {params.last_epoch} are saved in {folder}" if saved else "No epoch was complete"
         raise Interrupted(f"Stopped. {kept}: run the same again to go on from there.") from None
-    return folder
-
-
-def open_folder(params: RunParams, output_folder: str | Path | None = None) -> Path:
-    """The run's folder, made and known to be writable with room for a run; below outputs/ unless given.
-
-    Raises InputError before anything expensive.
-    """
-    output_folder = outputs_folder(output_folder)
-    folder = output_folder / params.folder
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder) as file:
-            file.write(b"can this be written?")
-        free = shutil.disk_usage(folder).free
-    except OSError as error:
-        raise InputError(f"output_folder = {str(output_folder)!r} cannot be written: {error}") from None
-    if free < FREE_BYTES:
-        raise InputError(f"{folder} has {free / 1e6:.0f} MB free, a run needs {FREE_BYTES / 1e6:.0f} MB")
     return folder
 
 
@@ -173,6 +150,7 @@ def prepare(
     training = Training(
         params, model, make_optimizer(params, model), images.to(device).contiguous(memory_format=torch.channels_last),
         data.train_labels[: params.train_images].to(device), normalizer.to(device), getattr(torch, identity["precision"]),
+        Lookahead(params, model) if params.lookahead else None,
     )  # fmt: skip
     if saved:
         saved.restore(training)
@@ -209,8 +187,7 @@ def fit(run: Run, progress: Callable[[float, list[dict]], object]) -> None:
                 "learning_rate"
             )
         history.append(row)
-        overdue = time.perf_counter() - last_save >= CHECKPOINT_SECONDS[run.device.type]
-        if overdue or epoch == params.last_epoch:
+        if time.perf_counter() - last_save >= CHECKPOINT_SECONDS[run.device.type] or epoch == params.last_epoch:
             checkpoint.save(run.folder, run.training, run.identity, run.sessions, history)
             last_save = time.perf_counter()
         progress(epoch, history)

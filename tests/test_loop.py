@@ -3,7 +3,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from cifarlib.loop import accuracy, epoch_plan, make_optimizer, mean_loss, predict_logits, right_answers
+from cifarlib.loop import Lookahead, accuracy, epoch_plan, make_optimizer, mean_loss, predict_logits, right_answers
 from cifarlib.model import build_model
 from cifarlib.params import load_params
 from cifarlib.preprocess import draw_crops, make_normalizer
@@ -90,3 +90,25 @@ def test_batchnorms_biases_learn_faster_and_decay_as_much_less():
     assert len(weights["params"]) + 6 == sum(parameter.requires_grad for parameter in model.parameters())
     (only,) = make_optimizer(load_params(7), model).param_groups
     assert len(only["params"]) == len(weights["params"]) + 6
+
+
+def test_lookahead_is_its_authors_update():
+    """Every five steps of 1,024 images: average.lerp_(w, 1 - d), w = average, d = 0.95^5 (t / T)^3; d = 1 at the end."""
+    p = load_params("fast-batch1024", epochs=1, train_images=12 * 1024)
+    model = torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.BatchNorm1d(2))
+    lookahead = Lookahead(p, model)
+    weight = average = model[0].weight.detach().clone()
+    for step in range(1, 13):
+        weight = weight + step
+        with torch.no_grad():
+            model[0].weight += step
+            model[1].running_mean += step
+        model[1].num_batches_tracked += 1
+        lookahead.after(step)
+        if step % 5 == 0 or step == 12:
+            d = 1 if step == 12 else 0.95**5 * (step / 12) ** 3
+            weight = average = d * average + (1 - d) * weight
+        torch.testing.assert_close(model[0].weight, weight)
+    assert model[1].num_batches_tracked == 12
+    assert model[1].running_mean[0] == pytest.approx(lookahead.averages["1.running_mean"][0])
+    assert model[1].running_mean[0] < sum(range(1, 11))

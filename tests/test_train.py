@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 
 from cifarlib import InputError, records, tensor_files
-from cifarlib.loop import Training, accuracy, make_optimizer, mean_loss, train_step
+from cifarlib.loop import Lookahead, Training, accuracy, make_optimizer, mean_loss, train_step
 from cifarlib.model import build_model
 from cifarlib.params import load_params, run_names
 from cifarlib.predict import load_model, logits_of
@@ -147,7 +147,8 @@ class StopAt:
 
 
 @pytest.mark.parametrize("run", [1, 2, 7, "fast"])
-def test_stopped_says_what_is_saved_and_resumes(run, small, tmp_path):
+def test_stopped_says_what_is_saved_and_resumes(run, small, tmp_path, monkeypatch):
+    monkeypatch.setattr(Lookahead, "IMAGES", 128)  # so that it acts in such a short run
     p = dataclasses.replace(load_params(run), batch_size=128, **SHORT)
     with pytest.raises(Interrupted, match=r"Epochs 1 to 2 of 3 are saved in .*seed0-epochs3-images256"):
         train(p, small, tmp_path / "stopped", device="cpu", progress=StopAt(2.5))

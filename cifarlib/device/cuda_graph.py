@@ -76,6 +76,8 @@ class CapturedEpoch:
         self._lay_out(epoch)
         for step in range(len(self.order)):
             self.replay()
+            if self.training.lookahead:
+                self.training.lookahead.after((epoch - 1) * len(self.order) + step + 1)
             on_step(step + 1)
         return epoch_row(self.training.params, epoch, self.loss_sum, self.right, self.last_loss)
 

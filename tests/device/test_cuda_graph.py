@@ -3,7 +3,7 @@ import torch
 
 from cifarlib.device import cuda_graph
 from cifarlib.device.cuda_graph import CapturedEpoch
-from cifarlib.loop import Training, make_optimizer, train_epoch
+from cifarlib.loop import Lookahead, Training, make_optimizer, train_epoch
 from cifarlib.model import build_model
 from cifarlib.params import load_params
 from cifarlib.preprocess import channel_statistics, make_normalizer
@@ -24,7 +24,8 @@ def training_of(p, small, device):
     images = images.to(device).contiguous(memory_format=torch.channels_last)
     model = build_model(0, torch.randn(24, 3, 2, 2, generator=torch.Generator().manual_seed(0))).to(device)
     labels = small.train_labels[: p.train_images].to(device)
-    return Training(p, model, make_optimizer(p, model), images, labels, normalizer, torch.float32)
+    lookahead = Lookahead(p, model) if p.lookahead else None
+    return Training(p, model, make_optimizer(p, model), images, labels, normalizer, torch.float32, lookahead)
 
 
 @pytest.mark.parametrize(("run", "other"), RUNS)
@@ -34,6 +35,7 @@ def test_captured_epochs_equal_eager_ones(run, other, small, device, monkeypatch
         monkeypatch.setattr(cuda_graph, "capture", lambda step, reset, _: [reset(), step()] and step)
     elif device != "cuda":
         pytest.skip("captured on CUDA alone")
+    monkeypatch.setattr(Lookahead, "IMAGES", 256)
     p = load_params(run, **{"batch_size": 128, "train_images": 500, "epochs": 3, **other})
     eager, captured = training_of(p, small, device), training_of(p, small, device)
     expected = [train_epoch(eager, epoch) for epoch in (1, 2)]
