@@ -68,9 +68,9 @@ def save(folder: Path, training: Training, identity: dict, sessions: list[dict],
         tensors |= {f"optimizer.{index}.{k}": v for k, v in state.items() if isinstance(v, Tensor)}
     if training.lookahead:
         tensors |= {f"lookahead.{k}": v for k, v in training.lookahead.averages.items()}
-    about = {"identity": identity, "history": history, "sessions": sessions}
+    description = {"identity": identity, "history": history, "sessions": sessions}
     try:
-        tensor_files.save_tensors(folder / "unfinished" / "checkpoint.safetensors", tensors, about)
+        tensor_files.save_tensors(folder / "unfinished" / "checkpoint.safetensors", tensors, description)
         records.write_text(folder / "unfinished" / "history.csv", records.history_csv(history))
         records.write_text(folder / "unfinished" / "log.txt", records.log_epochs(history))
     except OSError as error:
@@ -88,13 +88,13 @@ def read(folder: Path, params: RunParams, identity: dict) -> Checkpoint | None:
         return None
     way_out = "Give resume = False to start afresh, or move it away."
     try:
-        tensors, about = tensor_files.load_tensors(path)
+        tensors, description = tensor_files.load_tensors(path)
     except InputError as error:
         raise InputError(f"{error}. {way_out}") from None
-    theirs = about.get("identity", {})
+    theirs = description.get("identity", {})
     others = {k: v for k, v in identity.items() if k not in params.settings() and v != "auto"}
     different = params.changes_since(theirs)
     different += [f"{name} {theirs.get(name)!r}, now {v!r}" for name, v in others.items() if theirs.get(name) != v]
     if different:
         raise InputError(f"{path} belongs to a run of other parameters ({'; '.join(different)}). {way_out}")
-    return Checkpoint(tensors, theirs, about["sessions"], about["history"])
+    return Checkpoint(tensors, theirs, description["sessions"], description["history"])

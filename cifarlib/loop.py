@@ -181,8 +181,7 @@ def right_answers(logits: Tensor | np.ndarray, labels: Tensor | np.ndarray) -> n
 
 def accuracy(logits: Tensor | np.ndarray, labels: Tensor | np.ndarray) -> float:
     """Share of right answers."""
-    right = right_answers(logits, labels)
-    return int(right.sum()) / len(right)
+    return float(right_answers(logits, labels).mean())
 
 
 def mean_loss(logits: Tensor, labels: Tensor, label_smoothing: float) -> float:

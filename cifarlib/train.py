@@ -211,13 +211,15 @@ def leave_record(run: Run) -> None:
         text += records.log_result(part.capitalize(), results[f"{part}_accuracy"], printed)
         predictions |= {part: logits.half().cpu().numpy(), f"{part}_labels": labels.numpy().astype(np.uint8)}
     model, first_layer = run.training.model, run.training.model.first_layer.weight.detach().cpu().contiguous().numpy()
-    mean, std = (s.tolist() for s in run.channel_statistics)
-    about = {"parameters": params.settings(), "channel_mean": mean, "channel_std": std, "classes": CLASSES, **results}
+    statistics = {
+        f"channel_{name}": s.tolist() for name, s in zip(("mean", "std"), run.channel_statistics, strict=True)
+    }
+    description = {"parameters": params.settings(), **statistics, "classes": CLASSES, **results}
     records.write_atomically(staged / "predictions.npz", lambda file: np.savez_compressed(file, **predictions))
     records.write_atomically(staged / "first_layer.npy", lambda file: np.save(file, first_layer))
     records.write_text(staged / "history.csv", records.history_csv(run.history))
     records.write_text(staged / "log.txt", text)
-    tensor_files.save_tensors(staged / "model.safetensors", model.state_dict(), about)
+    tensor_files.save_tensors(staged / "model.safetensors", model.state_dict(), description)
     dirty = [s["dirty"] for s in run.sessions]
     records.finish(
         run.folder,

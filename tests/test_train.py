@@ -297,10 +297,10 @@ def test_a_full_disk_is_named_before_training(small, tmp_path, monkeypatch):
 def test_a_disk_full_in_the_middle_keeps_the_last_checkpoint(undisturbed, small, tmp_path, monkeypatch):
     save = tensor_files.save_tensors
 
-    def full(path, tensors, about):
-        if len(about.get("history", [])) == 2:
+    def full(path, tensors, description):
+        if len(description.get("history", [])) == 2:
             raise OSError(28, "No space left on device")
-        save(path, tensors, about)
+        save(path, tensors, description)
 
     p = load_params(7, **SHORT)
     with monkeypatch.context() as patched:
