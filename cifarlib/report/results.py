@@ -27,12 +27,16 @@ class Schedule:
     epochs: int = PAPER_EPOCHS
     stop_epoch: int | None = None
     train_images: int = TRAIN_IMAGES
+    schedule: str = "step"  # the rate's, see RunParams.learning_rate_at
 
     def __str__(self) -> str:
-        """ "the paper's 200 epochs, stopped after 95", "the paper's schedule squeezed into 8 epochs" ..."""
+        """ "the paper's 200 epochs, stopped after 95", "the paper's schedule squeezed into 8 epochs", "12 epochs, triangle
+        schedule" ..."""
         text = f"the paper's {PAPER_EPOCHS} epochs"
         if self.epochs != PAPER_EPOCHS:
             text = f"the paper's schedule squeezed into {self.epochs} epoch{'s' * (self.epochs > 1)}"
+        if self.schedule != "step":
+            text = f"{self.epochs} epoch{'s' * (self.epochs > 1)}, {self.schedule} schedule"
         text += f", stopped after {self.stop_epoch}" if self.stop_epoch else ""
         images = f", on {self.train_images:,} of {TRAIN_IMAGES:,} training images"
         return text + (images if self.train_images != TRAIN_IMAGES else "")
@@ -53,7 +57,7 @@ class Schedule:
     def options(self) -> str:
         """As the Makefile takes it: " EPOCHS=8"."""
         names, usual = {"epochs": "EPOCHS", "stop_epoch": "STOP", "train_images": "IMAGES"}, vars(Schedule())
-        return "".join(f" {names[k]}={v}" for k, v in vars(self).items() if v != usual[k])
+        return "".join(f" {name}={vars(self)[k]}" for k, name in names.items() if vars(self)[k] != usual[k])
 
 
 def table(output_folder: str | Path | None = None) -> pd.DataFrame:
@@ -75,7 +79,8 @@ def as_table(finished: list[dict]) -> pd.DataFrame:
 def _row(record: dict) -> dict:
     sessions, history = grid.made_on(record), records.read_history(record["folder"])
     early = history[: max(1, round(0.15 * record["epochs"]))]
-    schedule = Schedule(record["epochs"], record["stop_epoch"], record["train_images"])
+    settings = SETTINGS | record["parameters"]
+    schedule = Schedule(record["epochs"], record["stop_epoch"], record["train_images"], settings["schedule"])
     computed = {
         "early_loss": np.mean([row["train_loss"] for row in early]),
         "seconds_per_epoch": np.median(record["epoch_seconds"]),
@@ -87,7 +92,7 @@ def _row(record: dict) -> dict:
         free = {name: own.settings()[name] for name in (*vars(schedule), "seed")}
         computed["changes"] = "; ".join(own.changes_since(record["parameters"] | free))
     made_on = {name: " / ".join(dict.fromkeys(s[name] for s in sessions)) for name in records.MADE_ON}
-    return SETTINGS | record["parameters"] | record | computed | made_on
+    return settings | record | computed | made_on
 
 
 @dataclass(frozen=True)
@@ -131,8 +136,9 @@ class Results:
 
 
 def all_runs() -> list[str]:
-    """Table 1, then the variants."""
-    return [*TABLE_1, *sorted(set(run_names()) - set(TABLE_1))]
+    """Table 1, then its variants: the other runs of the paper's schedule."""
+    variants = set(run_names()) - set(TABLE_1)
+    return [*TABLE_1, *sorted(run for run in variants if load_params(run).schedule == "step")]
 
 
 def collect(
