@@ -9,14 +9,15 @@ from pathlib import Path
 __version__ = "0.1.0"
 
 
-class InputError(ValueError):
-    """Something the user gave cannot be used; the message names the value and the fix.
-
-    In a notebook it appears as its message alone: the traceback would only bury it.
-    """
+class PlainMessage:
+    """An exception that a notebook shows as its message alone: the traceback would only bury it."""
 
     def _render_traceback_(self) -> list[str]:
         return [f"{type(self).__name__}: {self}"]
+
+
+class InputError(PlainMessage, ValueError):
+    """Something the user gave cannot be used; the message names the value and the fix."""
 
 
 def project_root() -> Path:

@@ -16,13 +16,12 @@ from filelock import FileLock
 from torch import Tensor
 
 from cifarlib import InputError, fetch, project_root, user_path
-from cifarlib.params import TRAIN_IMAGES
+from cifarlib.params import ALL_IMAGES, TRAIN_IMAGES
 from cifarlib.records import write_atomically
 
 log = logging.getLogger(__name__)
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
-TRAINING_FILE_IMAGES = 50_000  # the rest of the 60,000 are the test images
 DATA_SHA256 = "013ba16d14ecc4829da62bf2af648ca30f600491ecb3e7f329c827db0dd17522"  # of the six batches in one file
 FILE = "cifar10.bin"
 
@@ -46,6 +45,12 @@ class Cifar10:
             tensor[:n] for tensor, n in zip(tensors, (train, train, validation, validation, test, test), strict=True)
         )
         return Cifar10(*parts, sha256=f"{self.sha256}, first {train}/{validation}/{test}")
+
+    def all_for_training(self) -> "Cifar10":
+        """The validation images train as well, so that nothing is left to validate on."""
+        images = torch.cat([self.train_images, self.validation_images])
+        labels = torch.cat([self.train_labels, self.validation_labels])
+        return Cifar10(images, labels, images[:0], labels[:0], self.test_images, self.test_labels, self.sha256)
 
 
 def load_cifar10(folder: str | Path | None = None) -> Cifar10:
@@ -71,7 +76,7 @@ def load_cifar10(folder: str | Path | None = None) -> Cifar10:
     records = torch.from_numpy(np.frombuffer(content, np.uint8).reshape(-1, fetch.RECORD_BYTES))
     labels = records[:, 0].long()
     images = records[:, 1:].unflatten(1, (3, 32, 32))  # a view: the bytes are in memory once
-    parts = slice(0, TRAIN_IMAGES), slice(TRAIN_IMAGES, TRAINING_FILE_IMAGES), slice(TRAINING_FILE_IMAGES, None)
+    parts = slice(0, TRAIN_IMAGES), slice(TRAIN_IMAGES, ALL_IMAGES), slice(ALL_IMAGES, None)
     return Cifar10(*(tensor[part] for part in parts for tensor in (images, labels)))
 
 

@@ -200,7 +200,8 @@ def as_table(cells: list[Cell]) -> str:
             row["slurm"] = f"{cell.slurm_state} {cell.task}"
         record = cell.record if cell.state in ("done", "stale") else None
         for part in ("validation", "test"):
-            row[f"{part} %"] = f"{100 * record[f'{part}_accuracy']:.2f}" if record else ""
+            accuracy = record and record[f"{part}_accuracy"]  # None of validation where all images train
+            row[f"{part} %"] = "" if accuracy is None else f"{100 * accuracy:.2f}"
         row["s/epoch"] = f"{statistics.median(record['epoch_seconds']):.1f}" if record else ""
         rows.append({**row, "": cell.reason.ljust(max(len(other.reason) for other in cells))})
     return "\n".join(line.rstrip() for line in pd.DataFrame(rows).to_string(index=False).splitlines())

@@ -1,5 +1,6 @@
 """The training loop: optimizer, one step, one epoch, logits. It runs on any device and knows of none."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -8,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cifarlib.model import BatchNorm
+from cifarlib.model import CLASSES, BatchNorm
 from cifarlib.params import RunParams
 from cifarlib.preprocess import BEFORE_TRAINING, Normalizer, alternating_flips, crop_and_flip, draw_crops, draw_order
 
@@ -160,7 +161,7 @@ def predict_logits(
         weighted = weighted_views(x) if views else [(1, x)]
         logits.append(sum(weight * forward(model, view, dtype) for weight, view in weighted))
     model.train(was_training)
-    return torch.cat(logits)
+    return torch.cat(logits) if logits else torch.zeros(0, CLASSES, device=images.device)
 
 
 def weighted_views(x: Tensor) -> list[tuple[float, Tensor]]:
@@ -180,8 +181,8 @@ def right_answers(logits: Tensor | np.ndarray, labels: Tensor | np.ndarray) -> n
 
 
 def accuracy(logits: Tensor | np.ndarray, labels: Tensor | np.ndarray) -> float:
-    """Share of right answers."""
-    return float(right_answers(logits, labels).mean())
+    """Share of right answers; nan of none."""
+    return float(right_answers(logits, labels).mean()) if len(labels) else math.nan
 
 
 def mean_loss(logits: Tensor, labels: Tensor, label_smoothing: float) -> float:

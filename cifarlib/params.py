@@ -16,7 +16,8 @@ from cifarlib import InputError, project_root
 TRAINING_VERSION = 1
 PAPER_EPOCHS, DECAY_EPOCHS = 200, 30  # section 3: the rate falls to a tenth every 30 of 200 epochs
 TRIANGLE_START, TRIANGLE_PEAK, TRIANGLE_END = 0.2, 0.23, 0.07  # rate at the start, when it is full, rate at the end [1]
-TRAIN_IMAGES = 40_000  # images 0..39,999 of the training file; the last 10,000 validate
+# Images 0..39,999 of the training file train, the last 10,000 validate, unless all of them train
+TRAIN_IMAGES, ALL_IMAGES = 40_000, 50_000
 
 
 def _one_of(default: str, *others: str) -> typing.Any:
@@ -42,9 +43,9 @@ class RunParams:
     seed: int = _between(0, 2**32 - 1, 0)
     epochs: int = _between(1, 100_000, PAPER_EPOCHS)  # length of the schedule; fewer squeeze it, keeping its shape
     stop_epoch: int | None = _between(1, 100_000, None)  # stop the schedule after this many epochs
-    train_images: int = _between(1, TRAIN_IMAGES, TRAIN_IMAGES)  # the first so many images of the training split
+    train_images: int = _between(1, ALL_IMAGES, TRAIN_IMAGES)  # so many; above 40,000 nothing is left to validate on
 
-    batch_size: int = _between(1, TRAIN_IMAGES, 128)  # an epoch drops its incomplete last batch
+    batch_size: int = _between(1, ALL_IMAGES, 128)  # an epoch drops its incomplete last batch
     whitening: bool = True  # first layer: frozen whitening filters, or default initialisation and trained
     dirac: bool = True  # 3x3 convolutions: begin as the identity, or default initialisation
     padding: str = _one_of("reflect", "constant")  # before the random crop

@@ -34,7 +34,7 @@ def find_model(model: str | Path | None = None, output_folder: str | Path | None
     folders = [folder for folder in folders if (folder / "record.json").is_file()]
     if not folders:
         raise InputError(f"no run 7 with its weights below {outputs}: {MAKE_ONE}")
-    return max(folders, key=lambda folder: records.read_record(folder, verify=False)["validation_accuracy"])
+    return max(folders, key=lambda folder: records.read_record(folder, verify=False)["validation_accuracy"] or 0)
 
 
 def load_model(folder: str | Path, device: str = "auto", precision: str = "float32") -> tuple[Network, dict]:

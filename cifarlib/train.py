@@ -13,14 +13,14 @@ import torch
 from filelock import FileLock, Timeout
 from torch import Tensor
 
-from cifarlib import InputError, checkpoint, provenance, records, tensor_files
+from cifarlib import InputError, PlainMessage, checkpoint, provenance, records, tensor_files
 from cifarlib.data import CLASSES, Cifar10
 from cifarlib.device import convolutions
 from cifarlib.device.choice import keep_freed_memory, pick_device, pick_precision, repeatable
 from cifarlib.device.cuda_graph import CapturedEpoch
 from cifarlib.loop import Lookahead, Training, accuracy, make_optimizer, mean_loss, predict_logits, train_epoch
 from cifarlib.model import build_model
-from cifarlib.params import RunParams
+from cifarlib.params import TRAIN_IMAGES, RunParams
 from cifarlib.preprocess import channel_statistics, make_normalizer
 from cifarlib.whitening import filters_from_images
 
@@ -29,18 +29,12 @@ log = logging.getLogger(__name__)
 CHECKPOINT_SECONDS = {"cpu": 0, "cuda": 10, "mps": 10}  # at most so old; a CPU's epochs are long: every one is saved
 
 
-class Interrupted(KeyboardInterrupt):
+class Interrupted(PlainMessage, KeyboardInterrupt):
     """Ctrl-C or the notebook's stop button; the message says what is saved and how to go on."""
 
-    def _render_traceback_(self) -> list[str]:
-        return [str(self)]
 
-
-class Diverged(ArithmeticError):
+class Diverged(PlainMessage, ArithmeticError):
     """The loss is not a number any more."""
-
-    def _render_traceback_(self) -> list[str]:
-        return [f"Diverged: {self}"]
 
 
 @dataclass
@@ -57,10 +51,6 @@ class Run:
     validation_logits: Tensor | None = None  # after the last epoch
 
     @property
-    def params(self) -> RunParams:
-        return self.training.params
-
-    @property
     def device(self) -> torch.device:
         return self.training.images.device
 
@@ -68,7 +58,7 @@ class Run:
         """Logits (N, 10) as predictions.npz holds them, so that every number can be had again from there. Half a dozen
         steps after the start they can lie beyond float16's range: there they are cut off."""
         images = images.to(self.device)
-        normalizer = make_normalizer(images, self.params.normalization, self.channel_statistics)
+        normalizer = make_normalizer(images, self.training.params.normalization, self.channel_statistics)
         logits = predict_logits(self.training.model, images, normalizer, self.training.dtype, views=views)
         limit = torch.finfo(torch.float16).max
         return logits.clamp(-limit, limit).half().float()
@@ -138,6 +128,7 @@ def prepare(
     if precision == "auto":
         identity["precision"] = saved.identity["precision"] if saved else pick_precision(device)
 
+    data = data.all_for_training() if params.train_images > TRAIN_IMAGES else data
     # statistics and whitening are those of the training split, before any crop or flip
     images = data.train_images[: params.train_images]
     statistics = channel_statistics(images)
@@ -165,7 +156,7 @@ def prepare(
 
 def fit(run: Run, progress: Callable[[float, list[dict]], object]) -> None:
     """Trains the epochs that are left, validates after each and saves checkpoints."""
-    params, history = run.params, run.history
+    params, history = run.training.params, run.history
     labels = run.data.validation_labels.to(run.device)
     run_epoch = CapturedEpoch(run.training) if run.device.type == "cuda" else lambda *a: train_epoch(run.training, *a)
     last_save = time.perf_counter()
@@ -179,7 +170,7 @@ def fit(run: Run, progress: Callable[[float, list[dict]], object]) -> None:
         row["validation_accuracy"] = accuracy(run.validation_logits, labels)
         row["train_seconds"] = round(trained - start, 4)
         row["validation_seconds"] = round(time.perf_counter() - trained, 4)
-        if not (math.isfinite(row["train_loss"]) and math.isfinite(row["validation_loss"])):
+        if not all(map(math.isfinite, (row["train_loss"], row["validation_loss"] if len(labels) else 0))):
             raise Diverged(
                 f"the loss of {params.run} is {row['train_loss']} in epoch {epoch}, validation {row['validation_loss']} "
                 f"(learning_rate {params.learning_rate}, weight_decay {params.weight_decay}, loss_reduction "
@@ -195,7 +186,7 @@ def fit(run: Run, progress: Callable[[float, list[dict]], object]) -> None:
 
 def leave_record(run: Run) -> None:
     """Reads the test set, for the first and only time, and leaves the record."""
-    params, data, session, staged = run.params, run.data, run.sessions[-1], run.folder / "unfinished"
+    params, data, session, staged = run.training.params, run.data, run.sessions[-1], run.folder / "unfinished"
     if run.validation_logits is None:  # killed between the last epoch and the record
         run.validation_logits = run.predict(data.validation_images)
     results, predictions = {}, {}
@@ -204,17 +195,18 @@ def leave_record(run: Run) -> None:
         ("validation", run.validation_logits, data.validation_images, data.validation_labels),
         ("test", run.predict(data.test_images), data.test_images, data.test_labels),
     ):
+        predictions |= {part: logits.half().cpu().numpy(), f"{part}_labels": labels.numpy().astype(np.uint8)}
+        if not len(labels):  # all images trained
+            results |= {f"{part}_accuracy": None, f"{part}_loss": None, f"{part}_accuracy_views": None}
+            continue
         loss = mean_loss(logits, labels.to(run.device), params.label_smoothing)
         results |= {f"{part}_accuracy": accuracy(logits, labels), f"{part}_loss": loss}
         results[f"{part}_accuracy_views"] = accuracy(run.predict(images, views=True), labels)
         printed = loss * len(labels) if params.loss_reduction == "sum" else loss
         text += records.log_result(part.capitalize(), results[f"{part}_accuracy"], printed)
-        predictions |= {part: logits.half().cpu().numpy(), f"{part}_labels": labels.numpy().astype(np.uint8)}
     model, first_layer = run.training.model, run.training.model.first_layer.weight.detach().cpu().contiguous().numpy()
-    statistics = {
-        f"channel_{name}": s.tolist() for name, s in zip(("mean", "std"), run.channel_statistics, strict=True)
-    }
-    description = {"parameters": params.settings(), **statistics, "classes": CLASSES, **results}
+    description = {"parameters": params.settings(), "classes": CLASSES, **results}
+    description["channel_mean"], description["channel_std"] = (s.tolist() for s in run.channel_statistics)
     records.write_atomically(staged / "predictions.npz", lambda file: np.savez_compressed(file, **predictions))
     records.write_atomically(staged / "first_layer.npy", lambda file: np.save(file, first_layer))
     records.write_text(staged / "history.csv", records.history_csv(run.history))

@@ -62,7 +62,7 @@ def test_an_unknown_run_lists_what_exists(run):
     ("key", "value"),
     [
         ("epochs", 0), ("epochs", -1), ("epochs", "ten"), ("epochs", 1.5), ("epochs", True), ("seed", -1),
-        ("seed", 2**32), ("seed", "0"), ("stop_epoch", 0), ("stop_epoch", 201), ("train_images", 40_001),
+        ("seed", 2**32), ("seed", "0"), ("stop_epoch", 0), ("stop_epoch", 201), ("train_images", 50_001),
         ("train_images", 100), ("learning_rate", -0.1), ("learning_rate", float("nan")), ("learning_rate", "1e-3"),
         ("label_smoothing", 1.5), ("padding", "mirror"), ("optimizer", "adam"), ("loss_reduction", "none"),
         ("augmentation", "always"), ("normalization", 3), ("whitening", "yes"), ("whitening", 1),
@@ -201,6 +201,8 @@ FAST_ARMS = {
 
 def test_an_arm_differs_from_the_fast_recipe_in_one_thing():
     assert {name for name in run_names() if name.startswith("fast-")} == set(FAST_ARMS)
+    longer, base = load_params("fast94").settings(), load_params("fast").settings()
+    assert {k for k in longer if longer[k] != base[k]} == {"run", "epochs", "train_images"}
     for name, differs in FAST_ARMS.items():
         ours, base = load_params(name).settings(), load_params("fast").settings()
         assert {k for k in ours if ours[k] != base[k]} == differs | {"run"}, name

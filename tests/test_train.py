@@ -370,3 +370,20 @@ def test_every_fast_arm_trains_and_is_evaluated_with_and_without_views(run, smal
     record = records.read_record(train(p, small, tmp_path, device="cpu"))
     assert np.isfinite(record["train_loss"])
     assert {"validation_accuracy_views", "test_accuracy_views"} <= set(record)
+
+
+def test_all_images_may_train_and_then_nothing_is_validated(small, tmp_path):
+    p = dataclasses.replace(load_params("fast94"), batch_size=128, epochs=2)
+    folder = train(p, small, tmp_path, device="cpu")  # 512 + 100 images, as the whole file has 40,000 + 10,000
+    record, history = records.read_record(folder), records.read_history(folder)
+    assert (record["train_images"], record["validation_images"], record["validation_accuracy"]) == (50_000, 0, None)
+    assert record["test_accuracy"] >= 0
+    assert all(np.isnan(row["validation_accuracy"]) for row in history)
+    assert len(records.read_predictions(folder)["validation"]) == 0
+
+
+def test_the_validation_images_are_the_last_to_train(small):
+    everything = small.all_for_training()
+    assert torch.equal(everything.train_images, torch.cat([small.train_images, small.validation_images]))
+    assert torch.equal(everything.train_labels, torch.cat([small.train_labels, small.validation_labels]))
+    assert len(everything.validation_images) == len(everything.validation_labels) == 0

@@ -107,13 +107,14 @@ def loss_and_accuracy(height: float, alt: str) -> tuple[Figure, Axes, Axes]:
 @styled
 def training_curves(history: Sequence[dict], epochs: int, label_smoothing: float) -> Figure:
     """Loss per image and accuracy over epochs 1 to ``epochs``, training and validation, with the loss's floor."""
-    alt = (
-        "Two line charts over {epoch} epochs. The training loss ends at {train_loss:.3f}, that of validation at "
-        "{validation_loss:.3f}; the accuracies end at {train_accuracy:.1%} and {validation_accuracy:.1%}."
-    ).format(**history[-1])
+    last, validates = history[-1], not np.isnan(history[-1]["validation_accuracy"])
+    alt = f"Two line charts over {last['epoch']} epochs. Training ends at loss {last['train_loss']:.3f} and accuracy "
+    alt += f"{last['train_accuracy']:.1%}"
+    alt += f", validation at {last['validation_loss']:.3f} and {last['validation_accuracy']:.1%}." if validates else "."
     figure, left, right = loss_and_accuracy(3.6, alt)
     x = [row["epoch"] for row in history]
-    for part, name, look in zip(("train", "validation"), ("training", "validation"), LOOKS, strict=False):
+    names = {"train": "training"} | ({"validation": "validation"} if validates else {})
+    for (part, name), look in zip(names.items(), LOOKS, strict=False):
         look = look | {"markersize": 4, "markevery": max(1, len(x) // 10), "label": name}
         left.plot(x, [row[f"{part}_loss"] for row in history], **look)
         right.plot(x, [100 * row[f"{part}_accuracy"] for row in history], **look)

@@ -168,7 +168,8 @@ def results_markdown(finished: list[dict]) -> str:
     for r in finished:
         epochs = f"{r['epochs_trained']} of {r['epochs']}" if r["stop_epoch"] else str(r["epochs"])
         epochs += "" if r["train_images"] == TRAIN_IMAGES else f", {r['train_images']:,} images"
-        accuracies = f"{100 * r['validation_accuracy']:.2f} | {100 * r['test_accuracy']:.2f}"
+        shares = (r["validation_accuracy"], r["test_accuracy"])
+        accuracies = " | ".join("–" if share is None else f"{100 * share:.2f}" for share in shares)
         published = f"{paper[r['run']]:.2f}" if r["run"] in paper else ""
         lines.append(f"| {r['run']} | {epochs} | {r['seed']} | {accuracies} | {published} |")
     return "\n".join(lines)

@@ -1,5 +1,6 @@
 """What the train notebook shows of its run: before, while and after it trains."""
 
+import math
 import sys
 import time
 from pathlib import Path
@@ -61,7 +62,9 @@ class Progress:
             )  # fmt: skip
         if len(history) > self.epochs_shown:
             row, self.epochs_shown = history[-1], len(history)
-            text = f"loss {row['train_loss']:.4f}, validation {100 * row['validation_accuracy']:.2f} %"
+            text = f"loss {row['train_loss']:.4f}"
+            if not math.isnan(row["validation_accuracy"]):
+                text += f", validation {100 * row['validation_accuracy']:.2f} %"
             self.bar.set_postfix_str(f"{text}, {row['train_seconds']:.1f} s an epoch", refresh=False)
             if len(history) < total and time.perf_counter() - self.last_drawn > 5:
                 self._draw(history)
@@ -81,9 +84,15 @@ class Progress:
 
 def beside_the_paper(record: dict, published: dict) -> Text:
     """One sentence: what this run reached, and how that may be set beside the paper."""
-    paper = published["validation_accuracy"].get(record["run"])
-    text = f"{record['run']}, seed {record['seed']}: **{100 * record['validation_accuracy']:.2f} %** of the validation "
-    text += f"images are right after {record['epochs_trained']} epoch{'s' * (record['epochs_trained'] > 1)}"
+    paper, part = published["validation_accuracy"].get(record["run"]), "validation"
+    text = f"{record['run']}, seed {record['seed']}"
+    if record["validation_accuracy"] is None:
+        text, part = (
+            f"{text}, trained on all {record['train_images']:,} images, so that none is left to validate on",
+            "test",
+        )
+    text += f": **{100 * record[f'{part}_accuracy']:.2f} %** of the {part} images are right after "
+    text += f"{record['epochs_trained']} epoch{'s' * (record['epochs_trained'] > 1)}"
     full = record["epochs"] == record["epochs_trained"] == PAPER_EPOCHS and record["train_images"] == TRAIN_IMAGES
     if paper is None:
         return Text(f"{text}; the paper has no such run.")
@@ -96,14 +105,16 @@ def beside_the_paper(record: dict, published: dict) -> Text:
 
 
 def results_table(record: dict) -> Table:
-    """Validation and test accuracy with their binomial 95 % intervals, and loss."""
+    """Validation and test accuracy with their binomial 95 % intervals, loss, and accuracy with test-time augmentation."""
     rows = []
     for part in ("validation", "test"):
-        n, share = record[f"{part}_images"], record[f"{part}_accuracy"]
-        low, high = binomial_interval(share, n)
-        row = {"part": part, "images": f"{n:,}", "accuracy": f"{100 * share:.2f} %"}
-        row["95 % interval (images only)"] = f"{100 * low:.2f} to {100 * high:.2f} %"
-        rows.append(row | {"loss per image": f"{record[f'{part}_loss']:.4f}"})
+        n, share, views = (record.get(f"{part}_{name}") for name in ("images", "accuracy", "accuracy_views"))
+        if n:
+            low, high = binomial_interval(share, n)
+            row = {"part": part, "images": f"{n:,}", "accuracy": f"{100 * share:.2f} %"}
+            row["95 % interval (images only)"] = f"{100 * low:.2f} to {100 * high:.2f} %"
+            row["loss per image"] = f"{record[f'{part}_loss']:.4f}"
+            rows.append(row | {"accuracy over six views": f"{100 * views:.2f} %" if views else "–"})
     return Table(rows)
 
 
