@@ -264,3 +264,15 @@ def test_asking_for_states_imports_no_torch(tmp_path):
     command = [sys.executable, "-c", code, "status", "7", "--slurm", "--output-folder", str(tmp_path)]
     done = subprocess.run(command, cwd=project_root(), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_a_run_without_validation_has_a_state_and_an_empty_cell(tmp_path):
+    from made_up import make_record
+
+    folder = make_record(tmp_path, "run7", accuracy=0.9)
+    record = json.loads((folder / "record.json").read_text())
+    (folder / "record.json").write_text(json.dumps(record | {"validation_accuracy": None}))
+    text = grid.full_text([grid.read_cell(load_params(7), tmp_path)])
+    assert "done" in text
+    assert "89.50" in text
+    assert "90.00" not in text

@@ -17,7 +17,7 @@ TABLE_1 = tuple(f"run{i}" for i in range(1, 8))
 SETTINGS = RunParams("").settings() | {"training_version": 1}  # what a record counts as having where it names none
 RESULTS = [
     "run", "seed", "epochs", "stop_epoch", "epochs_trained", "train_images", "validation_accuracy", "test_accuracy",
-    "train_loss", "validation_loss", "test_loss", "early_loss", "seconds_per_epoch", *records.MADE_ON,
+    "validation_accuracy_views", "test_accuracy_views", "train_loss", "validation_loss", "test_loss", "early_loss", "seconds_per_epoch", *records.MADE_ON,
 ]  # fmt: skip
 LAST = ["schedule", "changes", "validation_images", "test_images", "commit", "folder"]
 
@@ -73,7 +73,9 @@ def as_table(finished: list[dict]) -> pd.DataFrame:
     schedule: a Schedule. changes: what differs from the run's params file, beside schedule and seed.
     """
     columns = dict.fromkeys([*RESULTS, *SETTINGS, *LAST])
-    return pd.DataFrame([_row(record) for record in finished], columns=list(columns)).astype({"stop_epoch": "Int64"})
+    frame = pd.DataFrame([_row(record) for record in finished], columns=list(columns))
+    shares = [name for name in frame if name.startswith(("validation_accuracy", "test_accuracy", "validation_loss"))]
+    return frame.astype({"stop_epoch": "Int64", **dict.fromkeys(shares, float)})  # None, of no images, becomes nan
 
 
 def _row(record: dict) -> dict:

@@ -95,7 +95,8 @@ def beside_the_paper(record: dict, published: dict) -> Text:
     text += f"{record['epochs_trained']} epoch{'s' * (record['epochs_trained'] > 1)}"
     full = record["epochs"] == record["epochs_trained"] == PAPER_EPOCHS and record["train_images"] == TRAIN_IMAGES
     if paper is None:
-        return Text(f"{text}; the paper has no such run.")
+        best = max(published["validation_accuracy"].values())
+        return Text(f"{text}; the paper has no such run, its best has {best:.2f} % after {PAPER_EPOCHS} epochs.")
     if full:
         return Text(f"{text}; the paper reports {paper:.2f} %. It is one seed: another will differ.")
     return Text(

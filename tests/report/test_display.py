@@ -91,13 +91,33 @@ FULL = {
             "95 epochs. The paper reports 93.20 % after 200 epochs on all 40,000 training images: ",
         ),
         ({"train_images": 256}, "this run has another schedule or less data and is no comparison."),
-        ({"run": "run6-sum", "epochs_trained": 1}, "after 1 epoch; the paper has no such run."),
+        ({"run": "run6-sum", "epochs_trained": 1}, "after 1 epoch; the paper has no such run, its best has 93.20 %"),
     ],
 )
 def test_a_result_stands_beside_the_paper_only_where_it_is_comparable(changes, says):
     text = train_page.beside_the_paper(FULL | changes, load_published()).data
     assert "**93.45 %** of the validation images are right" in text
     assert says in text
+
+
+def test_a_run_that_validated_on_nothing_says_so():
+    record = FULL | {
+        "run": "fast94", "train_images": 50_000, "validation_accuracy": None, "validation_images": 0, "test_images": 10_000,
+        "test_accuracy": 0.9345, "test_loss": 0.98, "test_accuracy_views": 0.9412,
+    }  # fmt: skip
+    text = train_page.beside_the_paper(record, load_published()).data
+    assert "trained on all 50,000 images, so that none is left to validate on: **93.45 %** of the test images" in text
+    (row,) = train_page.results_table(record).frame.to_dict("records")
+    assert (row["part"], row["accuracy"], row["accuracy over six views"]) == ("test", "93.45 %", "94.12 %")
+
+
+def test_a_record_without_views_has_a_dash_for_them():
+    parts = {
+        f"{part}_{k}": v
+        for part in ("validation", "test")
+        for k, v in (("images", 100), ("accuracy", 0.9), ("loss", 1.0))
+    }
+    assert list(train_page.results_table(parts).frame["accuracy over six views"]) == ["–", "–"]
 
 
 def test_the_layers_add_up_to_the_papers_parameters():

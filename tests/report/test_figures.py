@@ -182,3 +182,17 @@ def test_the_layer_table_counts_every_parameter_in_the_order_of_execution():
     assert {row["layer"]: row["output"] for row in rows}["4.pool"] == (256, 3, 3)
     assert model.training
     assert not any(module._forward_hooks for module in model.modules())
+
+
+def test_curves_without_validation_show_training_alone():
+    row = {
+        "epoch": 1,
+        "train_loss": 1.0,
+        "train_accuracy": 0.5,
+        "validation_loss": np.nan,
+        "validation_accuracy": np.nan,
+    }
+    figure = figures.training_curves([row, row | {"epoch": 2}], 2, 0.2)
+    assert [line.get_label() for line in figure.axes[1].lines] == ["training"]
+    assert "nan" not in figure.alt
+    assert "validation" not in figure.alt

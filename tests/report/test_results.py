@@ -193,3 +193,10 @@ def test_a_line_of_the_readmes_table_names_what_was_not_usual(tmp_path):
 def test_tables_need_no_torch():
     code = "import sys; from cifarlib.report import results; results.collect(); sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=project_root()).returncode == 0
+
+
+def test_a_run_without_validation_stands_in_the_tables_with_a_dash(tmp_path):
+    change(make_record(tmp_path, "run7", accuracy=0.9), validation_accuracy=None)
+    assert np.isnan(results.table(tmp_path)["validation_accuracy"][0])
+    (row,) = [r | {"folder": None} for r in records.finished(tmp_path)]
+    assert "| – | 89.50 |" in results.results_markdown([row])
