@@ -4,6 +4,7 @@ torch is imported only by what needs it: make asks for folders and states many t
 """
 
 import argparse
+import fnmatch
 import sys
 from pathlib import Path
 
@@ -25,8 +26,10 @@ def folder(options: argparse.Namespace) -> None:
 def status(options: argparse.Namespace) -> None:
     """what of a grid is done"""
     from cifarlib import grid
+    from cifarlib.params import run_names
 
-    every = dict.fromkeys(_params(options, run, seed) for seed in options.seeds for run in options.runs)
+    runs = [run for pattern in options.runs for run in fnmatch.filter(run_names(), pattern) or [pattern]]
+    every = dict.fromkeys(_params(options, run, seed) for seed in options.seeds for run in runs)
     outputs, no_answer = outputs_folder(options.output_folder), ""
     for params in every if options.wait else ():
         grid.wait_for(params, outputs)
@@ -73,7 +76,9 @@ def _parser() -> argparse.ArgumentParser:
     parsers[data].add_argument("folder", nargs="?", help="default: data/ of the project")
     parsers[folder].add_argument("run", help="1 to 7, or the name of a file in params/")
     parsers[folder].add_argument("--seed", type=int, default=0)
-    parsers[status].add_argument("runs", nargs="+", help="1 to 7, or names of files in params/")
+    parsers[status].add_argument(
+        "runs", nargs="+", help="1 to 7, names of files in params/, or patterns such as 'fast*'"
+    )
     parsers[status].add_argument("--seeds", nargs="+", type=int, default=[0])
     for name, meaning in {
         "--todo": "print run/seed of what is not done, a line each",

@@ -13,6 +13,11 @@ def test_folder_prints_where_a_record_goes():
     assert cifarlib("folder", "run7-mean", "--stop-epoch", 95).stdout == "run7-mean/seed0-stop95\n"
 
 
+def test_a_pattern_stands_for_all_runs_that_fit(tmp_path):
+    done = cifarlib("status", "fast-[cs]*", "run7", "--todo", "--output-folder", tmp_path)
+    assert done.stdout.split() == ["fast-constant/0", "fast-sgd/0", "run7/0"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [

@@ -19,6 +19,9 @@ RESULTS = [
     "run", "seed", "epochs", "stop_epoch", "epochs_trained", "train_images", "validation_accuracy", "test_accuracy",
     "validation_accuracy_views", "test_accuracy_views", "train_loss", "validation_loss", "test_loss", "early_loss", "seconds_per_epoch", *records.MADE_ON,
 ]  # fmt: skip
+MAY_BE_MISSING = (  # where nothing is validated, or before there were views
+    "validation_accuracy", "validation_loss", "validation_accuracy_views", "test_accuracy_views",
+)  # fmt: skip
 LAST = ["schedule", "changes", "validation_images", "test_images", "commit", "folder"]
 
 
@@ -74,8 +77,7 @@ def as_table(finished: list[dict]) -> pd.DataFrame:
     """
     columns = dict.fromkeys([*RESULTS, *SETTINGS, *LAST])
     frame = pd.DataFrame([_row(record) for record in finished], columns=list(columns))
-    shares = [name for name in frame if name.startswith(("validation_accuracy", "test_accuracy", "validation_loss"))]
-    return frame.astype({"stop_epoch": "Int64", **dict.fromkeys(shares, float)})  # None, of no images, becomes nan
+    return frame.astype({"stop_epoch": "Int64", **dict.fromkeys(MAY_BE_MISSING, float)})  # then they are nan
 
 
 def _row(record: dict) -> dict:
