@@ -194,6 +194,7 @@ FAST_ARMS = {
     "fast-length": {"normalization"},
     "fast-image-channel": {"normalization"},
     "fast-batch1024": {"batch_size", "weight_decay"},
+    "fast-no-smoothing": {"label_smoothing", "learning_rate", "weight_decay"},  # the rate goes with the loss
     "fast-preprocessed": {"augmentation"},
     "fast-no-dirac": {"dirac"},
 }
@@ -210,7 +211,8 @@ def test_an_arm_differs_from_the_fast_recipe_in_one_thing():
 
 def test_the_fast_recipes_rate_and_decay_follow_its_authors_formulas():
     """Rate 11.5 and decay 0.0153 per 1,024 images and (1 + 1 / (1 - momentum)), the decay independent of the rate."""
-    for p in (load_params("fast"), load_params("fast-batch1024")):
+    for run, rate in (("fast", 11.5), ("fast-batch1024", 11.5), ("fast-no-smoothing", 5)):
+        p = load_params(run)
         k = 1024 * (1 + 1 / (1 - p.momentum))
-        assert p.learning_rate == pytest.approx(11.5 / k, rel=1e-3)
+        assert p.learning_rate == pytest.approx(rate / k, rel=1e-3)
         assert p.weight_decay == pytest.approx(0.0153 * p.batch_size / k / p.learning_rate, rel=1e-3)

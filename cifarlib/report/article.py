@@ -61,7 +61,7 @@ def by_run(results: Results) -> pd.DataFrame:
     """mean, sd and n of the seeds' validation accuracies and mean test accuracy of each run, in per cent, nan where there
     are too few seeds; interval: 95 %, over the seeds, at one seed over the images."""
     rows = {}
-    for run in all_runs():
+    for run in all_runs(results.schedule.schedule):
         values = pd.Series(results.values(run), dtype=float)
         tests = pd.Series(results.values(run, "test_accuracy"), dtype=float)
         interval = statistics.mean_interval(values) if len(values) > 1 else (math.nan, math.nan)
@@ -79,7 +79,7 @@ def status(results: Results) -> Text:
     text += f", seeds a run: {' or '.join(map(str, counts))}." if counts else "."
     if differ := made_differently(results.table.to_dict("records")):
         text += f" **The records differ in what rounding depends on, with seeds in brackets: {differ}.**"
-    if missing := [run for run in all_runs() if run not in results.runs]:
+    if missing := [run for run in all_runs(results.schedule.schedule) if run not in results.runs]:
         text += (
             f"\n\n**No record yet of {', '.join(missing)}.** What would need them is left open below. To make them: "
         )

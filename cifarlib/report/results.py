@@ -110,8 +110,8 @@ class Results:
 
     @property
     def runs(self) -> list[str]:
-        """Table 1, then the variants, as far as they have a record."""
-        return [run for run in all_runs() if run in set(self.table["run"])]
+        """Those that have a record, in the order of ``all_runs``."""
+        return [run for run in all_runs(self.schedule.schedule) if run in set(self.table["run"])]
 
     def of(self, run: str) -> pd.DataFrame:
         return self.table[self.table["run"] == run]
@@ -139,29 +139,40 @@ class Results:
         return fitting.sort_values(list(order), ascending=list(order.values()), kind="stable").iloc[0]
 
 
-def all_runs() -> list[str]:
-    """Table 1, then its variants: the other runs of the paper's schedule."""
-    variants = set(run_names()) - set(TABLE_1)
-    return [*TABLE_1, *sorted(run for run in variants if load_params(run).schedule == "step")]
+def all_runs(schedule: str = "step") -> list[str]:
+    """Of the paper's schedule: Table 1, then its variants. Of another: the runs that have it."""
+    runs = sorted(run for run in run_names() if load_params(run).schedule == schedule)
+    return [*TABLE_1, *(run for run in runs if run not in TABLE_1)] if schedule == "step" else runs
 
 
 def collect(
     output_folder: str | Path | None = None, epochs: int | None = None, stop_epoch: int | None = None
 ) -> Results:
-    """All records below ``output_folder``. The schedule is the one asked for, else the one under which most runs have
-    a record, of several the longest. A run counts only with the settings of its params file."""
+    """All records below ``output_folder``. Of the paper's schedule the length is the one asked for, else the one under
+    which most runs have a record, of several the longest. A run counts only with the settings of its params file."""
     every = table(output_folder)
     own, asked = every["changes"] == "", epochs is not None or stop_epoch is not None
     runs: dict[Schedule, set[str]] = {}
     for s, run in zip(every["schedule"][own], every["run"][own], strict=True):
-        if not asked or (epochs in (None, s.epochs) and stop_epoch == s.stop_epoch):
+        fits = not asked or (epochs in (None, s.epochs) and stop_epoch == s.stop_epoch)
+        if fits and s.schedule == "step":
             runs.setdefault(s, set()).add(run)
     if asked and not runs:
         folder = output_folder or "outputs"
         raise InputError(f"epochs = {epochs}, stop_epoch = {stop_epoch}: no record below {folder} has this schedule")
     chosen = max(runs, key=lambda s: (s.train_images, len(runs[s]), s.last_epoch), default=Schedule())
-    compared = own & (every["schedule"] == chosen)
-    return Results(chosen, every, every[compared].sort_values(["run", "seed"]), every[~compared])
+    return _of_schedule(every, chosen)
+
+
+def collect_like(run: str, output_folder: str | Path | None = None) -> Results:
+    """The same for the schedule that this run has in its params file."""
+    p = load_params(run)
+    return _of_schedule(table(output_folder), Schedule(p.epochs, p.stop_epoch, p.train_images, p.schedule))
+
+
+def _of_schedule(every: pd.DataFrame, schedule: Schedule) -> Results:
+    compared = (every["changes"] == "") & (every["schedule"] == schedule)
+    return Results(schedule, every, every[compared].sort_values(["run", "seed"]), every[~compared])
 
 
 def results_markdown(finished: list[dict]) -> str:

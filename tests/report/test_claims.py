@@ -110,3 +110,10 @@ def test_the_claims_file_names_runs_that_exist_and_compares_them(group):
 
 def test_the_paper_gives_an_accuracy_for_each_run_of_table_1():
     assert set(load_published()["validation_accuracy"]) == {f"run{i}" for i in range(1, 8)} <= set(run_names())
+
+
+def test_claims_are_about_runs_that_exist():
+    for group in ("paper", "padding", "smoothing", "normalisation", "fast"):
+        for claim in load_claims(group).values():
+            assert set(claim.arms) <= set(run_names()), claim.says
+            assert sum(claim.arms.values()) == 0, claim.says

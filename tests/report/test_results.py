@@ -200,3 +200,16 @@ def test_a_run_without_validation_stands_in_the_tables_with_a_dash(tmp_path):
     assert np.isnan(results.table(tmp_path)["validation_accuracy"][0])
     (row,) = [r | {"folder": None} for r in records.finished(tmp_path)]
     assert "| – | 89.50 |" in results.results_markdown([row])
+
+
+def test_the_fast_recipe_is_compared_among_its_own(tmp_path):
+    make_grid(tmp_path, seeds=1)
+    for run in ("fast", "fast-sgd", "fast-no-dirac", "fast94"):
+        for seed in range(5):
+            make_record(tmp_path, run, seed)
+    assert results.collect(tmp_path).schedule == Schedule(epochs=8)
+    fast = results.collect_like("fast", tmp_path)
+    assert fast.runs == ["fast", "fast-no-dirac", "fast-sgd"]
+    assert str(fast.schedule) == "12 epochs, triangle schedule"
+    assert len(fast.values("fast")) == 5
+    assert results.collect_like("fast94", tmp_path).runs == ["fast94"]
