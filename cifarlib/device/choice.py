@@ -32,7 +32,8 @@ def pick_precision(device: torch.device) -> str:
     CPU without such units takes seconds for a product in bfloat16, a hundred times as long as in float32.
     """
     if device.type == "cuda":
-        return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
+        with torch.cuda.device(device):  # of several GPUs, the one chosen
+            return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
     return "bfloat16" if device.type == "cpu" and cpu_multiplies_bfloat16() else "float32"
 
 
@@ -62,14 +63,18 @@ def keep_freed_memory() -> None:
 @contextlib.contextmanager
 def repeatable(deterministic: bool) -> Iterator[None]:
     """Bit-equal repetition on CUDA while it holds, at some cost; a CPU needs nothing."""
-    before = torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark
+    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    searched, filled = torch.backends.cudnn.benchmark, torch.utils.deterministic.fill_uninitialized_memory
     if deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     # only warns: CUDA's max-pooling counts as nondeterministic, but windows that do not overlap never add twice
     torch.use_deterministic_algorithms(deterministic, warn_only=True)
     torch.backends.cudnn.benchmark = not deterministic
+    torch.utils.deterministic.fill_uninitialized_memory = (
+        False  # takes time, and every buffer is written before it is read
+    )
     try:
         yield
     finally:
-        torch.use_deterministic_algorithms(before[0])
-        torch.backends.cudnn.benchmark = before[1]
+        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+        torch.backends.cudnn.benchmark, torch.utils.deterministic.fill_uninitialized_memory = searched, filled

@@ -60,8 +60,20 @@ def test_the_estimate_is_measured(device):
 
 
 def test_repeatable_holds_for_its_block_alone():
-    before = torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark
-    with repeatable(True):
-        assert torch.are_deterministic_algorithms_enabled()
-        assert not torch.backends.cudnn.benchmark
-    assert (torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark) == before
+    def settings():
+        return (
+            torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled(),
+            torch.backends.cudnn.benchmark, torch.utils.deterministic.fill_uninitialized_memory,
+        )  # fmt: skip
+
+    try:
+        torch.use_deterministic_algorithms(True, warn_only=True)  # as the user may have it
+        before = settings()
+        with repeatable(True):
+            assert settings() == (True, True, False, False)
+        assert settings() == before
+        with pytest.raises(KeyError), repeatable(False):
+            raise KeyError
+        assert settings() == before
+    finally:
+        torch.use_deterministic_algorithms(False)
