@@ -3,26 +3,54 @@
 import contextlib
 import ctypes
 import functools
+import logging
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import torch
 
 from cifarlib import InputError
 
+log = logging.getLogger(__name__)
+
 
 def pick_device(name: str = "auto") -> torch.device:
-    """ "auto": CUDA, else MPS, else the CPU. Raises InputError for a device that is not there."""
-    devices = [f"cuda:{i}" for i in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
-    devices += ["mps"] if torch.backends.mps.is_available() else []
-    devices += ["cpu"]
+    """ "auto": CUDA, else MPS, else the CPU, with a warning where a GPU is there that cannot be used. Raises InputError for
+    a device that is not there or cannot be used."""
+    usable, problems = cuda_devices()
+    devices = usable + ["mps"] * torch.backends.mps.is_available() + ["cpu"]
     if name == "auto":
+        if problems and not usable:
+            log.warning("training on %s: %s", devices[0], "; ".join(problems))
         return torch.device(devices[0])
-    if name == "cuda" and "cuda:0" in devices:
-        return torch.device("cuda:0")
+    if name == "cuda" and usable:
+        return torch.device(usable[0])
     if name not in devices:
-        raise InputError(f"device = {name!r} is not there: choose one of auto, {', '.join(devices)}")
+        reasons = f" ({'; '.join(problems)})" if problems and name.startswith("cuda") else ""
+        raise InputError(f"device = {name!r} is not there{reasons}: choose one of auto, {', '.join(devices)}")
     return torch.device(name)
+
+
+def cuda_devices() -> tuple[list[str], list[str]]:
+    """The GPUs that this PyTorch can compute on, "cuda:0" and so on, and why it cannot on the others that are there."""
+    other_build = f"this PyTorch is built for CUDA {torch.version.cuda}: install one for an older CUDA (see README)"
+    if not torch.cuda.is_available():
+        there = torch.version.cuda and any(Path("/dev").glob("nvidia[0-9]*"))
+        return [], [f"the GPU's driver is too old, or not loaded; {other_build}"] if there else []
+    usable, problems = [], []
+    # "sm_75" of the oldest GPUs that the build has code for; a list without such names, as ROCm's, says nothing
+    oldest = min(
+        (int(name[3:]) for name in torch.cuda.get_arch_list() if name[:3] == "sm_" and name[3:].isdigit()), default=0
+    )
+    for index in range(torch.cuda.device_count()):
+        major, minor = torch.cuda.get_device_capability(index)
+        if 10 * major + minor >= oldest:
+            usable.append(f"cuda:{index}")
+        else:
+            name = torch.cuda.get_device_name(index)
+            problems.append(f"{name} has compute capability {major}.{minor}, {other_build}")
+    return usable, problems
 
 
 def pick_precision(device: torch.device) -> str:

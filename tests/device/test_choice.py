@@ -77,3 +77,44 @@ def test_repeatable_holds_for_its_block_alone():
         assert settings() == before
     finally:
         torch.use_deterministic_algorithms(False)
+
+
+def gpus(monkeypatch, capabilities, architectures):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: len(capabilities))
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda index: capabilities[index])
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda index: f"GPU {index}")
+    monkeypatch.setattr(torch.cuda, "get_arch_list", lambda: architectures)
+
+
+def test_a_gpu_that_this_pytorch_has_no_code_for_is_passed_over(monkeypatch, caplog):
+    gpus(monkeypatch, [(6, 0), (9, 0), (12, 0)], ["sm_75", "sm_90", "compute_90"])
+    assert pick_device() == torch.device("cuda:1")
+    assert pick_device("cuda") == torch.device("cuda:1")
+    assert pick_device("cuda:2") == torch.device("cuda:2")
+    assert caplog.text == ""
+    with pytest.raises(InputError, match=r"'cuda:0' is not there \(GPU 0 has compute capability 6.0, .* an older CUDA"):
+        pick_device("cuda:0")
+
+
+def test_auto_says_why_it_takes_the_cpu_though_a_gpu_is_there(monkeypatch, caplog):
+    gpus(monkeypatch, [(7, 0)], ["sm_75", "sm_80"])
+    assert pick_device().type == "cpu"
+    assert "training on cpu: GPU 0 has compute capability 7.0" in caplog.text
+
+
+def test_a_driver_that_is_too_old_is_named(monkeypatch, caplog):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.setattr(choice.Path, "glob", lambda path, pattern: [path / "nvidia0"])
+    assert pick_device().type == "cpu"
+    assert "driver is too old" in caplog.text
+    with pytest.raises(InputError, match=r"'cuda' is not there \(the GPU's driver is too old"):
+        pick_device("cuda")
+    monkeypatch.setattr(choice.Path, "glob", lambda path, pattern: [])
+    assert choice.cuda_devices() == ([], [])
+
+
+def test_a_list_of_architectures_of_another_kind_says_nothing(monkeypatch):
+    gpus(monkeypatch, [(9, 4)], ["gfx90a", "gfx942"])
+    assert pick_device() == torch.device("cuda:0")
