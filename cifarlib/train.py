@@ -201,7 +201,8 @@ def leave_record(run: Run) -> None:
             continue
         loss = mean_loss(logits, labels.to(run.device), params.label_smoothing)
         results |= {f"{part}_accuracy": accuracy(logits, labels), f"{part}_loss": loss}
-        results[f"{part}_accuracy_views"] = accuracy(run.predict(images, views=True), labels)
+        whole = params.train_images >= TRAIN_IMAGES  # on part of the data the six views would take longer than training
+        results[f"{part}_accuracy_views"] = accuracy(run.predict(images, views=True), labels) if whole else None
         printed = loss * len(labels) if params.loss_reduction == "sum" else loss
         text += records.log_result(part.capitalize(), results[f"{part}_accuracy"], printed)
     model, first_layer = run.training.model, run.training.model.first_layer.weight.detach().cpu().contiguous().numpy()
@@ -212,7 +213,6 @@ def leave_record(run: Run) -> None:
     records.write_text(staged / "history.csv", records.history_csv(run.history))
     records.write_text(staged / "log.txt", text)
     tensor_files.save_tensors(staged / "model.safetensors", model.state_dict(), description)
-    dirty = [s["dirty"] for s in run.sessions]
     records.finish(
         run.folder,
         {
@@ -221,10 +221,10 @@ def leave_record(run: Run) -> None:
             "validation_images": len(data.validation_labels), "test_images": len(data.test_labels), **results,
             "train_loss": run.history[-1]["train_loss"], "loss_reduction": params.loss_reduction,
             **{name: session[name] for name in records.MADE_ON}, "deterministic": run.identity["deterministic"],
-            "data_sha256": data.sha256, "commit": session["commit"], "dirty": None if None in dirty else any(dirty),
-            "finished": _now(), "sessions": run.sessions, "parameters": params.settings(),
-            "parameter_count": sum(p.numel() for p in model.parameters()), "packages": provenance.package_versions(),
-            "peak_memory_bytes": provenance.peak_memory_bytes(run.device),
+            "data_sha256": data.sha256, "commit": session["commit"], "finished": _now(), "sessions": run.sessions,
+            "dirty": None if None in (dirty := [s["dirty"] for s in run.sessions]) else any(dirty),
+            "parameters": params.settings(), "parameter_count": sum(p.numel() for p in model.parameters()),
+            "packages": provenance.package_versions(), "peak_memory_bytes": provenance.peak_memory_bytes(run.device),
             "epoch_seconds": [round(row["train_seconds"] + row["validation_seconds"], 4) for row in run.history],
         },
     )  # fmt: skip

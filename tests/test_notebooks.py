@@ -133,7 +133,7 @@ def test_one_line_of_progress_is_left(executed, tmp_path):
 @pytest.mark.parametrize(
     ("parameters", "says"),
     [
-        ({"run": 8}, "run = 8: no file params/run8.yaml; there are run1, "),
+        ({"run": 8}, "run = 8: no file params/run8.yaml; there are fast, "),
         ({"epoch": 5}, "'epoch' is unknown: did you mean 'epochs'?"),
         ({"epochs": "ten"}, "epochs = 'ten': give a value of type int"),
         ({"device": "cuda:7"}, "device = 'cuda:7' is not there: choose one of auto, "),
