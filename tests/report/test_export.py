@@ -6,7 +6,7 @@ import sys
 import nbformat
 import papermill
 import pytest
-from made_up import make_grid
+from made_up import make_grid, make_record
 from playwright.sync_api import sync_playwright
 from pypdf import PdfReader
 
@@ -21,6 +21,7 @@ def folder(tmp_path_factory):
     """The report of made-up records, executed by papermill and exported from a shell."""
     folder = tmp_path_factory.mktemp("report")
     make_grid(folder / "outputs")
+    make_record(folder / "outputs", "fast", accuracy=0.934)
     parameters = {"output_folder": str(folder / "outputs"), "authors": "Ada Lovelace; Alan Turing"}
     papermill.execute_notebook(
         project_root() / "notebooks" / "report.ipynb", folder / "report.ipynb", parameters, cwd=str(folder)
