@@ -41,8 +41,11 @@ class Schedule:
         if self.schedule != "step":
             text = f"{self.epochs} epoch{'s' * (self.epochs > 1)}, {self.schedule} schedule"
         text += f", stopped after {self.stop_epoch}" if self.stop_epoch else ""
-        images = f", on {self.train_images:,} of {TRAIN_IMAGES:,} training images"
-        return text + (images if self.train_images != TRAIN_IMAGES else "")
+        if self.train_images > TRAIN_IMAGES:
+            text += f", on {self.train_images:,} images, without validation"
+        return text + (
+            f", on {self.train_images:,} of {TRAIN_IMAGES:,} training images" * (self.train_images < TRAIN_IMAGES)
+        )
 
     def __lt__(self, other: "Schedule") -> bool:
         """The one of fewer images, then of fewer epochs, so that a table can be sorted and grouped."""

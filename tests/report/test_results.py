@@ -212,4 +212,6 @@ def test_the_fast_recipe_is_compared_among_its_own(tmp_path):
     assert fast.runs == ["fast", "fast-no-dirac", "fast-sgd"]
     assert str(fast.schedule) == "12 epochs, triangle schedule"
     assert len(fast.values("fast")) == 5
-    assert results.collect_like("fast94", tmp_path).runs == ["fast94"]
+    everything = results.collect_like("fast94", tmp_path)
+    assert everything.runs == ["fast94"]
+    assert str(everything.schedule) == "16 epochs, triangle schedule, on 50,000 images, without validation"
