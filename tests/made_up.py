@@ -60,7 +60,7 @@ def make_record(output_folder: Path, run: str, seed: int = 0, accuracy: float = 
     return folder
 
 
-def make_grid(output_folder: Path, seeds: int = 3, epochs: int = 8, spread: float = 0.001) -> None:
+def make_grid(output_folder: Path, seeds: int = 3, epochs: int = 8, spread: float = 0.001, **schedule) -> None:
     """All runs and variants, near the paper's accuracies."""
     means = {"run1": 87.7, "run2": 90.7, "run3": 90.7, "run4": 91.1, "run5": 91.4, "run6": 92.0, "run7": 93.2,
              "run4-reflect": 91.4, "run4-nesterov": 91.1, "run6-image-channel": 91.9, "run6-sum": 92.9,
@@ -68,4 +68,4 @@ def make_grid(output_folder: Path, seeds: int = 3, epochs: int = 8, spread: floa
     rng = np.random.default_rng(0)
     for run, mean in means.items():
         for seed in range(seeds):
-            make_record(output_folder, run, seed, mean / 100 + rng.normal(0, spread), epochs=epochs)
+            make_record(output_folder, run, seed, mean / 100 + rng.normal(0, spread), epochs=epochs, **schedule)

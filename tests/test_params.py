@@ -197,6 +197,13 @@ FAST_ARMS = {
     "fast-no-smoothing": {"label_smoothing", "learning_rate", "weight_decay"},  # the rate goes with the loss
     "fast-preprocessed": {"augmentation"},
     "fast-no-dirac": {"dirac"},
+    "fast-adamw": {
+        "optimizer",
+        "learning_rate",
+        "weight_decay",
+        "bias_rate",
+        "momentum",
+    },  # AdamW has a rate of its own
 }
 
 

@@ -3,7 +3,6 @@ and the calls of figures stand in the notebook."""
 
 import contextlib
 import math
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -18,9 +17,9 @@ from cifarlib.benchmark.contestants import twin
 from cifarlib.benchmark.record import epoch_seconds, ratios
 from cifarlib.data import Cifar10, load_cifar10
 from cifarlib.grid import made_differently
-from cifarlib.params import load_params
+from cifarlib.params import PAPER_EPOCHS, load_params
 from cifarlib.report import statistics
-from cifarlib.report.claims import Judged, load_published
+from cifarlib.report.claims import Claim, Judged, load_published
 from cifarlib.report.display import Table, Text, duration
 from cifarlib.report.figures import Contrast
 from cifarlib.report.results import TABLE_1, Results, all_runs
@@ -61,7 +60,7 @@ def by_run(results: Results) -> pd.DataFrame:
     """mean, sd and n of the seeds' validation accuracies and mean test accuracy of each run, in per cent, nan where there
     are too few seeds; interval: 95 %, over the seeds, at one seed over the images."""
     rows = {}
-    for run in all_runs(results.schedule.schedule):
+    for run in all_runs(results.schedule):
         values = pd.Series(results.values(run), dtype=float)
         tests = pd.Series(results.values(run, "test_accuracy"), dtype=float)
         interval = statistics.mean_interval(values) if len(values) > 1 else (math.nan, math.nan)
@@ -79,7 +78,7 @@ def status(results: Results) -> Text:
     text += f", seeds a run: {' or '.join(map(str, counts))}." if counts else "."
     if differ := made_differently(results.table.to_dict("records")):
         text += f" **The records differ in what rounding depends on, with seeds in brackets: {differ}.**"
-    if missing := [run for run in all_runs(results.schedule.schedule) if run not in results.runs]:
+    if missing := [run for run in all_runs(results.schedule) if run not in results.runs]:
         text += (
             f"\n\n**No record yet of {', '.join(missing)}.** What would need them is left open below. To make them: "
         )
@@ -110,13 +109,14 @@ def table_1(results: Results, caption: str) -> Table:
     return Table(rows, caption, "tbl-runs")
 
 
-def other_schedules(results: Results, caption: str) -> Table | Text:
-    """Records that Table 1 must not mix in, labelled."""
+def other_records(compared: Results, fast: Results, caption: str) -> Table | Text:
+    """The records that neither comparison takes in, labelled."""
+    others = compared.others.drop(fast.table.index)
     rows = [
         {"run": r.run, "seed": r.seed, "schedule": r.schedule, "other settings": r.changes or "–",
          "validation %": number(100 * r.validation_accuracy), "test %": number(100 * r.test_accuracy),
-         "device": f"{r.device} ({r.precision})"}
-        for r in results.others.itertuples()
+         "test %, with views": number(100 * r.test_accuracy_views), "device": f"{r.device} ({r.precision})"}
+        for r in others.itertuples()
     ]  # fmt: skip
     return Table(rows, caption, "tbl-others") if rows else Text("There are no records of other schedules.")
 
@@ -135,13 +135,17 @@ def histories(results: Results) -> tuple[dict[str, list[list[dict]]], dict[str, 
     return {run: [records.read_history(folder) for folder in results.of(run)["folder"]] for run in runs}, smoothing
 
 
-def contrasts(judged: dict[str, Judged]) -> list[Contrast]:
-    """What ``figures.contrasts`` draws: the claims about validation accuracy that have their records."""
-    drawn = [j for j in judged.values() if j.estimate and j.claim.measure == "validation_accuracy"]
-    return [
-        Contrast(j.claim.formula, j.estimate.value, j.interval, j.claim.papers_value(), j.verdict)
-        for j in needed(drawn)
-    ]
+def contrasts(judged: dict[str, Judged], papers: dict[str, Claim]) -> list[Contrast]:
+    """What ``figures.contrasts`` draws: the claims about validation accuracy that have their records, beside the paper's
+    own differences."""
+    return needed([
+        Contrast(j.claim.title, j.estimate.value, j.interval, papers_value(papers, name), verdict_text(j))
+        for name, j in judged.items() if j.estimate and j.claim.measure == "validation_accuracy"
+    ])  # fmt: skip
+
+
+def papers_value(papers: dict[str, Claim], name: str) -> float:
+    return papers[name].papers_value() if name in papers else math.nan
 
 
 def needed(results: list, command: str = "make table") -> list:
@@ -154,22 +158,69 @@ def needed(results: list, command: str = "make table") -> list:
 def verdict_text(j: Judged) -> str:
     """A comparison that the paper does not make has no claim to reproduce."""
     words = {"reproduced": "above zero", "contradicted": "below zero"} if j.claim.ours else {}
-    return words.get(j.verdict, j.verdict) or ("none (n = 1)" if j.estimate else "no record")
+    return words.get(j.verdict, j.verdict) or ("one seed" if j.estimate else "no record")
+
+
+def estimate_text(j: Judged | None) -> str:
+    """ "+1.06 (0.62 to 1.50)", at one seed with a mark at the interval, which is of the images alone."""
+    if j is None or j.estimate is None:
+        return "–"
+    digits = 2 if j.claim.measure == "validation_accuracy" else 3
+    if math.isnan(j.interval[0]):
+        return signed(j.estimate.value, digits)
+    of_images = " ᵃ" * (j.estimate.seeds == 1)
+    return f"{signed(j.estimate.value, digits)} ({interval_text(j.interval, signed, digits)}){of_images}"
 
 
 def claims_table(judged: dict[str, Judged], caption: str, label: str) -> Table:
     """The claims of a group as contrasts."""
-    rows = []
-    for j in judged.values():
-        e, digits = j.estimate, 2 if j.claim.measure == "validation_accuracy" else 3
-        of_images = e and e.seeds == 1 and not math.isnan(j.interval[0])
-        rows.append({
-            "comparison": j.claim.says, "runs": j.claim.formula, "paper": signed(j.claim.papers_value()),
-            "ours": signed(e.value, digits) if e else "–",
-            "interval": interval_text(j.interval, signed, digits) + (" ᵃ" if of_images else ""), "n": e.seeds if e else 0,
-            "verdict": verdict_text(j), "seeds to resolve": f"{j.seeds_needed or '–'}",
-        })  # fmt: skip
+    rows = [
+        {"comparison": j.claim.says, "runs": j.claim.formula, "paper": signed(j.claim.papers_value()),
+         "ours (interval)": estimate_text(j), "n": j.estimate.seeds if j.estimate else 0, "verdict": verdict_text(j),
+         "seeds to resolve": f"{j.seeds_needed or '–'}"}
+        for j in judged.values()
+    ]  # fmt: skip
     return Table(rows, caption, label)
+
+
+def both_recipes(paper: dict[str, Judged], fast: dict[str, Judged], caption: str) -> Table:
+    """Each claim with both kinds of evidence: on the paper's own schedule and around the fast recipe."""
+    rows, papers = [], {name: j.claim for name, j in paper.items()}
+    for name, j in fast.items():
+        ours = paper.get(name)
+        verdict = verdict_text(j) + (f" (needs n = {j.seeds_needed})" if j.seeds_needed else "")
+        row = {"claim": j.claim.says, "paper": signed(papers_value(papers, name))}
+        row |= {"the paper's schedule": estimate_text(ours), "n": ours.estimate.seeds if ours and ours.estimate else 0}
+        if any(p.verdict for p in paper.values()):
+            row["its verdict"] = verdict_text(ours) if ours else "–"
+        row |= {"fast recipe": estimate_text(j), "n ": j.estimate.seeds if j.estimate else 0, "verdict": verdict}
+        rows.append(row)
+    return Table(rows, caption, "tbl-claims")
+
+
+def side(j: Judged | None) -> int:
+    """1 where the interval lies wholly on the claim's side, -1 where wholly on the other, else 0."""
+    if j is None or j.estimate is None or not j.claim.sign:
+        return 0
+    low, high = sorted(end * j.claim.sign for end in j.interval)
+    return int(low > 0) - int(high < 0)
+
+
+def disagreements(paper: dict[str, Judged], fast: dict[str, Judged]) -> str:
+    """Which claims hold around one recipe and not around the other."""
+    lines = [
+        f"- *{j.claim.says}*: {verdict_text(j)} around the fast recipe, {estimate_text(j)}, but on the paper's schedule "
+        f"{estimate_text(paper[name])}, n = {paper[name].estimate.seeds}."
+        for name, j in fast.items() if side(j) * side(paper.get(name)) < 0
+    ]  # fmt: skip
+    if lines:
+        return "Not the same around both recipes:\n\n" + "\n".join(lines)
+    both = sum(side(j) * side(paper.get(name)) for name, j in fast.items())
+    return (
+        f"Intervals exclude zero around both recipes for {both} of the claims, and on the same side each time."
+        if both
+        else ""
+    )
 
 
 def two_by_two(results: Results, caption: str) -> Table:
@@ -186,15 +237,30 @@ def two_by_two(results: Results, caption: str) -> Table:
     return Table(rows, caption, "tbl-two-by-two")
 
 
-def conclusions(results: Results, judged: dict[str, Judged]) -> str:
-    """How many of the paper's claims are reproduced, contradicted, not resolved and not judged."""
-    if not results.runs:
-        return "No run has a record yet."
-    counts = Counter(j.verdict for j in judged.values())
-    kinds = "; ".join(f"{kind} {counts[kind]}" for kind in ("reproduced", "contradicted", "not resolved"))
-    text = f"Of the paper's {len(judged)} claims after {results.schedule}: {kinds}; not judged yet, for want of seeds"
-    text += f" or records, {counts['']}."
-    return text if results.schedule.is_the_papers else f"{text} The paper's full schedule may decide otherwise."
+def conclusions(fast: dict[str, Judged]) -> str:
+    """Which of the paper's claims are reproduced, contradicted, not resolved and not judged around the fast recipe."""
+    by_verdict: dict[str, list[str]] = {}
+    for j in fast.values():
+        if not j.claim.ours:
+            by_verdict.setdefault(j.verdict or "not judged yet, for want of seeds", []).append(j.claim.title)
+    kinds = ("reproduced", "contradicted", "not resolved", "not judged yet, for want of seeds")
+    return "; ".join(f"**{kind}**: {', '.join(by_verdict[kind])}" for kind in kinds if kind in by_verdict) + "."
+
+
+def costs(compared: Results, fast: Results, caption: str) -> Table:
+    """What a run costs and reaches: the paper's, ours on its schedule, and the fast recipe."""
+    paper, rows = load_published(), []
+    seconds = PAPER_EPOCHS * paper["seconds_per_epoch"]["per_epoch"]
+    rows.append({"run": "run 7, the paper", "epochs": PAPER_EPOCHS, "a run": duration(seconds), "device": "NVIDIA A100",
+                 "validation %": number(paper["validation_accuracy"]["run7"]), "test %": number(paper["test_accuracy"]["run7"]),
+                 "n": 1})  # fmt: skip
+    for results, run in ((compared, "run7"), (fast, "fast")):
+        for device, group in results.of(run).groupby("device_name"):
+            times = [sum(records.read_record(folder, verify=False)["epoch_seconds"]) for folder in group["folder"]]
+            rows.append({"run": run, "epochs": results.schedule.last_epoch, "a run": duration(np.median(times)), "device": device,
+                         "validation %": number(100 * group["validation_accuracy"].mean()),
+                         "test %": number(100 * group["test_accuracy"].mean()), "n": len(group)})  # fmt: skip
+    return Table(rows, caption, "tbl-costs")
 
 
 def speed_table(benchmarks: Sequence[dict], caption: str) -> Table:
@@ -217,14 +283,17 @@ def speed_table(benchmarks: Sequence[dict], caption: str) -> Table:
     return Table(rows, caption, "tbl-speed")
 
 
-def reached(results: Results) -> str:
-    """What run 7 reached, as far as it went; "" without a record."""
-    try:
-        best = results.longest(run="run7", changes="")
-    except InputError:
-        return ""
-    shares = f"{100 * best.validation_accuracy:.2f} % validation and {100 * best.test_accuracy:.2f} % test accuracy"
-    return f"Our run 7 reaches {shares} after {best.schedule}."
+def reached(compared: Results, fast: Results) -> str:
+    """What run 7 and the fast recipe reached; "" without a record."""
+    text = ""
+    for results, run in ((compared, "run7"), (fast, "fast")):
+        if run in results.runs:
+            shares, n = results.of(run)[["validation_accuracy", "test_accuracy"]].mean() * 100, len(results.of(run))
+            text += (
+                f"{'Our run 7' if run == 'run7' else 'The fast recipe'} reaches {shares.iloc[0]:.2f} % validation and "
+            )
+            text += f"{shares.iloc[1]:.2f} % test accuracy after {results.schedule} ({n} seed{'s' * (n > 1)}). "
+    return text
 
 
 def whitening_of(record: pd.Series) -> tuple[Tensor, Tensor]:
@@ -236,17 +305,21 @@ def whitening_of(record: pd.Series) -> tuple[Tensor, Tensor]:
     return length.squeeze(1) ** -2 - record.whitening_eps, filters / length
 
 
-def environment(results: Results) -> Table:
-    """What the records of this schedule were made with; several values where they differ."""
-    made = [records.read_record(folder, verify=False) for folder in results.table["folder"]]
-    packages = pd.DataFrame([record["packages"] for record in made])
-    commits = {f"{(r['commit'] or 'unknown')[:10]}{' (changed)' * bool(r['dirty'])}" for r in made}
-    rows = {
-        "records": len(made),
-        "devices": devices(results),
-        "packages": ", ".join(f"{name} {' / '.join(sorted(set(v.dropna())))}" for name, v in packages.items()),
-        "code commits": ", ".join(sorted(commits)),
-        "data": ", ".join(sorted({f"SHA-256 {r['data_sha256'][:16]}…" for r in made})),
-        "training time": duration(sum(sum(r["epoch_seconds"]) for r in made)) if made else "none",
-    }
-    return Table(rows, "What the records of this schedule were made with.", "tbl-environment")
+def environment(compared: dict[str, Results], caption: str) -> Table:
+    """What the records of each comparison were made with, a column each; several values where they differ."""
+    columns = {}
+    for name, results in compared.items():
+        made = [records.read_record(folder, verify=False) for folder in results.table["folder"]]
+        packages = pd.DataFrame([record["packages"] for record in made])
+        commits = {f"{(r['commit'] or 'unknown')[:10]}{' (changed)' * bool(r['dirty'])}" for r in made}
+        columns[name] = {
+            "records": len(made),
+            "devices": devices(results),
+            "packages": ", ".join(
+                f"{package} {' / '.join(sorted(set(v.dropna())))}" for package, v in packages.items()
+            ),
+            "code commits": ", ".join(sorted(commits)),
+            "data": ", ".join(sorted({f"SHA-256 {r['data_sha256'][:16]}…" for r in made})),
+            "training time": duration(sum(sum(r["epoch_seconds"]) for r in made)) if made else "none",
+        }
+    return Table(pd.DataFrame(columns).rename_axis("").reset_index().to_dict("records"), caption, "tbl-environment")

@@ -23,7 +23,7 @@ def load_published() -> dict:
 
 @dataclass(frozen=True)
 class Claim:
-    """One statement as a weighted sum of runs' means; params/published/claims.yaml explains the fields."""
+    """One statement as a weighted sum of runs' means, ``arms``; params/published/claims.yaml explains the fields."""
 
     says: str
     arms: dict[str, float]  # run: weight
@@ -33,8 +33,13 @@ class Claim:
     published: str = ""
 
     @property
+    def title(self) -> str:
+        """The statement without what stands in brackets."""
+        return self.says.partition(" (")[0]
+
+    @property
     def formula(self) -> str:
-        """ "7 − 2·6 + 5"."""
+        """ "7 − 2·6 + 5", "fast − fast-sgd"."""
         signs = ["− " if weight < 0 else "+ " for weight in self.arms.values()]
         factors = ["" if abs(weight) == 1 else f"{abs(weight):g}·" for weight in self.arms.values()]
         names = [run.removeprefix("run") for run in self.arms]
@@ -49,9 +54,14 @@ class Claim:
         return sum(weight * paper.get(run, math.nan) for run, weight in self.arms.items())
 
 
-def load_claims(group: str) -> dict[str, Claim]:
-    """A group of params/published/claims.yaml."""
-    return {name: Claim(**fields) for name, fields in _read("claims.yaml")[group].items()}
+def load_claims(group: str, recipe: str = "paper") -> dict[str, Claim]:
+    """A group of params/published/claims.yaml, as asked of Table 1's runs or, recipe "fast", of the fast recipe and its arms."""
+    claims = {}
+    for name, fields in _read("claims.yaml")[group].items():
+        arms = {key: fields.pop(key, None) for key in ("paper", "fast")}
+        if arms[recipe]:
+            claims[name] = Claim(arms=arms[recipe], **fields)
+    return claims
 
 
 @dataclass(frozen=True)

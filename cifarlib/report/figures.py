@@ -203,7 +203,7 @@ def loss_curves(histories: dict[str, list[list[dict]]], smoothing: dict[str, flo
     each seed thin behind it, and the floor that a run's smoothed labels set. histories: run to one history a seed."""
     ends = [f"{run} {np.mean([h[-1]['train_loss'] for h in seeds]):.3f}" for run, seeds in histories.items()]
     alt = f"Training loss and validation accuracy over the epochs. The loss ends at: {', '.join(ends)}."
-    figure, left, right = loss_and_accuracy(4.2, alt)
+    figure, left, right = loss_and_accuracy(3.6, alt)
     for axes, key, factor in ((left, "train_loss", 1), (right, "validation_accuracy", 100)):
         for run, seeds in histories.items():
             n, colour = min(map(len, seeds)), RUN_LOOKS[run]["color"]
@@ -223,12 +223,16 @@ def loss_curves(histories: dict[str, list[list[dict]]], smoothing: dict[str, flo
 
 @styled
 def run_accuracies(
-    values: dict[str, list[float]], intervals: dict[str, tuple[float, float]], published: dict[str, float]
+    values: dict[str, list[float]],
+    intervals: dict[str, tuple[float, float]],
+    published: dict[str, float],
+    base: str = "",
 ) -> Figure:
-    """Validation accuracy (%) of each run: mean and interval, below them its seeds, and the paper's as a cross."""
+    """Validation accuracy (%) of each run: mean and interval, below them its seeds, and the paper's as a cross; the mean
+    of the run ``base`` as a line."""
     means = ", ".join(f"{run} {np.mean(seeds):.2f}" for run, seeds in values.items())
     alt = f"Validation accuracy in per cent, mean of the seeds: {means}."
-    figure, axes = named_rows(1.2 + 0.34 * len(values), alt, values, "validation accuracy (%)")
+    figure, axes = named_rows(1.0 + 0.28 * len(values), alt, values, "validation accuracy (%)")
     for y, (run, seeds) in enumerate(values.items()):
         axes.plot(intervals[run], [y, y], color=BLUE, linewidth=2)
         # the seeds beside the mean: under it they could not be seen
@@ -236,12 +240,14 @@ def run_accuracies(
         axes.plot(np.mean(seeds), y, "D", color=BLUE, markersize=6, label="mean, 95 % interval")
         if run in published:
             axes.plot(published[run], y, "x", color=VERMILION, markersize=7, markeredgewidth=2, label="paper")
+    if base in values:
+        axes.axvline(np.mean(values[base]), color=BLACK, linestyle=":", linewidth=1.2, label=f"mean of {base}")
     legend_of_names(axes)
     return figure
 
 
 class Contrast(NamedTuple):
-    """An estimated difference with its interval, the paper's (nan: none) and what is concluded ("": nothing)."""
+    """An estimated difference with its interval, the paper's (nan: none) and what is concluded."""
 
     name: str
     estimate: float
@@ -254,11 +260,9 @@ class Contrast(NamedTuple):
 def contrasts(rows: Sequence[Contrast]) -> Figure:
     """Each estimate with its interval beside zero and the paper's value; the conclusion shows in marker and colour."""
     looks = {
-        "reproduced": (GREEN, "o"),
-        "contradicted": (VERMILION, "X"),
-        "not resolved": (BLUE, "s"),
-        "": (BLACK, "d"),
-    }
+        "reproduced": (GREEN, "o"), "contradicted": (VERMILION, "X"), "not resolved": (BLUE, "s"), "one seed": (BLACK, "d"),
+        "above zero": (PURPLE, "^"), "below zero": (PURPLE, "v"),
+    }  # fmt: skip
     words = "; ".join(f"{row.name} {row.estimate:+.2f} {row.conclusion}".strip() for row in rows)
     alt, names = f"Differences in points of validation accuracy: {words}.", [row.name for row in rows]
     figure, axes = named_rows(0.8 + 0.32 * len(rows), alt, names, "points of validation accuracy")
@@ -266,7 +270,7 @@ def contrasts(rows: Sequence[Contrast]) -> Figure:
     for y, (_, value, interval, paper, concluded) in enumerate(rows):
         colour, marker = looks[concluded]
         axes.plot(interval, [y, y], color=colour, linewidth=2)
-        axes.plot(value, y, marker, color=colour, markersize=8, label=concluded or "one seed: images only")
+        axes.plot(value, y, marker, color=colour, markersize=8, label=concluded)
         if not np.isnan(paper):
             axes.plot(paper, y, "|", color=ORANGE, markersize=14, markeredgewidth=3, label="paper")
     legend_of_names(axes)

@@ -3,6 +3,7 @@
 ``table()`` is for a user in JupyterLab, too: ``table().groupby(["run", "epochs"]).validation_accuracy.mean()``.
 """
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from cifarlib import InputError, grid, records
-from cifarlib.params import PAPER_EPOCHS, TRAIN_IMAGES, RunParams, load_params, run_names
+from cifarlib.params import DECAY_EPOCHS, PAPER_EPOCHS, TRAIN_IMAGES, RunParams, load_params, run_names
 from cifarlib.report.claims import load_published
 
 TABLE_1 = tuple(f"run{i}" for i in range(1, 8))
@@ -22,6 +23,7 @@ RESULTS = [
 MAY_BE_MISSING = (  # where nothing is validated, or before there were views
     "validation_accuracy", "validation_loss", "validation_accuracy_views", "test_accuracy_views",
 )  # fmt: skip
+SHARES = ["validation_accuracy", "test_accuracy", "validation_accuracy_views", "test_accuracy_views"]
 LAST = ["schedule", "changes", "validation_images", "test_images", "commit", "folder"]
 
 
@@ -57,7 +59,10 @@ class Schedule:
 
     @property
     def is_the_papers(self) -> bool:
-        return self == Schedule()
+        """On all images and past the third fall of the rate, after which accuracy hardly moves: then an accuracy may be set
+        beside the paper's."""
+        papers = Schedule(stop_epoch=self.stop_epoch)
+        return self == papers and self.last_epoch > 3 * DECAY_EPOCHS
 
     @property
     def options(self) -> str:
@@ -114,14 +119,14 @@ class Results:
     @property
     def runs(self) -> list[str]:
         """Those that have a record, in the order of ``all_runs``."""
-        return [run for run in all_runs(self.schedule.schedule) if run in set(self.table["run"])]
+        return [run for run in all_runs(self.schedule) if run in set(self.table["run"])]
 
     def of(self, run: str) -> pd.DataFrame:
         return self.table[self.table["run"] == run]
 
     def values(self, run: str, measure: str = "validation_accuracy") -> list[float]:
         """One value a seed; accuracies in per cent."""
-        factor = 100 if measure in ("validation_accuracy", "test_accuracy") else 1
+        factor = 100 if measure in SHARES else 1
         return [factor * value for value in self.of(run)[measure]]
 
     def right_answers(self, run: str) -> np.ndarray:
@@ -142,17 +147,25 @@ class Results:
         return fitting.sort_values(list(order), ascending=list(order.values()), kind="stable").iloc[0]
 
 
-def all_runs(schedule: str = "step") -> list[str]:
-    """Of the paper's schedule: Table 1, then its variants. Of another: the runs that have it."""
-    runs = sorted(run for run in run_names() if load_params(run).schedule == schedule)
-    return [*TABLE_1, *(run for run in runs if run not in TABLE_1)] if schedule == "step" else runs
+def all_runs(schedule: Schedule) -> list[str]:
+    """Of the paper's schedule, whatever its length: Table 1, then its variants. Of another: the runs that have it."""
+    if schedule.schedule == "step":
+        variants = [run for run in run_names() if load_params(run).schedule == "step" and run not in TABLE_1]
+        return [*TABLE_1, *variants]
+    return [run for run in run_names() if _schedule_of(run) == schedule]
+
+
+def _schedule_of(run: str) -> Schedule:
+    p = load_params(run)
+    return Schedule(p.epochs, p.stop_epoch, p.train_images, p.schedule)
 
 
 def collect(
     output_folder: str | Path | None = None, epochs: int | None = None, stop_epoch: int | None = None
 ) -> Results:
-    """All records below ``output_folder``. Of the paper's schedule the length is the one asked for, else the one under
-    which most runs have a record, of several the longest. A run counts only with the settings of its params file."""
+    """All records below ``output_folder``, and those of one length of the paper's schedule: the one asked for, else one that
+    may be set beside the paper, else any; of several the one under which most runs have a record, then the longest. A run
+    counts only with the settings of its params file."""
     every = table(output_folder)
     own, asked = every["changes"] == "", epochs is not None or stop_epoch is not None
     runs: dict[Schedule, set[str]] = {}
@@ -163,14 +176,13 @@ def collect(
     if asked and not runs:
         folder = output_folder or "outputs"
         raise InputError(f"epochs = {epochs}, stop_epoch = {stop_epoch}: no record below {folder} has this schedule")
-    chosen = max(runs, key=lambda s: (s.train_images, len(runs[s]), s.last_epoch), default=Schedule())
+    chosen = max(runs, key=lambda s: (s.train_images, s.is_the_papers, len(runs[s]), s.last_epoch), default=Schedule())
     return _of_schedule(every, chosen)
 
 
 def collect_like(run: str, output_folder: str | Path | None = None) -> Results:
     """The same for the schedule that this run has in its params file."""
-    p = load_params(run)
-    return _of_schedule(table(output_folder), Schedule(p.epochs, p.stop_epoch, p.train_images, p.schedule))
+    return _of_schedule(table(output_folder), _schedule_of(run))
 
 
 def _of_schedule(every: pd.DataFrame, schedule: Schedule) -> Results:
@@ -178,16 +190,29 @@ def _of_schedule(every: pd.DataFrame, schedule: Schedule) -> Results:
     return Results(schedule, every, every[compared].sort_values(["run", "seed"]), every[~compared])
 
 
+def summary(finished: list[dict]) -> pd.DataFrame:
+    """A row for each run and schedule: n, mean and sd of the seeds' validation accuracies, mean test accuracies without and
+    with test-time augmentation, all in per cent, and the paper's validation accuracy; nan where there is none."""
+    frame, published = as_table(finished), load_published()["validation_accuracy"]
+    frame[SHARES] *= 100
+    groups = frame.groupby(["run", "changes", "schedule"])
+    columns = {
+        "n": groups.size(), "validation": groups.validation_accuracy.mean(), "sd": groups.validation_accuracy.std(),
+        "test": groups.test_accuracy.mean(), "views": groups.test_accuracy_views.mean(),
+    }  # fmt: skip
+    rows = pd.DataFrame(columns).reset_index()
+    return rows.assign(paper=rows["run"].map(published))
+
+
 def results_markdown(finished: list[dict]) -> str:
-    """The README's table of results, a line a record; accuracies in per cent."""
-    paper = load_published()["validation_accuracy"]
-    header = ["run", "epochs", "seed", "validation", "test", f"paper, {PAPER_EPOCHS} epochs (validation)"]
+    """The README's table of results: ``summary`` in Markdown."""
+    header = ["run", "schedule", "n", "validation % (± sd)", "test %", "test %, with views", "paper, validation %"]
     lines = [f"| {' | '.join(header)} |", "|---" * len(header) + "|"]
-    for r in finished:
-        epochs = f"{r['epochs_trained']} of {r['epochs']}" if r["stop_epoch"] else str(r["epochs"])
-        epochs += "" if r["train_images"] == TRAIN_IMAGES else f", {r['train_images']:,} images"
-        shares = (r["validation_accuracy"], r["test_accuracy"])
-        accuracies = " | ".join("–" if share is None else f"{100 * share:.2f}" for share in shares)
-        published = f"{paper[r['run']]:.2f}" if r["run"] in paper else ""
-        lines.append(f"| {r['run']} | {epochs} | {r['seed']} | {accuracies} | {published} |")
+    for r in summary(finished).itertuples():
+        validation, test, views, paper = (
+            "–" if math.isnan(v) else f"{v:.2f}" for v in (r.validation, r.test, r.views, r.paper)
+        )
+        validation += f" ± {r.sd:.2f}" if r.n > 1 else ""
+        name = f"{r.run} ({r.changes})" if r.changes else r.run
+        lines.append(f"| {name} | {r.schedule} | {r.n} | {validation} | {test} | {views} | {paper} |")
     return "\n".join(lines)

@@ -9,7 +9,7 @@ from cifarlib.params import run_names
 from cifarlib.report.claims import Claim, judge, load_claims, load_published, verdict
 from cifarlib.report.statistics import Estimate, contrast
 
-GROUPS = ("paper", "padding", "smoothing", "normalisation")
+GROUPS = (("paper", "paper"), ("paper", "fast"), ("padding", "paper"), ("smoothing", "paper"))
 
 
 def results_of(values, right=None):
@@ -100,20 +100,24 @@ def test_claims_know_the_papers_own_differences():
     assert math.isnan(load_claims("paper")["early"].papers_value())
 
 
-@pytest.mark.parametrize("group", GROUPS)
-def test_the_claims_file_names_runs_that_exist_and_compares_them(group):
-    for claim in load_claims(group).values():
+@pytest.mark.parametrize(("group", "recipe"), GROUPS)
+def test_the_claims_file_names_runs_that_exist_and_compares_them(group, recipe):
+    claims = load_claims(group, recipe)
+    assert claims
+    for claim in claims.values():
         assert set(claim.arms) <= set(run_names())
         assert sum(claim.arms.values()) == 0
         assert claim.says
+        assert claim.says.startswith(claim.title)
+
+
+def test_each_claim_is_asked_around_both_recipes_and_every_arm_answers_one():
+    paper, fast = load_claims("paper"), load_claims("paper", "fast")
+    assert set(fast) - set(paper) == {"dirac"}  # no run of the paper tests it
+    assert set(paper) <= set(fast)
+    asked = {run for claim in fast.values() for run in claim.arms}
+    assert asked == {run for run in run_names() if run == "fast" or run.startswith("fast-")}
 
 
 def test_the_paper_gives_an_accuracy_for_each_run_of_table_1():
     assert set(load_published()["validation_accuracy"]) == {f"run{i}" for i in range(1, 8)} <= set(run_names())
-
-
-def test_claims_are_about_runs_that_exist():
-    for group in ("paper", "padding", "smoothing", "normalisation", "fast"):
-        for claim in load_claims(group).values():
-            assert set(claim.arms) <= set(run_names()), claim.says
-            assert sum(claim.arms.values()) == 0, claim.says

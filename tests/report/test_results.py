@@ -87,14 +87,15 @@ def test_schedules_are_never_mixed(grid, tmp_path):
     make_record(mixed, "run7", 0, 0.5, train_images=2000)
     make_record(mixed, "run7", 0, 0.4, epochs=8, batch_size=64)
     compared = results.collect(mixed)
-    assert compared.schedule == Schedule(8)
-    assert len(compared.of("run7")) == 3
-    assert sorted(compared.others["changes"]) == ["", "", "batch_size 64, now 128"]
+    assert compared.schedule == Schedule(200, 95)  # its accuracies may be set beside the paper's
+    assert compared.runs == ["run7"]
+    assert "batch_size 64, now 128" in set(compared.others["changes"])
     assert compared.longest(run="run7", changes="").epochs_trained == 95
     make_record(mixed, "run7", 0, 0.1, epochs=150, learning_rate=1.0)  # more epochs, but not with run 7's settings
     assert results.collect(mixed).longest(run="run7", changes="").epochs_trained == 95
-    long = results.collect(mixed, epochs=200, stop_epoch=95)
-    assert long.runs == ["run7"]
+    short = results.collect(mixed, epochs=8)
+    assert short.schedule == Schedule(8)
+    assert len(short.of("run7")) == 3
     with pytest.raises(InputError, match="epochs = 9"):
         results.collect(mixed, epochs=9)
 
@@ -105,6 +106,12 @@ def test_of_two_schedules_with_as_many_runs_the_longer_is_compared(tmp_path):
     assert results.collect(tmp_path).schedule == Schedule(30)
     make_record(tmp_path, "run6", epochs=10)
     assert results.collect(tmp_path).schedule == Schedule(10)
+
+
+def test_only_a_long_part_of_the_papers_schedule_may_stand_beside_the_paper():
+    assert [s.is_the_papers for s in (Schedule(), Schedule(200, 95), Schedule(200, 91))] == [True] * 3
+    others = (Schedule(200, 90), Schedule(100), Schedule(200, None, 2000), Schedule(200, None, 40_000, "triangle"))
+    assert not any(s.is_the_papers for s in others)
 
 
 def test_an_unknown_run_is_not_compared(tmp_path):
@@ -184,10 +191,16 @@ def test_the_readmes_table_is_that_of_the_committed_records():
     )
 
 
-def test_a_line_of_the_readmes_table_names_what_was_not_usual(tmp_path):
-    make_record(tmp_path, "run7-mean", 1, 0.5, epochs=20, stop_epoch=8, train_images=2000)
-    line = results.results_markdown(records.finished(tmp_path)).splitlines()[-1]
-    assert line == "| run7-mean | 8 of 20, 2,000 images | 1 | 50.00 | 49.50 |  |"
+def test_a_line_of_the_readmes_table_is_of_a_run_and_schedule_over_its_seeds(tmp_path):
+    for seed, accuracy in enumerate((0.92, 0.93)):
+        make_record(tmp_path, "run7", seed, accuracy, stop_epoch=95)
+    make_record(tmp_path, "run7-mean", 1, 0.5, epochs=20, stop_epoch=8, train_images=2000, batch_size=64)
+    lines = results.results_markdown(records.finished(tmp_path)).splitlines()[2:]
+    assert lines[0] == "| run7 | the paper's 200 epochs, stopped after 95 | 2 | 92.50 ± 0.71 | 92.00 | – | 93.20 |"
+    assert lines[1].startswith(
+        "| run7-mean (batch_size 64, now 128) | the paper's schedule squeezed into 20 epochs, stopped"
+    )
+    assert lines[1].endswith("| 1 | 50.00 | 49.50 | – | – |")
 
 
 def test_tables_need_no_torch():
@@ -198,8 +211,7 @@ def test_tables_need_no_torch():
 def test_a_run_without_validation_stands_in_the_tables_with_a_dash(tmp_path):
     change(make_record(tmp_path, "run7", accuracy=0.9), validation_accuracy=None)
     assert np.isnan(results.table(tmp_path)["validation_accuracy"][0])
-    (row,) = [r | {"folder": None} for r in records.finished(tmp_path)]
-    assert "| – | 89.50 |" in results.results_markdown([row])
+    assert "| 1 | – | 89.50 |" in results.results_markdown(records.finished(tmp_path))
 
 
 def test_the_fast_recipe_is_compared_among_its_own(tmp_path):
