@@ -89,12 +89,7 @@ def test_a_changed_record_changes_what_it_counts_for(grid, tmp_path):
         for seed in range(3):
             make_record(changed, run, seed, 0.85 + 0.001 * seed, **({"epochs": 8} if run == "run7" else {}))
     after = texts_of(changed)
-    assert {name for name in before if before[name] == after[name]} == {
-        "status",
-        "others",
-        "environment",
-        "disagreements",
-    }
+    assert {name for name in before if before[name] == after[name]} == {"status", "others", "environment"}
     assert claims_table(collect(changed)).loc[SMOOTHING, "verdict"] == "contradicted"
 
 

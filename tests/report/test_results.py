@@ -186,7 +186,7 @@ def test_the_readmes_table_is_that_of_the_committed_records():
     folders = sorted((root / path).parent for path in listed.stdout.split())
     assert folders
     assert (
-        results.results_markdown([records.read_record(folder) for folder in folders])
+        results.results_markdown([records.read_record(folder) | {"folder": folder} for folder in folders])
         in (root / "README.md").read_text()
     )
 
