@@ -10,6 +10,7 @@ RUN ?= 7
 SEED ?= 0
 RUNS ?= 1 2 3 4 5 6 7 run7-mean run6-sum run4-reflect run4-nesterov run6-image-channel run7-preprocessed
 SEEDS ?= 0
+REPORT_FOLDER ?= $(OUTPUTS)
 # the target that follows the runs on Slurm
 REPORT ?= report
 
@@ -24,7 +25,7 @@ GRID := $(CIFARLIB) status $(OPTIONS) --output-folder '$(OUTPUTS)'
 GIVEN = $(foreach v,PYTHON VENV BIN OUTPUTS RUNS SEEDS EPOCHS STOP IMAGES DEVICE DATA AUTHORS,\
   $(if $(findstring command,$(origin $v)),'$v=$(subst ','\'',$($v))'))
 
-.PHONY: help setup data train table slurm status report html pdf notebooks bench lab test lint
+.PHONY: help setup data train table slurm status report html pdf handin notebooks bench lab test lint
 help:
 	@echo "make train RUN=7 EPOCHS=10        train a run of Table 1 (also SEED= STOP= IMAGES= DEVICE= DATA= OUTPUTS=)"
 	@echo 'make table SEEDS="0 1" EPOCHS=8   train what is missing of Table 1 and its variants (also RUNS=)'
@@ -32,6 +33,7 @@ help:
 	@echo "make status                       what of the same grid is done, without training, and what Slurm says of it"
 	@echo "make report                       outputs/report.html and report.pdf from the records (also AUTHORS= EPOCHS= STOP= OUTPUTS= DATA=)"
 	@echo "make html NB=..., make pdf NB=... any executed notebook as one HTML file, as a typeset PDF"
+	@echo "make handin NAME=First_Last RUN=7 one zip: predictions of IMAGES=..., code, network, report, notebooks (also SEED= STOP= LAYOUT=)"
 	@echo "make notebooks                    executed copies of the notebooks in outputs/notebooks, for readers without a kernel"
 	@echo "make lab                          open JupyterLab on notebooks/start.ipynb (also LAB=, options of jupyter lab)"
 	@echo "make bench                        time the training loop beside other loops and the matrix rate (also DEVICE=)"
@@ -83,9 +85,9 @@ status: setup
 	@$(GRID) $(RUNS) --seeds $(SEEDS) --slurm
 
 report: setup
-	@set -o pipefail; $(BIN)/papermill notebooks/report.ipynb '$(OUTPUTS)'/report.ipynb --no-progress-bar --log-level ERROR \
+	@set -o pipefail; $(BIN)/papermill notebooks/report.ipynb '$(REPORT_FOLDER)'/report.ipynb --no-progress-bar --log-level ERROR \
 	  $(WHERE) $(if $(AUTHORS),-p authors "$(AUTHORS)") $(call papermill_arguments,$(filter-out train_images=%,$(SCHEDULE))) 2>&1 | { grep -v IPKernelApp || :; }
-	@$(CIFARLIB) export '$(OUTPUTS)'/report.ipynb
+	@$(CIFARLIB) export '$(REPORT_FOLDER)'/report.ipynb
 
 html pdf: setup
 	@$(CIFARLIB) export $(if $(NB),'$(NB)') --to $@
@@ -94,6 +96,16 @@ bench: setup
 	@set -o pipefail; mkdir -p '$(OUTPUTS)'/benchmark && \
 	$(BIN)/papermill notebooks/benchmark.ipynb '$(OUTPUTS)'/benchmark/benchmark.ipynb --log-output --no-progress-bar \
 	  $(WHERE) $(if $(DEVICE),-p device $(DEVICE)) 2>&1 | grep --line-buffered -vE '^(Executing|Ending) Cell |IPKernelApp|^$$'
+
+# IMAGES= is a file or folder of images here; what is missing is said before the report is made
+HANDIN = $(CIFARLIB) handin '$(NAME)' --run '$(RUN)' --output-folder '$(OUTPUTS)' $(filter-out --train-images=%,$(OPTIONS)) \
+  $(if $(findstring command,$(origin SEED)),--seed '$(SEED)') $(if $(IMAGES),--images '$(IMAGES)') \
+  $(if $(LAYOUT),--layout '$(LAYOUT)') $(if $(DATA),--data-folder '$(DATA)')
+handin: setup
+	@$(HANDIN) --check
+	@mkdir -p '$(OUTPUTS)/handin/$(NAME)' && $(MAKE) --no-print-directory report REPORT_FOLDER='$(OUTPUTS)/handin/$(NAME)' \
+	  AUTHORS='$(or $(AUTHORS),$(subst _, ,$(NAME)))'
+	@$(HANDIN)
 
 # the report as just executed, the train notebook as it made the fast recipe's record
 notebooks: report

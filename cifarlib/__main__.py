@@ -1,4 +1,4 @@
-"""The one command line: ``python -m cifarlib data | folder | status | results | export``, each with --help.
+"""The one command line: ``python -m cifarlib data | folder | status | results | export | handin``, each with --help.
 
 torch is imported only by what needs it: make asks for folders and states many times a run.
 """
@@ -62,6 +62,19 @@ def export(options: argparse.Namespace) -> None:
     export(options.notebook, options.to or ("html", "pdf"))
 
 
+def handin(options: argparse.Namespace) -> None:
+    """one zip of predictions, code, network, report and notebooks, proved to predict the same again"""
+    from cifarlib.handin import hand_in
+    from cifarlib.params import load_params
+
+    asked = {name: getattr(options, name) for name in ("seed", "epochs", "stop_epoch")}
+    run = load_params(options.run).run
+    folders = options.output_folder, options.data_folder
+    path = hand_in(options.name, run, options.images, options.layout, *folders, options.check, **asked)
+    if path:
+        print(f"{path} ({path.stat().st_size / 1e6:.1f} MB): unpacked, it made the same predictions again")
+
+
 def _params(options: argparse.Namespace, run: str, seed: int):
     from cifarlib.params import load_params
 
@@ -71,8 +84,10 @@ def _params(options: argparse.Namespace, run: str, seed: int):
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m cifarlib", description=__doc__.partition("\n")[0])
-    commands = parser.add_subparsers(required=True, metavar="data | folder | status | results | export")
-    parsers = {f: commands.add_parser(f.__name__, help=f.__doc__) for f in (data, folder, status, results, export)}
+    commands = parser.add_subparsers(required=True, metavar="data | folder | status | results | export | handin")
+    parsers = {
+        f: commands.add_parser(f.__name__, help=f.__doc__) for f in (data, folder, status, results, export, handin)
+    }
     parsers[data].add_argument("folder", nargs="?", help="default: data/ of the project")
     parsers[folder].add_argument("run", help="1 to 7, or the name of a file in params/")
     parsers[folder].add_argument("--seed", type=int, default=0)
@@ -94,6 +109,15 @@ def _parser() -> argparse.ArgumentParser:
         parsers[command].add_argument("--output-folder", help="where the records lie; default: outputs/ of the project")
     parsers[export].add_argument("notebook", type=Path)
     parsers[export].add_argument("--to", choices=("html", "pdf"), action="append", help="only this one")
+    parsers[handin].add_argument("name", help="First_Last: the name of the zip")
+    parsers[handin].add_argument("--run", default="7")
+    parsers[handin].add_argument("--images", help="what to predict; default: CIFAR-10's test images")
+    parsers[handin].add_argument("--layout", default="auto", help="of flat rows: auto, chw or hwc")
+    parsers[handin].add_argument("--check", action="store_true", help="only look whether all is there but the report")
+    parsers[handin].add_argument("--data-folder")
+    parsers[handin].add_argument("--output-folder")
+    for name in ("--seed", "--epochs", "--stop-epoch"):
+        parsers[handin].add_argument(name, type=int)
     for command, each in parsers.items():
         each.set_defaults(command=command)
     for each in (parser, *parsers.values()):
