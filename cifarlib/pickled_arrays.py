@@ -47,11 +47,11 @@ class _ArrayOfBuffer(_Array):
         self.__setstate__((1, shape, dtype, order == "F", content))
 
 
-class _Scalar(_Array):
-    """A single number or text, such as an element of an array."""
+class _Scalar:
+    """Stands in for numpy.generic: becomes the number at once."""
 
-    def __init__(self, dtype: _Dtype, content: bytes):
-        self.__setstate__((1, (), dtype, False, content))
+    def __new__(cls, dtype: _Dtype, content: bytes) -> np.generic:
+        return np.frombuffer(content, dtype.numpy())[0]
 
 
 def _text(value: str | bytes) -> str:

@@ -151,7 +151,8 @@ def _read_folder(folder: Path) -> OwnImages:
     if any(folders) and -1 in labels:
         others = {f"`{name or '.'}`" for name, label in zip(folders, labels, strict=True) if label < 0}
         others = _listed(sorted(others, key=_natural))
-        notes.append(f"{labels.count(-1):,} pictures have no label, as their folder is no class of CIFAR-10: {others}.")
+        without = f"{labels.count(-1):,} of {len(names):,} pictures have no label"
+        notes.append(f"{without}, for their folder is no class of CIFAR-10: {others}.")
     stems = [Path(name).stem for name in names]
     return OwnImages(
         _channels_first(np.stack(pictures)),

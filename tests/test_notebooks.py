@@ -11,8 +11,10 @@ import numpy as np
 import psutil
 import pytest
 from nbclient import NotebookClient
+from PIL import Image
 
 from cifarlib import project_root, records
+from cifarlib.data import CLASSES
 
 NOTEBOOKS = sorted((project_root() / "notebooks").glob("*.ipynb"))
 TRAIN = project_root() / "notebooks" / "train.ipynb"
@@ -86,6 +88,10 @@ def outputs(path):
 
 def html_of(path):
     return "".join(o["data"]["text/html"] for o in outputs(path) if "text/html" in o.get("data", {}))
+
+
+def text_of(path):
+    return "\n".join(o.get("data", {}).get("text/markdown", "") for o in outputs(path))
 
 
 def test_papermill_resumes_a_killed_run(executed):
@@ -189,8 +195,7 @@ def test_a_sentence_stands_before_every_figure_and_a_conclusion_at_the_end(path)
 def test_predict_takes_the_best_run_7_of_the_output_folder(tiny_run, tmp_path):
     done = papermill_on("predict", tmp_path, output_folder=tiny_run.parents[1])
     assert done.returncode == 0, done.stdout
-    text = "".join(o.get("data", {}).get("text/markdown", "") for o in outputs(tmp_path / "predict.ipynb"))
-    assert f"`run7/{tiny_run.name}`" in text
+    assert f"`run7/{tiny_run.name}`" in text_of(tmp_path / "predict.ipynb")
 
 
 @pytest.mark.parametrize("name", ["start", "explore", "whitening", "predict"])
@@ -210,8 +215,9 @@ def test_each_notebook_is_an_article_in_under_two_minutes(name, tiny_run, tmp_pa
 
 
 def test_a_file_of_images_becomes_a_file_of_probabilities(cifar10, tiny_run, tmp_path):
-    np.save(tmp_path / "my.npy", cifar10.test_images[:500].reshape(-1, 3072))
-    done = papermill_on("predict", tmp_path, images="my.npy", model=tiny_run)
+    """Pixel by pixel, which nobody said."""
+    np.save(tmp_path / "my.npy", cifar10.test_images[:500].permute(0, 2, 3, 1).reshape(-1, 3072))
+    done = papermill_on("predict", tmp_path, images="my.npy", model=tiny_run, submission=True)
     assert done.returncode == 0, done.stdout
     probabilities = np.load(tmp_path / "predictions.npy")
     assert probabilities.shape == (500, 10)
@@ -219,6 +225,27 @@ def test_a_file_of_images_becomes_a_file_of_probabilities(cifar10, tiny_run, tmp
     saved = records.read_predictions(tiny_run)["test"][:500]
     assert (probabilities.argmax(1) != saved.argmax(1)).sum() <= 2
     assert len((tmp_path / "predictions.csv").read_text().splitlines()) == 501
+    submission = (tmp_path / "submission.csv").read_text().splitlines()
+    assert submission[0] == "id,label"
+    assert submission[500] == f"500,{CLASSES[probabilities[499].argmax()]}"
+    assert "The rows are read pixel by pixel (hwc)" in text_of(tmp_path / "predict.ipynb")
+
+
+def test_a_folder_of_pictures_is_said_as_it_was_read(cifar10, tiny_run, tmp_path):
+    for i, label in enumerate(cifar10.test_labels[:12].tolist()):
+        folder = tmp_path / "mine" / CLASSES[label]
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(cifar10.test_images[i].permute(1, 2, 0).numpy()).save(folder / f"{i + 1}.png")
+    (tmp_path / "mine" / "14.heic").write_bytes(b"a cat")
+    done = papermill_on("predict", tmp_path, images="mine", model=tiny_run)
+    assert done.returncode == 0, done.stdout
+    text = text_of(tmp_path / "predict.ipynb")
+    assert text.index("**Warning: predictions for 12 of 13 files.** Left out: `14.heic`") < text.index(
+        "The first images"
+    )
+    right = (records.read_predictions(tiny_run)["test"][:12].argmax(1) == cifar10.test_labels[:12].numpy()).sum()
+    assert f"Of 12 images with a label, {right} are answered right" in text
+    assert not (tmp_path / "submission.csv").exists()
 
 
 @pytest.mark.parametrize(
@@ -226,16 +253,17 @@ def test_a_file_of_images_becomes_a_file_of_probabilities(cifar10, tiny_run, tmp
     [
         (
             {"images": "small.npy"},
-            "images = 'small.npy' holds float64 (2, 3072) with values from 0.5 to 0.5: expected 0",
+            "images = 'small.npy' holds float64 (2, 3072) with values from -0.5 to -0.5: expected 0",
         ),
-        ({"layout": "nhwc", "images": "small.npy"}, "layout = 'nhwc': choose chw"),
+        ({"layout": "nhwc", "images": "small.npy"}, "layout = 'nhwc': choose auto, chw"),
         ({"model": "outputs/run9"}, "model = 'outputs/run9': there is no such file or folder"),
         ({"image": "small.npy"}, "parameter 'image' is unknown: did you mean 'images'?"),
+        ({"submission": "yes"}, "submission = 'yes': choose True or False"),
         ({"predictions": "p.csv"}, "predictions = 'p.csv': give a file name that ends in .npy"),
     ],
 )
 def test_bad_input_to_predict_is_one_clear_error_before_any_work(parameters, says, tmp_path):
-    np.save(tmp_path / "small.npy", np.full((2, 3072), 0.5))
+    np.save(tmp_path / "small.npy", np.full((2, 3072), -0.5))
     done = papermill_on("predict", tmp_path, **{"data_folder": "none", **parameters})
     assert done.returncode == 1
     assert f"InputError: {says}" in done.stdout

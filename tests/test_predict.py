@@ -330,7 +330,7 @@ def test_subfolders_named_after_classes_give_the_labels(tmp_path):
     assert own.names == ["8.png", "cat/2.png", "cat/10.png", "Dog/2.png", "wolf/1.png"]
     assert own.ids == own.names  # 2.png is there twice
     assert own.labels.tolist() == [-1, 3, 3, 5, -1]
-    assert own.notes == ("2 pictures have no label, as their folder is no class of CIFAR-10: `.`, `wolf`.",)
+    assert own.notes == ("2 of 5 pictures have no label, for their folder is no class of CIFAR-10: `.`, `wolf`.",)
     logits = torch.eye(10)[[0, 3, 5, 5, 5]]
     note = predict.accuracy_note(logits, own.labels)
     assert note == "Of 3 images with a label, 2 are answered right: accuracy **66.67 %**."
