@@ -8,6 +8,7 @@ import time
 
 import nbformat
 import numpy as np
+import pandas as pd
 import psutil
 import pytest
 from nbclient import NotebookClient
@@ -243,7 +244,8 @@ def test_a_folder_of_pictures_is_said_as_it_was_read(cifar10, tiny_run, tmp_path
     assert text.index("**Warning: predictions for 12 of 13 files.** Left out: `14.heic`") < text.index(
         "The first images"
     )
-    right = (records.read_predictions(tiny_run)["test"][:12].argmax(1) == cifar10.test_labels[:12].numpy()).sum()
+    table = pd.read_csv(tmp_path / "predictions.csv")
+    right = (table["image"].str.split("/").str[0] == table["class"]).sum()
     assert f"Of 12 images with a label, {right} are answered right" in text
     assert not (tmp_path / "submission.csv").exists()
 

@@ -15,7 +15,12 @@ from cifarlib.predict import read_images
     "array", [np.arange(24.0).reshape(2, 3, 4).T, np.array([[3, -1]], ">i2"), np.array(["a", "bc"])]
 )
 def test_arrays_come_back_as_they_were(protocol, array, tmp_path):
-    for content, name in ((array, "array"), ({"x": array, b"n": 3}, "x"), ((array, array[0]), "0"), (list(array), "array")):
+    for content, name in (
+        (array, "array"),
+        ({"x": array, b"n": 3}, "x"),
+        ((array, array[0]), "0"),
+        (list(array), "array"),
+    ):
         (tmp_path / "my.pkl").write_bytes(pickle.dumps(content, protocol))
         read = read_pickled_arrays(tmp_path / "my.pkl")[name]
         np.testing.assert_array_equal(read, array)

@@ -300,14 +300,16 @@ def test_a_folder_is_read_in_natural_order_and_what_is_left_out_is_named(tmp_pat
     Image.new("RGB", (32, 32), (3, 3, 3)).save(tmp_path / "3", "png")  # told by its content
     (tmp_path / "7.heic").write_bytes(b"a cat")
     (tmp_path / "notes.txt").write_text("a cat")
+    (tmp_path / "more").symlink_to(tmp_path)  # followed, it would never end
     (tmp_path / "13.png").write_bytes((tmp_path / "12.png").read_bytes()[:60])
     own = predict.read_images(tmp_path)
     assert own.names == ["1.png", "2.png", "3", "10.png", "11.png", "12.png"]
     assert own.ids == ["1", "2", "3", "10", "11", "12"]
     assert own.images[:, 0, 0, 0].tolist() == [1, 2, 3, 10, 11, 12]
     (note,) = own.notes
-    assert note.startswith("**Warning: predictions for 6 of 9 files.** Left out: `7.heic` (of no kind ")
+    assert note.startswith("**Warning: predictions for 6 of 10 files.** Left out: `7.heic` (of no kind ")
     assert "`13.png` (" in note
+    assert "`more` (" in note
     assert "`notes.txt` (" in note
 
 
