@@ -175,7 +175,7 @@ def _read_picture(file: Path) -> np.ndarray:
             rgba = upright.convert("RGBA")
     except UnidentifiedImageError:
         raise ValueError("of no kind that Pillow reads, as PNG and JPEG are") from None
-    except (SyntaxError, Image.DecompressionBombError) as error:  # further ways of Pillow to say it
+    except (SyntaxError, RuntimeError, Image.DecompressionBombError) as error:  # further ways of Pillow to say it
         raise ValueError(error) from None
     flat = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
     return np.array(ImageOps.fit(flat, (32, 32), Image.Resampling.BICUBIC))
