@@ -103,7 +103,11 @@ def test_a_wrong_array_is_one_clear_error(array, says, tmp_path):
         ("my.pkl", b"a cat", r"my\.pkl' is no array file or picture"),
         ("my.pkl", b"\x80\x04", "Ran out of input"),
         ("my.npz", b"PK\x03\x04", "not a zip file"),
-        ("my.dds", b"DDS \x7c" + bytes(123), r"my\.dds' is no array file or picture that can be read: Unknown pixel format"),
+        (
+            "my.dds",
+            b"DDS \x7c" + bytes(123),
+            r"my\.dds' is no array file or picture that can be read: Unknown pixel format",
+        ),
         ("folder/a.heic", b"a cat", r"no pictures that can be read in this folder: `a\.heic` \(of no kind"),
         ("folder/._a.png", b"a cat", "no pictures that can be read in this folder$"),
     ],
