@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from cifarlib import InputError, outputs_folder, predict, project_root, records
+from cifarlib import InputError, outputs_folder, own_images, predict, project_root, records
 from cifarlib.data import load_cifar10
 
 CODE = (
@@ -25,13 +25,13 @@ DERIVED = shutil.ignore_patterns("__pycache__", ".*", "*.egg-info")
 AGAIN = """
 import sys
 import numpy as np
-from cifarlib import data, predict, records
+from cifarlib import data, own_images, predict, records
 folder, images, layout, data_folder, threads, target = sys.argv[1:]
 import torch
 torch.set_num_threads(int(threads))
 precision = records.read_record(folder)["precision"]
 network, description = predict.load_model(folder, "cpu", precision)
-images = predict.read_images(images, layout).images if images else data.load_cifar10(data_folder or None).test_images
+images = own_images.read_images(images, layout).images if images else data.load_cifar10(data_folder or None).test_images
 np.save(target, predict.logits_of(network, description, images, precision).softmax(1).numpy())
 """
 README = """# {name}: what is where
@@ -78,7 +78,7 @@ def hand_in(
     output_folder: str | Path | None = None, data_folder: str | Path | None = None, check: bool = False, **asked,
 ) -> Path | None:  # fmt: skip
     """Makes ``handin/<name>.zip`` below ``output_folder``, and returns its path; the report has to lie in ``handin/<name>/``. images: what
-    is to be predicted, as predict.read_images takes it; None: CIFAR-10's test images. check: only look whether all is
+    is to be predicted, as own_images.read_images takes it; None: CIFAR-10's test images. check: only look whether all is
     there but the report.
 
     Raises InputError that names what is missing, before anything is built, and where the proof fails.
@@ -86,7 +86,7 @@ def hand_in(
     if not re.fullmatch(r"[\w-]+", name):
         raise InputError(f"NAME = {name!r}: give letters, digits, - and _ alone, as in First_Last")
     outputs, folder = outputs_folder(output_folder), find_run(run, output_folder, **asked)
-    own = predict.read_images(images, layout) if images else None
+    own = own_images.read_images(images, layout) if images else None
     if check:
         return None
     reports = [outputs / "handin" / name / f"report.{kind}" for kind in ("pdf", "html", "ipynb")]
@@ -100,7 +100,7 @@ def hand_in(
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".") as temporary:
         root, model_name = Path(temporary) / name, f"{folder.parent.name}-{folder.name}"
         _lay_out(root, folder, model_name, reports)
-        names = own or predict.OwnImages(pixels, [f"test {i}" for i in range(len(pixels))], [])
+        names = own or own_images.OwnImages(pixels, [f"test {i}" for i in range(len(pixels))], [])
         predict.write_predictions(root / "predictions.npy", probabilities, names)
         shown = f"the images in `{Path(images).name}`" if images else "CIFAR-10's test images"
         text = README.format(name=name, shape=tuple(probabilities.shape), images=shown, run=model_name)

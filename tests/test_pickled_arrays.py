@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from cifarlib import InputError
+from cifarlib.own_images import read_images
 from cifarlib.pickled_arrays import read_pickled_arrays
-from cifarlib.predict import read_images
 
 
 @pytest.mark.parametrize("protocol", range(6))
