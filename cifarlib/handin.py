@@ -4,6 +4,7 @@
 """
 
 import hashlib
+import logging
 import re
 import shutil
 import subprocess
@@ -16,6 +17,8 @@ import torch
 
 from cifarlib import InputError, outputs_folder, own_images, predict, project_root, records
 from cifarlib.data import load_cifar10
+
+log = logging.getLogger(__name__)
 
 CODE = (
     "cifarlib", "notebooks", "params", "slurm", "tests", "docs", "Makefile", "README.md", "LICENSE", "CITATION.cff",
@@ -89,6 +92,8 @@ def hand_in(
     own = own_images.read_images(images, layout) if images else None
     if check:
         return None
+    for note in own.notes if own else ():
+        log.warning(note.replace("**", ""))
     reports = [outputs / "handin" / name / f"report.{kind}" for kind in ("pdf", "html", "ipynb")]
     if missing := [str(path) for path in reports if not path.is_file()]:
         raise InputError(f"missing: {', '.join(missing)}; `make handin` makes them")
