@@ -6,24 +6,37 @@ VENV ?= .venv
 SETUP ?= $(VENV)/.installed
 BIN ?= $(VENV)/bin
 OUTPUTS ?= outputs
-RUN ?= 7
-SEED ?= 0
 RUNS ?= 1 2 3 4 5 6 7 run7-mean run6-sum run4-reflect run4-nesterov run6-image-channel run7-preprocessed
 SEEDS ?= 0
 REPORT_FOLDER ?= $(OUTPUTS)
 # the target that follows the runs on Slurm
 REPORT ?= report
 
-# EPOCHS=, STOP=, IMAGES= as the parameters that they are: of a notebook (-p epochs 8) and of a command (--epochs=8)
-SCHEDULE := $(if $(EPOCHS),epochs=$(EPOCHS)) $(if $(STOP),stop_epoch=$(STOP)) $(if $(IMAGES),train_images=$(IMAGES))
-OPTIONS := $(foreach pair,$(SCHEDULE),--$(subst _,-,$(pair)))
-papermill_arguments = $(foreach pair,$(1),-p $(subst =, ,$(pair)))
-WHERE := -p output_folder '$(OUTPUTS)' $(if $(DATA),-p data_folder '$(DATA)')
+# quoted for the shell; each item of a list, which commas may separate, too
+quote = '$(subst ','\'',$(1))'
+comma := ,
+list = $(foreach item,$(subst $(comma), ,$(1)),$(call quote,$(item)))
+# where the variable $(1) is given: an option of a command, a parameter of a notebook, and one that is text
+option = $(if $($(1)),--$(2)=$(call quote,$($(1))))
+parameter = $(if $($(1)),-p $(2) $(call quote,$($(1))))
+text = $(if $($(1)),-r $(2) $(call quote,$($(1))))
+path = $(call quote,$(patsubst ~/%,$(HOME)/%,$(1)))
+FOLDER := $(call path,$(OUTPUTS))
+OUTPUT := $(if $(filter-out file,$(origin OUTPUTS)),-r output_folder $(FOLDER))
+# what is not given holds as a notebook's own parameters cell has it
+WHERE := $(OUTPUT) $(call text,DATA,data_folder)
+SCHEDULE := $(call parameter,EPOCHS,epochs) $(call parameter,STOP,stop_epoch) $(call parameter,IMAGES,train_images)
 CIFARLIB := $(BIN)/python -m cifarlib
-GRID := $(CIFARLIB) status $(OPTIONS) --output-folder '$(OUTPUTS)'
-# what was given on the command line, quoted for the shell, as the tasks of `make slurm` need it again
+TRAIN := $(CIFARLIB) train $(WHERE) $(SCHEDULE) $(call text,DEVICE,device)
+# a run of a grid: nothing that decides its record is left to the cell
+EXACTLY := $(foreach name,$(if $(EPOCHS),,epochs) $(if $(STOP),,stop_epoch) $(if $(IMAGES),,train_images) \
+  $(if $(OUTPUT),,output_folder),-p $(name) None)
+GRID := $(CIFARLIB) status $(call option,EPOCHS,epochs) $(call option,STOP,stop-epoch) $(call option,IMAGES,train-images) \
+  --output-folder $(FOLDER)
+WHOLE_GRID := $(GRID) $(call list,$(RUNS)) --seeds $(call list,$(SEEDS))
+# what was given on the command line, as the tasks of `make slurm` need it again
 GIVEN = $(foreach v,PYTHON VENV BIN OUTPUTS RUNS SEEDS EPOCHS STOP IMAGES DEVICE DATA AUTHORS,\
-  $(if $(findstring command,$(origin $v)),'$v=$(subst ','\'',$($v))'))
+  $(if $(findstring command,$(origin $v)),$(call quote,$v=$($v))))
 
 .PHONY: help setup data train table slurm status report html pdf handin notebooks bench lab test lint
 help:
@@ -49,76 +62,67 @@ $(VENV)/.installed: pyproject.toml
 	@touch $@
 
 data: setup
-	@$(CIFARLIB) data $(if $(DATA),'$(DATA)')
+	@$(CIFARLIB) data $(if $(DATA),$(call quote,$(DATA)))
 
-# the executed notebook lies beside the record; a terminal sees its outputs, not papermill's word on each cell
+# RUN= SEED= EPOCHS= STOP= IMAGES= where given, else what the parameters cell of notebooks/train.ipynb says
 train: setup
-	@set -o pipefail; \
-	folder='$(OUTPUTS)'/$$($(CIFARLIB) folder $(RUN) --seed $(SEED) $(OPTIONS)) && mkdir -p "$$folder" && \
-	echo "== training run $(RUN), seed $(SEED): record and executed notebook in $$folder" && \
-	$(BIN)/papermill notebooks/train.ipynb "$$folder"/train.ipynb --log-output --no-progress-bar \
-	  $(call papermill_arguments,run=$(RUN) seed=$(SEED) $(SCHEDULE)) $(WHERE) $(if $(DEVICE),-p device $(DEVICE)) 2>&1 | \
-	  grep --line-buffered -vE '^(Executing|Ending) Cell |IPKernelApp|^$$' && \
-	echo "== done: open $$folder/train.ipynb (make lab), or read $$folder/record.json"
+	@$(TRAIN) $(call parameter,RUN,run) $(call parameter,SEED,seed)
 
 # one target a run and seed, so that make keeps going past a failure; papermill resumes what was begun
 table: setup
-	@set -o pipefail; cells=$$($(GRID) $(RUNS) --seeds $(SEEDS) --todo | sed 's|^|cell/|') && $(GRID) $(RUNS) --seeds $(SEEDS) && \
+	@set -o pipefail; cells=$$($(WHOLE_GRID) --todo | sed 's|^|cell/|') && $(WHOLE_GRID) && \
 	{ [ -z "$$cells" ] || $(MAKE) --no-print-directory --keep-going $$cells; failed=$$?; \
-	  echo "== the grid in $(OUTPUTS)"; $(GRID) $(RUNS) --seeds $(SEEDS) && exit $$failed; }
+	  echo "== the grid in" $(FOLDER); $(WHOLE_GRID) && exit $$failed; }
 cell/%:
-	@echo "== grid: $$($(GRID) $(RUNS) --seeds $(SEEDS) --brief)"
-	@todo=$$($(GRID) $(*D) --seeds $(*F) --wait --todo) && { [ -z "$$todo" ] || \
-	  $(MAKE) --no-print-directory train RUN=$(*D) SEED=$(*F); }
+	@echo "== grid: $$($(WHOLE_GRID) --brief)"
+	@todo=$$($(GRID) $(*D) --seeds $(*F) --wait --todo) && { [ -z "$$todo" ] || $(TRAIN) $(EXACTLY) -p run $(*D) -p seed $(*F); }
 
 # environment and data first, or every task would make them; one submission at a time, or both would find nothing queued
 slurm:
 	@command -v sbatch >/dev/null || { echo "error: no sbatch on this machine: make table trains the same grid without Slurm" >&2; exit 1; }
 	@$(MAKE) --no-print-directory setup
-	@$(GRID) $(RUNS) --seeds $(SEEDS) --brief >/dev/null # bad input ends here, before the download
+	@$(WHOLE_GRID) --brief >/dev/null # bad input ends here, before the download
 	@$(MAKE) --no-print-directory data
-	@mkdir -p '$(OUTPUTS)'/slurm && exec 9>'$(OUTPUTS)'/slurm/.lock && flock 9 && \
-	cells=$$($(GRID) $(RUNS) --seeds $(SEEDS) --slurm --todo) && \
-	slurm/submit.sh '$(OUTPUTS)'/slurm "$$cells" $(REPORT) $(SBATCH) -- $(GIVEN)
+	@mkdir -p $(FOLDER)/slurm && exec 9>$(FOLDER)/slurm/.lock && flock 9 && \
+	cells=$$($(WHOLE_GRID) --slurm --todo) && \
+	slurm/submit.sh $(FOLDER)/slurm "$$cells" $(REPORT) $(call quote,$(SBATCH)) $(GIVEN)
 
 status: setup
-	@$(GRID) $(RUNS) --seeds $(SEEDS) --slurm
+	@$(WHOLE_GRID) --slurm
 
 report: setup
-	@set -o pipefail; $(BIN)/papermill notebooks/report.ipynb '$(REPORT_FOLDER)'/report.ipynb --no-progress-bar --log-level ERROR \
-	  $(WHERE) $(if $(AUTHORS),-p authors "$(AUTHORS)") $(call papermill_arguments,$(filter-out train_images=%,$(SCHEDULE))) 2>&1 | { grep -v IPKernelApp || :; }
-	@$(CIFARLIB) export '$(REPORT_FOLDER)'/report.ipynb
+	@$(CIFARLIB) execute notebooks/report.ipynb $(call path,$(REPORT_FOLDER))/report.ipynb $(WHERE) $(call text,AUTHORS,authors) \
+	  $(call parameter,EPOCHS,epochs) $(call parameter,STOP,stop_epoch)
+	@$(CIFARLIB) export $(call path,$(REPORT_FOLDER))/report.ipynb
 
 html pdf: setup
-	@$(CIFARLIB) export $(if $(NB),'$(NB)') --to $@
+	@$(if $(NB),,echo "error: make $@ needs a notebook: make $@ NB=outputs/run7/seed0/train.ipynb" >&2; exit 1)
+	@$(CIFARLIB) export $(call quote,$(NB)) --to $@
 
 bench: setup
-	@set -o pipefail; mkdir -p '$(OUTPUTS)'/benchmark && \
-	$(BIN)/papermill notebooks/benchmark.ipynb '$(OUTPUTS)'/benchmark/benchmark.ipynb --log-output --no-progress-bar \
-	  $(WHERE) $(if $(DEVICE),-p device $(DEVICE)) 2>&1 | grep --line-buffered -vE '^(Executing|Ending) Cell |IPKernelApp|^$$'
+	@$(CIFARLIB) execute --show notebooks/benchmark.ipynb $(FOLDER)/benchmark/benchmark.ipynb $(WHERE) $(call text,DEVICE,device)
 
 # IMAGES= is a file or folder of images here; what is missing is said before the report is made
-HANDIN = $(CIFARLIB) handin '$(NAME)' --run '$(RUN)' --output-folder '$(OUTPUTS)' $(filter-out --train-images=%,$(OPTIONS)) \
-  $(if $(findstring command,$(origin SEED)),--seed '$(SEED)') $(if $(IMAGES),--images '$(IMAGES)') \
-  $(if $(LAYOUT),--layout '$(LAYOUT)') $(if $(DATA),--data-folder '$(DATA)')
+HANDIN = $(CIFARLIB) handin $(call quote,$(NAME)) --output-folder $(FOLDER) $(call option,RUN,run) $(call option,SEED,seed) \
+  $(call option,EPOCHS,epochs) $(call option,STOP,stop-epoch) $(call option,IMAGES,images) $(call option,LAYOUT,layout) \
+  $(call option,DATA,data-folder)
 handin: setup
 	@$(HANDIN) --check
-	@mkdir -p '$(OUTPUTS)/handin/$(NAME)' && $(MAKE) --no-print-directory report REPORT_FOLDER='$(OUTPUTS)/handin/$(NAME)' \
-	  AUTHORS='$(or $(AUTHORS),$(subst _, ,$(NAME)))'
+	@$(MAKE) --no-print-directory report REPORT_FOLDER=$(call path,$(OUTPUTS)/handin/$(NAME)) \
+	  AUTHORS=$(call quote,$(or $(AUTHORS),$(subst _, ,$(NAME))))
 	@$(HANDIN)
 
 # the report as just executed, the train notebook as it made the fast recipe's record
 notebooks: report
-	@[ -f '$(OUTPUTS)/fast/seed0/train.ipynb' ] || $(MAKE) --no-print-directory train RUN=fast SEED=0
-	@mkdir -p '$(OUTPUTS)'/notebooks && cp '$(OUTPUTS)'/report.ipynb '$(OUTPUTS)'/fast/seed0/train.ipynb '$(OUTPUTS)'/notebooks/
-	@set -o pipefail; for name in explore whitening predict; do \
+	@[ -f $(FOLDER)/fast/seed0/train.ipynb ] || $(TRAIN) $(EXACTLY) -p run fast -p seed 0
+	@mkdir -p $(FOLDER)/notebooks && cp $(FOLDER)/report.ipynb $(FOLDER)/fast/seed0/train.ipynb $(FOLDER)/notebooks/
+	@for name in explore whitening predict; do \
 	  echo "== executing notebooks/$$name.ipynb"; \
-	  $(BIN)/papermill notebooks/$$name.ipynb '$(OUTPUTS)'/notebooks/$$name.ipynb --no-progress-bar --log-level ERROR \
-	    $(if $(DATA),-p data_folder '$(DATA)') 2>&1 | { grep -v IPKernelApp || :; } || exit 1; \
+	  $(CIFARLIB) execute notebooks/$$name.ipynb $(FOLDER)/notebooks/$$name.ipynb $(call text,DATA,data_folder) || exit 1; \
 	done
 
 lab: setup
-	@$(BIN)/jupyter lab --ServerApp.root_dir='$(CURDIR)' $(LAB) notebooks/start.ipynb
+	@$(BIN)/jupyter lab --ServerApp.root_dir=$(call quote,$(CURDIR)) $(LAB) notebooks/start.ipynb
 
 lint: setup
 	@$(BIN)/ruff check && $(BIN)/ruff format --check

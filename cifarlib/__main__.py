@@ -1,6 +1,6 @@
-"""The one command line: ``python -m cifarlib data | folder | status | results | export | handin``, each with --help.
+"""The one command line: ``python -m cifarlib COMMAND``, each command with --help.
 
-torch is imported only by what needs it: make asks for folders and states many times a run.
+torch is imported only by what needs it: make asks for states many times a run.
 """
 
 import argparse
@@ -8,7 +8,8 @@ import fnmatch
 import sys
 from pathlib import Path
 
-from cifarlib import InputError, outputs_folder
+from cifarlib import InputError, outputs_folder, user_path
+from cifarlib.execute import ExecutionError
 
 
 def data(options: argparse.Namespace) -> None:
@@ -18,18 +19,28 @@ def data(options: argparse.Namespace) -> None:
     print(f"CIFAR-10 is complete, SHA-256 {load_cifar10(options.folder).sha256}")
 
 
-def folder(options: argparse.Namespace) -> None:
-    """where a run's record goes, below outputs/"""
-    print(_params(options, options.run, options.seed).folder)
+def train(options: argparse.Namespace) -> None:
+    """execute the train notebook beside the record that it leaves"""
+    from cifarlib.execute import train
+
+    train(_parameters(options))
+
+
+def execute(options: argparse.Namespace) -> None:
+    """execute any notebook of the project"""
+    from cifarlib.execute import execute
+
+    execute(options.notebook, options.output, _parameters(options), options.show)
 
 
 def status(options: argparse.Namespace) -> None:
     """what of a grid is done"""
     from cifarlib import grid
-    from cifarlib.params import run_names
+    from cifarlib.params import load_params, run_names
 
     runs = [run for pattern in options.runs for run in fnmatch.filter(run_names(), pattern) or [pattern]]
-    every = dict.fromkeys(_params(options, run, seed) for seed in options.seeds for run in runs)
+    schedule = {"epochs": options.epochs, "stop_epoch": options.stop_epoch, "train_images": options.train_images}
+    every = dict.fromkeys(load_params(run, seed=seed, **schedule) for seed in options.seeds for run in runs)
     outputs, no_answer = outputs_folder(options.output_folder), ""
     for params in every if options.wait else ():
         grid.wait_for(params, outputs)
@@ -59,7 +70,7 @@ def export(options: argparse.Namespace) -> None:
     """an executed notebook as HTML and PDF, beside it"""
     from cifarlib.report.export import export
 
-    export(options.notebook, options.to or ("html", "pdf"))
+    export(user_path("notebook", options.notebook), options.to or ("html", "pdf"))
 
 
 def handin(options: argparse.Namespace) -> None:
@@ -75,22 +86,30 @@ def handin(options: argparse.Namespace) -> None:
         print(f"{path} ({path.stat().st_size / 1e6:.1f} MB): unpacked, it made the same predictions again")
 
 
-def _params(options: argparse.Namespace, run: str, seed: int):
-    from cifarlib.params import load_params
+def _value(text: str) -> bool | int | str | None:
+    """What ``-p name text`` means, as papermill reads it."""
+    try:
+        return int(text)
+    except ValueError:
+        return {"True": True, "False": False, "None": None}.get(text, text)
 
-    schedule = {"epochs": options.epochs, "stop_epoch": options.stop_epoch, "train_images": options.train_images}
-    return load_params(run, seed=seed, **schedule)
+
+def _parameters(options: argparse.Namespace) -> dict:
+    return {name: _value(text) for name, text in options.p} | dict(options.r)
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m cifarlib", description=__doc__.partition("\n")[0])
-    commands = parser.add_subparsers(required=True, metavar="data | folder | status | results | export | handin")
-    parsers = {
-        f: commands.add_parser(f.__name__, help=f.__doc__) for f in (data, folder, status, results, export, handin)
-    }
+    every = (data, train, execute, status, results, export, handin)
+    commands = parser.add_subparsers(required=True, metavar=" | ".join(command.__name__ for command in every))
+    parsers = {f: commands.add_parser(f.__name__, help=f.__doc__) for f in every}
     parsers[data].add_argument("folder", nargs="?", help="default: data/ of the project")
-    parsers[folder].add_argument("run", help="1 to 7, or the name of a file in params/")
-    parsers[folder].add_argument("--seed", type=int, default=0)
+    parsers[execute].add_argument("notebook", type=Path)
+    parsers[execute].add_argument("output", help="the executed copy")
+    parsers[execute].add_argument("--show", action="store_true", help="what its cells print")
+    for command in (train, execute):
+        for name, form in (("-p", "VALUE"), ("-r", "TEXT")):  # as papermill has them
+            parsers[command].add_argument(name, nargs=2, action="append", default=[], metavar=("NAME", form))
     parsers[status].add_argument(
         "runs", nargs="+", help="1 to 7, names of files in params/, or patterns such as 'fast*'"
     )
@@ -103,7 +122,6 @@ def _parser() -> argparse.ArgumentParser:
     }.items():
         parsers[status].add_argument(name, action="store_true", help=meaning)
     for name in ("--epochs", "--stop-epoch", "--train-images"):
-        parsers[folder].add_argument(name, type=int)
         parsers[status].add_argument(name, type=int)
     for command in (status, results):
         parsers[command].add_argument("--output-folder", help="where the records lie; default: outputs/ of the project")
@@ -129,7 +147,7 @@ def main() -> None:
     options = _parser().parse_args()
     try:
         options.command(options)
-    except InputError as error:
+    except (InputError, ExecutionError) as error:
         sys.exit(f"error: {error}")
 
 

@@ -56,11 +56,12 @@ class Cifar10:
 def load_cifar10(folder: str | Path | None = None) -> Cifar10:
     """CIFAR-10 from ``folder`` (default: data/ of the project), fetched into it where it is not there yet.
 
-    A folder in torchvision's layout (holding cifar-10-batches-py/) serves as it is. Raises InputError where the data
-    are neither there nor to be had.
+    What was put into it by hand serves as well: see fetch.BROUGHT. Raises InputError where the data are neither there nor
+    to be had.
     """
     folder = user_path("data_folder", folder) or project_root() / "data"
-    content = _read_file(folder) or _from_torchvision_layout(folder)
+    folder = folder.parent if fetch.is_brought(folder) else folder
+    content = _read_file(folder)
     if content is None:
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -70,9 +71,11 @@ def load_cifar10(folder: str | Path | None = None) -> Cifar10:
                     content = fetch.fetch_batches(folder)
                     write_atomically(folder / FILE, lambda file: file.write(content))
         except OSError as error:
-            raise InputError(
-                f"data_folder = {str(folder)!r} holds no CIFAR-10 and cannot be written: {error}"
-            ) from None
+            content = content or fetch.read_brought(folder, failures := [])
+            problem = f"data_folder = {str(folder)!r} cannot be written: {error}"
+            if content is None:
+                raise InputError("; ".join([f"{problem}, and holds no CIFAR-10", *failures])) from None
+            log.warning("%s. What is there is read anew each time", problem)
     records = torch.from_numpy(np.frombuffer(content, np.uint8).reshape(-1, fetch.RECORD_BYTES))
     labels = records[:, 0].long()
     images = records[:, 1:].unflatten(1, (3, 32, 32))  # a view: the bytes are in memory once
@@ -93,14 +96,4 @@ def _read_file(folder: Path) -> bytearray | None:
     if hashlib.sha256(content).hexdigest() != DATA_SHA256:
         log.warning("%s is damaged: it does not match its SHA-256 and is made anew", folder / FILE)
         return None
-    return content
-
-
-def _from_torchvision_layout(folder: Path) -> bytearray | None:
-    content = fetch.read_torchvision_layout(folder)
-    if content is not None:
-        try:
-            write_atomically(folder / FILE, lambda file: file.write(content))
-        except OSError:
-            log.info("%s cannot be written: its CIFAR-10 is read from torchvision's layout each time", folder)
     return content

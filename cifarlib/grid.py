@@ -113,7 +113,7 @@ def ask_slurm(cells: list[Cell], output_folder: Path) -> list[Cell]:
     except FileNotFoundError:
         return cells  # no Slurm on this machine
     if listed.returncode:
-        raise InputError(f"Slurm does not answer: {listed.stderr.strip()}")
+        raise InputError(" ".join(["Slurm does not answer:", *listed.stderr.splitlines()[-1:]]))
     queue = {}
     for line in listed.stdout.splitlines():
         task, state, comment = (*line.split(" ", 2), "", "")[:3]

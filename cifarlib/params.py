@@ -162,7 +162,7 @@ def load_params(run: int | str, **overrides) -> RunParams:
 
     Raises InputError for an unknown run or key and for a value of the wrong type or out of range.
     """
-    name = f"run{run}" if str(run).isdigit() else str(run).removesuffix(".yaml")
+    name = f"run{int(run)}" if str(run).isdecimal() else str(run).removesuffix(".yaml")
     if name not in run_names():
         raise InputError(f"run = {run!r}: no file params/{name}.yaml; there are {', '.join(run_names())}")
     path = project_root() / "params" / f"{name}.yaml"

@@ -1,23 +1,24 @@
 #!/usr/bin/env bash
 # Submits a grid: one array for the cells that Slurm does not hold yet, and the report after all of them.
-#   submit.sh FOLDER CELLS REPORT [SBATCH OPTION...] -- [MAKE VARIABLE...]
+#   submit.sh FOLDER CELLS REPORT OPTIONS [MAKE VARIABLE...]
 # CELLS: what `python -m cifarlib status --slurm --todo` prints, `run/seed folder [task]` a line. REPORT: a target of make.
+# OPTIONS: of sbatch, in one text; quotes in it hold words together, and no other character means anything.
 set -euo pipefail
 unset MAKEFLAGS MAKELEVEL # sbatch hands its environment on, and the job slots of the make that called this are gone by then
 folder=$(realpath "$1") cells=$2 report=$3
-shift 3
+words=$(xargs -rn1 printf '%s\n' 2>/dev/null <<<"$4") || { echo "error: SBATCH=$4: a quote is not closed" >&2; exit 1; }
+shift 4
 options=()
-while [ "$1" != -- ]; do
-  case $1 in
+while read -r option; do
+  case $option in
+    '') continue ;;
     --array* | -a* | -M* | --cluster*) # the array is the grid's, and `make status` asks this cluster alone
-      echo "error: SBATCH=\"$1\" cannot be given; THROTTLE=4 lets 4 runs train at once" >&2 && exit 1 ;;
+      echo "error: SBATCH=\"$option\" cannot be given; THROTTLE=4 lets 4 runs train at once" >&2 && exit 1 ;;
   esac
-  options+=("$1")
-  shift
-done
-shift
+  options+=("$option")
+done <<<"$words"
 new=$(awk 'NF == 2' <<<"$cells") queued=$(awk 'NF == 3 { printf ":%s", $3 }' <<<"$cells")
-waiting=$(squeue --noheader --name=cifarlib-report --format=%k)
+waiting=$(squeue --noheader --format='%K %k' | grep '^N/A ' || :) # of this folder's jobs, the report alone is no array
 if [ -z "$new" ] && grep -qF "$folder/" <<<"$waiting"; then
   echo "== nothing to submit: $(awk 'NF == 3' <<<"$cells" | wc -l) runs are queued or running, all others are done"
   exit

@@ -2,11 +2,14 @@ import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: tests run two at a time, and their threads would wait
 
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 
+from cifarlib import project_root
 from cifarlib.data import Cifar10, load_cifar10
 from cifarlib.params import load_params
 from cifarlib.train import train
@@ -33,6 +36,24 @@ def tiny_run(tmp_path_factory: pytest.TempPathFactory, cifar10: Cifar10) -> Path
     """The folder of a run 7 on 256 images, which knows little, and is tested on 1,000."""
     params = load_params(7, epochs=2, train_images=256)
     return train(params, cifar10.head(256, 200, 1000), tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(scope="session")
+def copy_of_project() -> Callable[[Path], Path]:
+    """Makes a copy of what a clone holds, with the data, that a test may change."""
+
+    def copy(folder: Path) -> Path:
+        for name in ("cifarlib", "notebooks", "params", "Makefile", "pyproject.toml"):
+            source = project_root() / name
+            ignored = shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints")
+            folder.mkdir(parents=True, exist_ok=True)
+            shutil.copytree(source, folder / name, ignore=ignored) if source.is_dir() else shutil.copy(
+                source, folder / name
+            )
+        (folder / "data").symlink_to((project_root() / "data").resolve())
+        return folder
+
+    return copy
 
 
 @pytest.fixture(params=DEVICES)

@@ -12,7 +12,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from cifarlib import project_root, records
+from cifarlib import records
 
 sync_api = pytest.importorskip("playwright.sync_api")
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -31,14 +31,9 @@ FLAGS = [
 
 
 @pytest.fixture(scope="module")
-def project(tmp_path_factory, tiny_run):
+def project(tmp_path_factory, copy_of_project, tiny_run):
     """A copy of what a clone holds, with the data and a tiny run 7 to predict with."""
-    copy = tmp_path_factory.mktemp("clone") / "project"
-    for name in ("cifarlib", "notebooks", "params", "Makefile", "pyproject.toml"):
-        source = project_root() / name
-        ignored = shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints")
-        shutil.copytree(source, copy / name, ignore=ignored) if source.is_dir() else shutil.copy(source, copy / name)
-    (copy / "data").symlink_to((project_root() / "data").resolve())
+    copy = copy_of_project(tmp_path_factory.mktemp("clone") / "project")
     shutil.copytree(tiny_run, copy / "outputs" / "run7" / tiny_run.name)
     return copy
 
@@ -213,4 +208,11 @@ def test_the_stop_button_interrupts_training_and_the_next_run_resumes(opened, pa
 
     notebook.run_all()
     assert_clean(notebook.saved())
-    assert [session["first_epoch"] > 1 for session in records.read_record(folder)["sessions"]] == [False, True]
+    record = records.read_record(folder)
+    assert [session["first_epoch"] > 1 for session in record["sessions"]] == [False, True]
+
+    notebook.run_all()  # nothing is trained unasked
+    again = notebook.saved()
+    assert_clean(again)
+    assert "**This run is finished**" in str(outputs(again)[0])
+    assert records.read_record(folder) == record

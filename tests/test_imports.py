@@ -16,7 +16,7 @@ LEVELS = (
     ("own_images",),
     ("loop",),
     ("checkpoint", "device"),
-    ("train", "predict", "grid"),
+    ("train", "predict", "grid", "execute"),
     ("handin",),
     ("benchmark",),
     ("report",),

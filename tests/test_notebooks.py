@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -81,6 +82,25 @@ def executed(tmp_path_factory):
     done = subprocess.run(command, **options)
     assert done.returncode == 0, done.stdout
     return folder / "executed.ipynb", record
+
+
+def test_jupyterlab_shows_a_finished_run_and_trains_it_again_when_asked(executed, tmp_path, monkeypatch):
+    monkeypatch.setenv("JPY_SESSION_NAME", "notebooks/train.ipynb")  # as Jupyter's server starts a kernel
+    folder = tmp_path / "out" / executed[1].relative_to(executed[1].parents[1])
+    shutil.copytree(executed[1], folder)
+    parameters = {"run": 7, "epochs": 2, "train_images": 128, "output_folder": tmp_path / "out"}
+    before = records.read_record(folder)
+    shown = papermill_on("train", tmp_path, **parameters)
+    assert shown.returncode == 0, shown.stdout
+    assert records.read_record(folder) == before
+    text = outputs(tmp_path / "train.ipynb")[0]["data"]["text/markdown"]
+    assert text.startswith("**This run is finished** (20")
+    assert "set `resume = False`" in text
+    assert html_of(tmp_path / "train.ipynb").count("<figcaption>") == 4  # its curves, too
+    asked = papermill_on("train", tmp_path, **parameters, resume=False)
+    assert asked.returncode == 0, asked.stdout
+    assert len(before["sessions"]) == 2
+    assert len(records.read_record(folder)["sessions"]) == 1
 
 
 def outputs(path):

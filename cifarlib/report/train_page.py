@@ -1,6 +1,7 @@
 """What the train notebook shows of its run: before, while and after it trains."""
 
 import math
+import os
 import sys
 import time
 from pathlib import Path
@@ -9,7 +10,7 @@ import torch
 from IPython.display import clear_output
 from tqdm import tqdm
 
-from cifarlib import project_root, records
+from cifarlib import grid, outputs_folder, project_root, records
 from cifarlib.device.choice import pick_device
 from cifarlib.device.estimate import estimate_epoch_seconds
 from cifarlib.model import build_model
@@ -19,8 +20,24 @@ from cifarlib.report.display import NumberedFigure, Table, Text, computed_on, du
 from cifarlib.report.statistics import binomial_interval
 
 
-def announce(params: RunParams, device: str) -> Text:
-    """How long the run will take on this machine, measured on a few steps, and how to ask for less."""
+def finished_before(params: RunParams, output_folder: str | Path | None = None) -> dict | None:
+    """The record of this run where it is finished and JupyterLab runs the notebook: there all cells are run again for many
+    reasons, and hours of training come unasked. papermill trains whenever it is called."""
+    if "JPY_SESSION_NAME" not in os.environ:  # which Jupyter's server sets for its kernels
+        return None
+    cell = grid.read_cell(params, outputs_folder(output_folder))
+    under_way = (cell.folder / "unfinished" / "checkpoint.safetensors").exists()
+    return cell.record if cell.state == "done" and not under_way else None
+
+
+def announce(params: RunParams, device: str, finished: dict | None = None) -> Text:
+    """How long the run will take on this machine, measured on a few steps, and how to ask for less; of a ``finished`` one,
+    how to train it again."""
+    if finished:
+        return Text(
+            f"**This run is finished** ({finished['finished'][:10]}, {computed_on(finished)}): below is its record. To train "
+            "it again, set `resume = False` in the cell above; the record is replaced once the new one is complete."
+        )
     kind = pick_device(device).type
     epoch = estimate_epoch_seconds(params, pick_device(device))
     machine = {"cpu": "CPU", "mps": "Apple GPU"}.get(kind, "GPU")
@@ -67,7 +84,7 @@ class Progress:
                 text += f", validation {100 * row['validation_accuracy']:.2f} %"
             self.bar.set_postfix_str(f"{text}, {row['train_seconds']:.1f} s an epoch", refresh=False)
             if len(history) < total and time.perf_counter() - self.last_drawn > 5:
-                self._draw(history)
+                self.show(history)
         self.bar.update(epochs - self.bar.n)
         if len(history) == total:
             line = str(self.bar)
@@ -75,9 +92,10 @@ class Progress:
             clear_output(wait=True)
             print(line)
             self.figure.handle = None  # its output was cleared
-            self._draw(history)
+            self.show(history)
 
-    def _draw(self, history: list[dict]) -> None:
+    def show(self, history: list[dict]) -> None:
+        """The curves up to here."""
         self.figure.draw(figures.training_curves(history, self.params.last_epoch, self.params.label_smoothing))
         self.last_drawn = time.perf_counter()
 
