@@ -86,26 +86,28 @@ class Table(HTML):
         named = isinstance(rows, dict)
         self.frame = pd.DataFrame([{"": k, "value": str(v)} for k, v in rows.items()] if named else rows)
         self.label, self.caption = label, _numbered("Table", caption) if caption else ""
-        # text to the left: all of names and values, otherwise the first column
-        cell = r"<t([dh])>" if named else r"(?<=<tr>)\s*<t([dh])>"
-        table = re.sub(cell, r'<t\1 style="text-align:left">', self.frame.to_html(index=False, border=0))
-        above = re.sub(r"\*\*(.*?)\*\*", r"<b>\1</b>", html.escape(self.caption))
-        super().__init__(f'<p id="{label}">{above}</p>{table}' if caption else table)
+        super().__init__(self._table(text_only=named))
 
     def __repr__(self) -> str:
         return self.frame.to_string(index=False)
 
-    def _repr_markdown_(self) -> str:
-        """A pipe table of pandoc's, for exports; its dashes give the widths where a line must wrap."""
-        frame = self.frame.astype(str).map(lambda text: text.replace("|", "\\|"))
-        rule = []
-        for column in frame:
-            dashes = "-" * min(max(map(len, [column, *frame[column], "..."])) + 2, 48)
-            numeric = all(NUMBER.fullmatch(text) for text in frame[column])
-            rule.append(f"{dashes}:" if numeric else f":{dashes}")
-        lines = [frame.columns, rule, *frame.itertuples(index=False)]
-        text = "\n".join("| " + " | ".join(line) + " |" for line in lines)
-        return f"::: {{#{self.label}}}\n{text}\n\n: {self.caption}\n:::" if self.caption else text
+    def _table(self, text_only: bool) -> str:
+        """HTML, with numbers to the right and all else to the left."""
+        frame = self.frame.astype(str)
+        sides = ["left" if text_only or not all(map(NUMBER.fullmatch, frame[name])) else "right" for name in frame]
+        caption = (
+            f'<caption style="caption-side:top;text-align:left">{_bold(self.caption)}</caption>' if self.caption else ""
+        )
+        head, *body = (
+            "<tr>" + "".join(f'<t{kind} style="text-align:{side}">{html.escape(text)}</t{kind}>'
+                             for side, text in zip(sides, row, strict=True)) + "</tr>\n"
+            for kind, row in [("h", map(str, frame)), *(("d", row) for row in frame.itertuples(index=False))]
+        )  # fmt: skip
+        return f'<table id="{self.label}">{caption}<thead>{head}</thead><tbody>{"".join(body)}</tbody></table>'
+
+
+def _bold(text: str) -> str:
+    return re.sub(r"\*\*(.*?)\*\*", r"<b>\1</b>", html.escape(text))
 
 
 def _numbered(kind: str, caption: str) -> str:
@@ -129,15 +131,11 @@ class NumberedFigure:
     def bundle(self, figure: Figure) -> dict:
         """A vector picture with caption, alternative text and the function that drew it."""
         picture, alt = base64.b64encode(as_svg(figure).encode()).decode(), html.escape(figure.alt)
-        caption = re.sub(r"\*\*(.*?)\*\*", r"<b>\1</b>", html.escape(self.caption))
         text = (
             f'<figure id="{self.label}" style="margin:0"><img src="data:image/svg+xml;base64,{picture}" alt="{alt}" '
-            f'style="max-width:100%"><figcaption>{caption} <small><code>{figure.source}</code></small></figcaption></figure>'
+            f'style="max-width:100%"><figcaption>{_bold(self.caption)} <small><code>{figure.source}</code></small></figcaption></figure>'
         )
-        # for exports, which take the picture itself from the HTML
-        size = f'width={min(100, 100 * figure.get_figwidth() / 9.5):.0f}% alt="{alt}"'
-        markdown = f"![{self.caption} `{figure.source}`]({self.label}.svg){{#{self.label} {size}}}"
-        return {"text/html": text, "text/markdown": markdown, "text/plain": self.caption.replace("**", "")}
+        return {"text/html": text, "text/plain": self.caption.replace("**", "")}
 
 
 def show(figure: Figure, caption: str, label: str = "") -> None:
