@@ -22,7 +22,8 @@ def folder(tmp_path_factory):
     """The report of made-up records, executed by papermill and exported from a shell."""
     folder = tmp_path_factory.mktemp("report")
     make_grid(folder / "outputs")
-    make_record(folder / "outputs", "fast", accuracy=0.934)
+    for run in ("fast", "fast-sgd"):
+        make_record(folder / "outputs", run, accuracy=0.934)
     parameters = {"output_folder": str(folder / "outputs"), "authors": "Ada Lovelace; Alan Turing"}
     papermill.execute_notebook(
         project_root() / "notebooks" / "report.ipynb", folder / "report.ipynb", parameters, cwd=str(folder)
@@ -169,7 +170,7 @@ def test_the_report_runs_without_records_and_without_data(tmp_path, monkeypatch)
     parameters = {"output_folder": str(tmp_path / "none"), "data_folder": str(tmp_path / "data")}
     papermill.execute_notebook(project_root() / "notebooks" / "report.ipynb", tmp_path / "report.ipynb", parameters)
     assert "CIFAR-10 is not there" in str(export.article(tmp_path / "report.ipynb").pages)
-    assert "No run has a record yet" in (tmp_path / "report.ipynb").read_text()
+    assert "No record yet of run1, run2" in (tmp_path / "report.ipynb").read_text()
 
 
 def words(html: str) -> str:
