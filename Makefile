@@ -38,7 +38,7 @@ WHOLE_GRID := $(GRID) $(call list,$(RUNS)) --seeds $(call list,$(SEEDS))
 GIVEN = $(foreach v,PYTHON VENV BIN OUTPUTS RUNS SEEDS EPOCHS STOP IMAGES DEVICE DATA AUTHORS,\
   $(if $(findstring command,$(origin $v)),$(call quote,$v=$($v))))
 
-.PHONY: help setup data train table slurm status report html pdf handin notebooks bench lab test lint
+.PHONY: help setup data train table slurm status report html pdf tex handin notebooks bench lab test lint
 help:
 	@echo "make train RUN=7 EPOCHS=10        train a run of Table 1 (also SEED= STOP= IMAGES= DEVICE= DATA= OUTPUTS=)"
 	@echo 'make table SEEDS="0 1" EPOCHS=8   train what is missing of Table 1 and its variants (also RUNS=)'
@@ -46,6 +46,7 @@ help:
 	@echo "make status                       what of the same grid is done, without training, and what Slurm says of it"
 	@echo "make report                       outputs/report.html and report.pdf from the records (also AUTHORS= EPOCHS= STOP= OUTPUTS= DATA=)"
 	@echo "make html NB=..., make pdf NB=... any executed notebook as one HTML file, as a typeset PDF"
+	@echo "make tex                          the report as LaTeX source with its figures, in outputs/tex (pdflatex and bibtex compile it)"
 	@echo "make handin NAME=First_Last RUN=7 one zip: predictions of IMAGES=..., code, network, report, notebooks (also SEED= STOP= LAYOUT=)"
 	@echo "make notebooks                    executed copies of the notebooks in outputs/notebooks, for readers without a kernel"
 	@echo "make lab                          open JupyterLab on notebooks/start.ipynb (also LAB=, options of jupyter lab)"
@@ -99,6 +100,9 @@ html pdf: setup
 	@$(if $(NB),,echo "error: make $@ needs a notebook: make $@ NB=outputs/run7/seed0/train.ipynb" >&2; exit 1)
 	@$(CIFARLIB) export $(call quote,$(NB)) --to $@
 
+tex: report
+	@$(CIFARLIB) export $(call path,$(REPORT_FOLDER))/report.ipynb --to tex
+
 bench: setup
 	@$(CIFARLIB) execute --show notebooks/benchmark.ipynb $(FOLDER)/benchmark/benchmark.ipynb $(WHERE) $(call text,DEVICE,device)
 
@@ -108,7 +112,7 @@ HANDIN = $(CIFARLIB) handin $(call quote,$(NAME)) --output-folder $(FOLDER) $(ca
   $(call option,DATA,data-folder)
 handin: setup
 	@$(HANDIN) --check
-	@$(MAKE) --no-print-directory report REPORT_FOLDER=$(call path,$(OUTPUTS)/handin/$(NAME)) \
+	@$(MAKE) --no-print-directory tex REPORT_FOLDER=$(call path,$(OUTPUTS)/handin/$(NAME)) \
 	  AUTHORS=$(call quote,$(or $(AUTHORS),$(subst _, ,$(NAME))))
 	@$(HANDIN)
 

@@ -67,7 +67,7 @@ def results(options: argparse.Namespace) -> None:
 
 
 def export(options: argparse.Namespace) -> None:
-    """an executed notebook as HTML and PDF, beside it"""
+    """an executed notebook as HTML and PDF beside it, or as LaTeX source"""
     from cifarlib.report.export import export
 
     export(user_path("notebook", options.notebook), options.to or ("html", "pdf"))
@@ -126,7 +126,7 @@ def _parser() -> argparse.ArgumentParser:
     for command in (status, results):
         parsers[command].add_argument("--output-folder", help="where the records lie; default: outputs/ of the project")
     parsers[export].add_argument("notebook", type=Path)
-    parsers[export].add_argument("--to", choices=("html", "pdf"), action="append", help="only this one")
+    parsers[export].add_argument("--to", choices=("html", "pdf", "tex"), action="append", help="only this one")
     parsers[handin].add_argument("name", help="First_Last: the name of the zip")
     parsers[handin].add_argument("--run", default="7")
     parsers[handin].add_argument("--images", help="what to predict; default: CIFAR-10's test images")

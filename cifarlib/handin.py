@@ -95,7 +95,8 @@ def hand_in(
     for note in own.notes if own else ():
         log.warning(note.replace("**", ""))
     reports = [outputs / "handin" / name / f"report.{kind}" for kind in ("pdf", "html", "ipynb")]
-    if missing := [str(path) for path in reports if not path.is_file()]:
+    needed = [*reports, reports[0].parent / "tex" / "report.tex"]
+    if missing := [str(path) for path in needed if not path.is_file()]:
         raise InputError(f"missing: {', '.join(missing)}; `make handin` makes them")
     precision = records.read_record(folder)["precision"]
     network, description = predict.load_model(folder, "cpu", precision)
@@ -130,6 +131,7 @@ def _lay_out(root: Path, folder: Path, model_name: str, reports: list[Path]) -> 
     shutil.copy(folder / "train.ipynb", root / "notebooks" / f"train-{model_name}.ipynb")
     for path in reports:
         shutil.copy(path, root / "notebooks" if path.suffix == ".ipynb" else root)
+    shutil.copytree(reports[0].parent / "tex", root / "tex")
 
 
 def _write_sums(root: Path) -> None:

@@ -18,6 +18,8 @@ def outputs(tiny_run, tmp_path):
     (folder / "handin" / "First_Last").mkdir(parents=True)
     for kind in ("pdf", "html", "ipynb"):
         (folder / "handin" / "First_Last" / f"report.{kind}").write_bytes(b"a report")
+    (folder / "handin" / "First_Last" / "tex").mkdir()
+    (folder / "handin" / "First_Last" / "tex" / "report.tex").write_text("a report")
     return folder
 
 
@@ -37,7 +39,7 @@ def test_the_zip_holds_all_that_is_asked_for_and_its_sums_hold(outputs, private,
     names = {str(p.relative_to(root)) for p in root.rglob("*") if p.is_file()}
     (model,) = (root / "saved_models").iterdir()
     assert {"predictions.npy", "predictions.csv", "report.pdf", "report.html", "README.md", "code/README.md",
-            "code/Makefile", "code/cifarlib/train.py", "code/params/run7.yaml", "notebooks/report.ipynb",
+            "code/Makefile", "tex/report.tex", "code/cifarlib/train.py", "code/params/run7.yaml", "notebooks/report.ipynb",
             f"notebooks/train-{model.name}.ipynb"} <= names  # fmt: skip
     assert {p.name for p in model.iterdir()} >= {"model.safetensors", "record.json", "history.csv", "log.txt"}
     assert not any("__pycache__" in name or "/." in name for name in names)

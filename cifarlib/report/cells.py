@@ -148,7 +148,7 @@ class Cells:
                 image = BeautifulSoup("<p><img></p>", "html.parser")
                 image.img.attrs = {"src": source, "alt": ""} | ({"width": str(width)} if width else {})
                 return self.embed(image)
-        interactive = [kind for kind in forms if kind != "text/plain"]
+        interactive = [kind for kind in forms if kind not in ("text/plain", "text/markdown", "text/latex")]
         if not interactive:
             return self.text(plain)
         del self.notes[notes:]

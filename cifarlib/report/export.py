@@ -202,8 +202,8 @@ def _resolve_citations(article: Article) -> None:
             article.pages[max(article.pages) + 1] = references
 
 
-def _pandoc(article: Article, folder: Path, to: str, *options: str) -> str:
-    """The article as HTML or Typst; its pictures are left in the folder. Formulas that pandoc cannot read are noted."""
+def pandoc(article: Article, folder: Path, to: str, *options: str, cite: str = "--citeproc") -> str:
+    """The article as HTML, Typst or LaTeX; its pictures are left in the folder. Formulas that pandoc cannot read are noted."""
     for name, content in article.cells.pictures.items():
         (folder / name).write_bytes(content)
     authors = "".join(f"<p>{html.escape(name)}</p>" for name in article.authors)
@@ -212,7 +212,7 @@ def _pandoc(article: Article, folder: Path, to: str, *options: str) -> str:
     source += f'<div id="meta-abstract">{article.abstract}</div>' if article.abstract else ""
     source += "\n".join(map(str, article.pages.values()))
     log, bibliography = folder / "log.json", project_root() / "notebooks" / "references.bib"
-    options = ["--standalone", "--wrap=none", f"--lua-filter={FOLDER / 'export.lua'}", "--citeproc", "--metadata=lang:en",
+    options = ["--standalone", "--wrap=none", f"--lua-filter={FOLDER / 'export.lua'}", cite, "--metadata=lang:en",
                "--metadata=link-citations", f"--resource-path={folder}", "--quiet", f"--log={log}",
                *([f"--bibliography={bibliography}"] if bibliography.exists() else []), *options]  # fmt: skip
     text = pypandoc.convert_text(source, to, format="html", extra_args=options)
@@ -254,7 +254,7 @@ def to_html(path: Path, output: Path) -> list[str]:
         (folder / "switch.html").write_text(switch if contents.all("div", class_="code") else "")
         options = ["--embed-resources", "--mathml", *_numbering(contents), f"--css={FOLDER / 'export.css'}",
                    f"--include-before-body={folder / 'switch.html'}"]  # fmt: skip
-        page = _made(contents, lambda part: _pandoc(part, folder, "html5", *options))
+        page = naming_cell(contents, lambda part: pandoc(part, folder, "html5", *options))
     if formulas := "".join(re.findall(r"<math.*?</math>", page, flags=re.DOTALL)):
         source = base64.b64encode(_math_font(formulas)).decode()
         face = f'@font-face {{ font-family: "STIX Two Math"; src: url(data:font/ttf;base64,{source}); }}'
@@ -291,7 +291,7 @@ def to_pdf(path: Path, output: Path) -> list[str]:
             pdf = _typeset(contents, Path(temporary))
         except RuntimeError:
             _spell_out_formulas(contents)
-            pdf = _made(contents, lambda part: _typeset(part, Path(temporary)))
+            pdf = naming_cell(contents, lambda part: _typeset(part, Path(temporary)))
     contents.cells.notes += _not_in_fonts(contents)
     write_atomically(output, lambda file: file.write(pdf))
     return contents.cells.notes
@@ -335,7 +335,7 @@ def _typeset(article: Article, folder: Path) -> bytes:
     text = "".join(page.get_text() for page in article.pages.values())
     script = "JP" if re.search("[\u3040-\u30ff]", text) else "KR" if re.search("[\uac00-\ud7a3]", text) else "SC"
     options += [f"--template={FOLDER / 'export.typ'}", f"--variable=cjk:{script}", *_numbering(article)]
-    source = _pandoc(article, folder, "typst", *options)
+    source = pandoc(article, folder, "typst", *options)
     for image in article.all("img", alt=re.compile(r"\S")):  # which pandoc leaves out
         alt = json.dumps(" ".join(image["alt"].split()), ensure_ascii=False)
         source = source.replace(f'("{image["src"]}"', f'("{image["src"]}", alt: {alt}')
@@ -343,7 +343,7 @@ def _typeset(article: Article, folder: Path) -> bytes:
     return typst.compile(folder / "article.typ", ignore_system_fonts=True, font_paths=FONTS)
 
 
-def _made(article: Article, make: Callable[[Article], str | bytes]) -> str | bytes:
+def naming_cell(article: Article, make: Callable[[Article], str | bytes]) -> str | bytes:
     """``make(article)``. Where that raises RuntimeError, another one names the first cell without which it would not."""
     try:
         return make(article)
@@ -409,12 +409,17 @@ def _not_in_fonts(article: Article) -> list[str]:
 
 
 def export(path: Path, kinds: Sequence[str]) -> None:
-    """The notebook as "html", "pdf" or both, beside it; what is left out is said. Raises InputError where it cannot be."""
+    """The notebook as "html" and "pdf" beside it, as "tex" in a folder there; what is left out is said. Raises InputError where it cannot be."""
     said = set()
     for kind in kinds:
-        output = path.with_suffix(f".{kind}")
+        output = path.parent / "tex" / f"{path.stem}.tex" if kind == "tex" else path.with_suffix(f".{kind}")
         try:
-            notes = {"html": to_html, "pdf": to_pdf}[kind](path, output)
+            if kind == "tex":
+                from cifarlib.report.latex import to_tex
+
+                notes = to_tex(path, output)
+            else:
+                notes = {"html": to_html, "pdf": to_pdf}[kind](path, output)
         except RuntimeError as error:  # pandoc's and Typst's
             raise InputError(f"{path} cannot be exported: {' '.join(str(error).split())}") from None
         except OSError as error:

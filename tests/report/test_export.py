@@ -8,6 +8,7 @@ import nbformat
 import papermill
 import pytest
 from made_up import make_grid, make_record
+from PIL import Image
 from playwright.sync_api import sync_playwright
 from pypdf import PdfReader
 
@@ -189,3 +190,44 @@ def test_the_committed_report_says_what_the_committed_records_say(tmp_path):
     texts = ["".join(page.extract_text() for page in PdfReader(path).pages)
             for path in (tmp_path / "report.pdf", root / "outputs" / "report.pdf")]  # fmt: skip
     assert re.findall(r"\d+\.\d+", texts[0]) == re.findall(r"\d+\.\d+", texts[1])
+
+
+@pytest.mark.skipif(not shutil.which("pdflatex"), reason="no pdflatex on this machine")
+def test_the_latex_compiles_as_it_is_and_counts_by_itself(folder):
+    export.export(folder / "report.ipynb", ["tex"])
+    source, text = folder / "tex", (folder / "tex" / "report.tex").read_text()
+    assert "Figure~\\ref{fig-losses}" in text
+    assert "Figure 1." not in text
+    assert "\\citep{jordan2024}" in text
+    assert not re.search(r"\.svg|\\includesvg", text)
+    for program in ("pdflatex", "bibtex", "pdflatex", "pdflatex"):
+        options = ["-interaction=nonstopmode", "-halt-on-error"] if program == "pdflatex" else []
+        done = subprocess.run(
+            [program, *options, "report"], cwd=source, capture_output=True, text=True, errors="replace"
+        )
+        assert done.returncode == 0, done.stdout[-2000:]
+    assert "undefined" not in done.stdout
+    pages = [page.extract_text() for page in PdfReader(source / "report.pdf").pages]
+    assert len(pages) < 20
+    assert "Figure 1: The architecture" in "".join(pages)
+    assert "Ada Lovelace" in pages[0]
+    assert any("References" in page and "Jordan" in page for page in pages)
+
+
+def test_the_latex_of_any_notebook_keeps_its_pictures_and_says_what_it_cannot_set(tmp_path, capsys):
+    Image.new("RGB", (8, 8), "red").save(tmp_path / "red square.webp")
+    text = (
+        "# Mine\n\n![a square](<red square.webp>) costs 5 € − 漢 at 3 × 4\n\n"
+        + "| a | b |\n|-|-|\n"
+        + "| word " * 40
+        + "| x |"
+    )
+    nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell(text)]), tmp_path / "mine.ipynb")
+    export.export(tmp_path / "mine.ipynb", ["tex"])
+    assert "no LaTeX for 1 character(s), a box stands in their place: 漢 (U+6F22)" in capsys.readouterr().err
+    source = (tmp_path / "tex" / "mine.tex").read_text()
+    assert "\\includegraphics" in source
+    assert [path.suffix for path in (tmp_path / "tex" / "figures").iterdir()] == [".png"]
+    if shutil.which("pdflatex"):
+        done = subprocess.run(["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "mine"], cwd=tmp_path / "tex")
+        assert done.returncode == 0
