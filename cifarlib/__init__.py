@@ -8,6 +8,8 @@ import re
 from pathlib import Path
 
 __version__ = "0.1.0"
+# Read when torch loads. Where another process takes a core, OpenMP's threads spin for each other: this much costs nothing
+os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 
 class PlainMessage:
@@ -34,12 +36,9 @@ def project_root() -> Path:
 
 def user_path(name: str, value: str | Path | None) -> Path | None:
     """A path that the user gave, ~ expanded, or None; papermill makes a number of ``-p output_folder 2026``."""
-    if os.name == "posix" and re.match(
-        r"\w+://|[A-Za-z]:[\\/]", str(value)
-    ):  # which would be made here under that name
-        raise InputError(
-            f"{name} = {str(value)!r}: give a folder of this machine; Windows's C:\\x is /mnt/c/x under WSL"
-        )
+    elsewhere = r"\w+://|[A-Za-z]:[\\/]"  # which would be made here under that name
+    if os.name == "posix" and re.match(elsewhere, str(value)):
+        raise InputError(f"{name} = {str(value)!r}: give a folder of this machine (C:\\x is /mnt/c/x under WSL)")
     if value is None or isinstance(value, (str, Path)):
         return Path(os.path.expanduser(value)) if value else None
     raise InputError(f"{name} = {value!r}: give a path, in quotes, or ./{value}")

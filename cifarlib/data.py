@@ -41,9 +41,8 @@ class Cifar10:
     def head(self, train: int, validation: int, test: int) -> "Cifar10":
         """The first images of each part, for tests and tours."""
         tensors = [getattr(self, field.name) for field in fields(self)[:6]]
-        parts = (
-            tensor[:n] for tensor, n in zip(tensors, (train, train, validation, validation, test, test), strict=True)
-        )
+        counts = (train, train, validation, validation, test, test)
+        parts = (tensor[:n] for tensor, n in zip(tensors, counts, strict=True))
         return Cifar10(*parts, sha256=f"{self.sha256}, first {train}/{validation}/{test}")
 
     def all_for_training(self) -> "Cifar10":

@@ -23,8 +23,10 @@ class Normalizer:
         return self if len(self.mean) == 1 else Normalizer(self.mean[index], self.std[index])
 
     def apply(self, images: Tensor) -> Tensor:
-        """uint8 images (N, 3, H, W) to float32 of the same shape, in channels_last memory format."""
-        return images.contiguous(memory_format=torch.channels_last).float().sub_(self.mean).div_(self.std)
+        """uint8 images (N, 3, H, W) to float32 of the same shape, in channels_last memory format; contiguous on MPS, where
+        BatchNorm's gradients on channels_last were wrong (PyTorch issue 175189)."""
+        layout = torch.contiguous_format if images.device.type == "mps" else torch.channels_last
+        return images.contiguous(memory_format=layout).float().sub_(self.mean).div_(self.std)
 
     def to(self, device: torch.device) -> "Normalizer":
         return Normalizer(self.mean.to(device), self.std.to(device))
@@ -81,8 +83,7 @@ def crop_and_flip(images: Tensor, normalizer: Normalizer, index: Tensor, crops: 
 
     images: uint8 (N, 3, H, W) in channels_last memory format; normalizer: theirs; index: int64 (B,); crops: int64
     (B, 3), see ``draw_crops``, or None for neither crop nor flip. padding "reflect" mirrors without repeating the edge,
-    "constant" puts zero after normalisation. Returns float32 (B, 3, H, W), channels_last: one gather of pixels, in
-    which the padding exists only as arithmetic on positions.
+    "constant" puts zero after normalisation. Returns float32 (B, 3, H, W): one gather of pixels, padding by arithmetic.
     """
     c, height, width = images.shape[1:]
     if crops is None:

@@ -130,7 +130,7 @@ def prepare(
 
     data = data.all_for_training() if params.train_images > TRAIN_IMAGES else data
     # statistics and whitening are those of the training split, before any crop or flip
-    images = data.train_images[: params.train_images]
+    images = data.train_images[: params.train_images].to(device)
     statistics = channel_statistics(images)
     normalizer = make_normalizer(images, params.normalization, statistics)
     filters = filters_from_images(images, normalizer, params.whitening_eps) if params.whitening else None
@@ -139,8 +139,8 @@ def prepare(
     if device.type == "cuda":  # a CPU's convolutions reorder their weights anyway
         model = model.to(memory_format=torch.channels_last)
     training = Training(
-        params, model, make_optimizer(params, model), images.to(device).contiguous(memory_format=torch.channels_last),
-        data.train_labels[: params.train_images].to(device), normalizer.to(device), getattr(torch, identity["precision"]),
+        params, model, make_optimizer(params, model), images.contiguous(memory_format=torch.channels_last),
+        data.train_labels[: params.train_images].to(device), normalizer, getattr(torch, identity["precision"]),
         Lookahead(params, model) if params.lookahead else None,
     )  # fmt: skip
     if saved:

@@ -22,17 +22,18 @@ def patch_covariance(parts: Iterable[Tensor], size: int = 2) -> Tensor:
     """Covariance (D, D), D = C * size * size, of all size x size patches of the images in ``parts``, each (N, C, H, W).
 
     A patch counts channel by channel, then row by row, as a convolution's weight does. Patches overlap (stride 1).
-    In float64 on the CPU, so that every device gets the same filters.
+    In float64, on the images' device; MPS has no float64.
     """
     total, products, count = 0, 0, 0
     for images in parts:
-        patches = images.cpu().double().unfold(2, size, 1).unfold(3, size, 1)  # (N, C, H', W', size, size)
+        images = images.cpu() if images.device.type == "mps" else images
+        patches = images.double().unfold(2, size, 1).unfold(3, size, 1)  # (N, C, H', W', size, size)
         patches = patches.permute(1, 4, 5, 0, 2, 3).reshape(images.shape[1] * size**2, -1)
         total = total + patches.sum(1)
         products = products + patches @ patches.T
         count += patches.shape[1]
     mean = total / count
-    return (products - count * torch.outer(mean, mean)) / (count - 1)
+    return ((products - count * torch.outer(mean, mean)) / (count - 1)).cpu()
 
 
 def eigenpatches(covariance: Tensor) -> tuple[Tensor, Tensor]:

@@ -16,7 +16,7 @@ from PIL import Image
 
 from cifarlib import project_root
 from cifarlib.records import write_atomically, write_text
-from cifarlib.report import export
+from cifarlib.report import notebook
 
 # what pdflatex has no character for by itself
 CHARACTERS = {
@@ -33,7 +33,7 @@ WIDE = 95  # characters in a table's row from which its columns get widths and w
 
 def to_tex(path: Path, output: Path) -> list[str]:
     """``output`` (.tex) and, beside it, references.bib and figures/. Returns what had to be left out, one line each."""
-    contents = export.article(path)
+    contents = notebook.article(path)
     if code := contents.all("div", class_="code"):
         contents.cells.notes.append(f"the LaTeX leaves out the code of {len(code)} cell(s)")
     for element in code:
@@ -50,12 +50,12 @@ def to_tex(path: Path, output: Path) -> list[str]:
     _write_figures(contents, output.parent / "figures")
     with tempfile.TemporaryDirectory() as temporary:
         options = [
-            f"--template={export.FOLDER / 'export.tex'}",
+            f"--template={notebook.FOLDER / 'export.tex'}",
             "--syntax-highlighting=none",
             f"--variable=stem:{output.stem}",
         ]
-        text = export.naming_cell(
-            contents, lambda part: export.pandoc(part, Path(temporary), "latex", *options, cite="--natbib")
+        text = notebook.naming_cell(
+            contents, lambda part: notebook.pandoc(part, Path(temporary), "latex", *options, cite="--natbib")
         )
     text = re.sub(r"\\pandocbounded\{(\\includegraphics\[.*?\]\{.*?\})\}", r"\1", text)
     text = re.sub(r"\\hyperref\[((?:fig|tbl)-[\w-]+)\]\{(Figure|Table) \d+\}", r"\2~\\ref{\1}", text)
@@ -79,7 +79,7 @@ def _set_widths(table: Tag) -> None:
     table.insert(1 if table.caption else 0, columns)
 
 
-def _place_bibliography(contents: export.Article) -> None:
+def _place_bibliography(contents: notebook.Article) -> None:
     """BibTeX makes the list of references, with its own heading, where the report has it."""
     for place in contents.all("div", id="refs"):
         heading = place.find_previous_sibling("h1")
@@ -88,7 +88,7 @@ def _place_bibliography(contents: export.Article) -> None:
         heading.extract()
 
 
-def _write_figures(contents: export.Article, folder: Path) -> None:
+def _write_figures(contents: notebook.Article, folder: Path) -> None:
     """Each picture as a file that pdflatex reads, vector figures as PDF, named after its figure's label."""
     pictures = contents.cells.pictures
     for image in contents.all("img"):
@@ -99,7 +99,7 @@ def _write_figures(contents: export.Article, folder: Path) -> None:
             with tempfile.TemporaryDirectory() as temporary:
                 (Path(temporary) / "picture.svg").write_bytes(content)
                 (Path(temporary) / "page.typ").write_bytes(page)
-                content, ending = typst.compile(Path(temporary) / "page.typ", font_paths=export.FONTS), ".pdf"
+                content, ending = typst.compile(Path(temporary) / "page.typ", font_paths=notebook.FONTS), ".pdf"
         elif ending not in (".png", ".jpeg"):
             with Image.open(io.BytesIO(content)) as picture:
                 picture.convert("RGBA").save(file := io.BytesIO(), "PNG")

@@ -46,7 +46,23 @@ def announce(params: RunParams, device: str, finished: dict | None = None) -> Te
     text += f"{params.last_epoch} epoch{'s' * (params.last_epoch > 1)} of {duration(epoch)}."
     if params.last_epoch > 10:
         text += f" For less: `-p epochs 10` takes about {duration(10 * epoch)} (the schedule squeezed into 10 epochs)."
+    if kind == "cpu" and (fewer := _faster_on_fewer_threads(params, epoch)):
+        text += f" **Something else keeps this machine busy**: with {fewer}."
     return Text(text + " It can be stopped at any time: run again, it goes on.")
+
+
+def _faster_on_fewer_threads(params: RunParams, epoch: float) -> str:
+    """What to set, where another process is busy and an epoch of so many seconds takes less on one thread fewer: a thread
+    without a core of its own holds the others up. Not set here, for the number of threads decides the rounding."""
+    threads = torch.get_num_threads()
+    if threads < 2 or not hasattr(os, "getloadavg") or os.getloadavg()[0] < 0.5:
+        return ""
+    torch.set_num_threads(threads - 1)
+    try:
+        fewer = estimate_epoch_seconds(params, pick_device("cpu"))
+    finally:
+        torch.set_num_threads(threads)
+    return f"`OMP_NUM_THREADS={threads - 1}` an epoch takes {duration(fewer)}" if fewer < 0.9 * epoch else ""
 
 
 def layers(params: RunParams) -> Table:
