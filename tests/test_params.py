@@ -197,7 +197,7 @@ FAST_ARMS = {
     "fast-no-smoothing": {"label_smoothing", "learning_rate", "weight_decay"},  # the rate goes with the loss
     "fast-preprocessed": {"augmentation"},
     "fast-no-dirac": {"dirac"},
-    "fast-adamw": {
+    "fast-adamw": {"optimizer", "learning_rate", "weight_decay"},
         "optimizer",
         "learning_rate",
         "weight_decay",
