@@ -198,12 +198,6 @@ FAST_ARMS = {
     "fast-preprocessed": {"augmentation"},
     "fast-no-dirac": {"dirac"},
     "fast-adamw": {"optimizer", "learning_rate", "weight_decay"},
-        "optimizer",
-        "learning_rate",
-        "weight_decay",
-        "bias_rate",
-        "momentum",
-    },  # AdamW has a rate of its own
 }
 
 
