@@ -4,6 +4,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: tests run two at 
 
 import shutil
 from collections.abc import Callable
+
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,9 @@ from cifarlib import project_root
 from cifarlib.data import Cifar10, load_cifar10
 from cifarlib.params import load_params
 from cifarlib.train import train
+
+for name in [name for name in os.environ if name.startswith("MAKE")]:
+    del os.environ[name]  # pytest may run under make itself, and a make that a test calls would say so in every line
 
 SLOW = ("test_slurm", "test_browser", "test_grid", "test_notebooks", "test_train", "test_export", "test_measure")
 # it replaces PyTorch's inside, which another version has elsewhere; what it tests, CUDA tests on a GPU test as well

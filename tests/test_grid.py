@@ -29,9 +29,7 @@ def folder_of(run, outputs, schedule=TINY):
 def make_table(outputs, runs="run6 run7", epochs=1):
     here = ["SETUP=", f"BIN={Path(sys.executable).parent}"]
     command = ["make", "table", f"RUNS={runs}", f"EPOCHS={epochs}", "IMAGES=128", f"OUTPUTS={outputs}", *here]
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("MAKE")}  # pytest may run under make itself
-    return command, {"cwd": project_root(), "env": environment, "text": True,
-                     "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}  # fmt: skip
+    return command, {"cwd": project_root(), "text": True, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
 
 
 def history(folder):

@@ -112,7 +112,9 @@ def html_of(path):
 
 
 def text_of(path):
-    return "\n".join(o.get("data", {}).get("text/markdown", "") for o in outputs(path))
+    """Markdown and captions."""
+    forms = [o.get("data", {}) for o in outputs(path)]
+    return "\n".join(data.get("text/markdown") or data.get("text/plain", "") for data in forms)
 
 
 def test_papermill_resumes_a_killed_run(executed):
