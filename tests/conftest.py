@@ -4,7 +4,6 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: tests run two at 
 
 import shutil
 from collections.abc import Callable
-
 from pathlib import Path
 
 import pytest
