@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from cifarlib import InputError, outputs_folder, own_images, predict, project_root, records
+from cifarlib import InputError, outputs_folder, own_images, predict, project_root, records, user_path
 from cifarlib.data import load_cifar10
 
 log = logging.getLogger(__name__)
@@ -28,13 +28,13 @@ DERIVED = shutil.ignore_patterns("__pycache__", ".*", "*.egg-info")
 AGAIN = """
 import sys
 import numpy as np
+import torch
 from cifarlib import data, own_images, predict, records
 folder, images, layout, data_folder, threads, target = sys.argv[1:]
-import torch
 torch.set_num_threads(int(threads))
 precision = records.read_record(folder)["precision"]
 network, description = predict.load_model(folder, "cpu", precision)
-images = own_images.read_images(images, layout).images if images else data.load_cifar10(data_folder or None).test_images
+images = own_images.read_images(images, layout).images if images else data.load_cifar10(data_folder).test_images
 np.save(target, predict.logits_of(network, description, images, precision).softmax(1).numpy())
 """
 README = """# {name}: what is where
@@ -80,15 +80,17 @@ def hand_in(
     name: str, run: str, images: str | Path | None = None, layout: str = "auto",
     output_folder: str | Path | None = None, data_folder: str | Path | None = None, check: bool = False, **asked,
 ) -> Path | None:  # fmt: skip
-    """Makes ``handin/<name>.zip`` below ``output_folder``, and returns its path; the report has to lie in ``handin/<name>/``. images: what
-    is to be predicted, as own_images.read_images takes it; None: CIFAR-10's test images. check: only look whether all is
-    there but the report.
+    """Makes ``handin/<name>.zip`` below ``output_folder`` and returns its path; the report has to lie in ``handin/<name>/``.
+    images: what is to be predicted, as own_images.read_images takes it; None: CIFAR-10's test images. check: only look
+    whether all is there but the report.
 
     Raises InputError that names what is missing, before anything is built, and where the proof fails.
     """
     if not re.fullmatch(r"[\w-]+", name):
         raise InputError(f"NAME = {name!r}: give letters, digits, - and _ alone, as in First_Last")
     outputs, folder = outputs_folder(output_folder), find_run(run, output_folder, **asked)
+    images = own_images.existing_path("images", images).resolve() if images else None
+    data_folder = (user_path("data_folder", data_folder) or project_root() / "data").resolve()
     own = own_images.read_images(images, layout) if images else None
     if check:
         return None
@@ -108,7 +110,7 @@ def hand_in(
         _lay_out(root, folder, model_name, reports)
         names = own or own_images.OwnImages(pixels, [f"test {i}" for i in range(len(pixels))], [])
         predict.write_predictions(root / "predictions.npy", probabilities, names)
-        shown = f"the images in `{Path(images).name}`" if images else "CIFAR-10's test images"
+        shown = f"the images in `{images.name}`" if images else "CIFAR-10's test images"
         text = README.format(name=name, shape=tuple(probabilities.shape), images=shown, run=model_name)
         (root / "README.md").write_text(text, encoding="utf-8")
         _write_sums(root)
@@ -140,14 +142,15 @@ def _write_sums(root: Path) -> None:
     (root / "SHA256SUMS").write_text("".join(lines), encoding="utf-8")
 
 
-def _predict_again(archive: Path, name: str, model_name: str, images, layout: str, data_folder) -> None:
+def _predict_again(
+    archive: Path, name: str, model_name: str, images: Path | None, layout: str, data_folder: Path
+) -> None:
     """The archive's code and network, unpacked into an empty folder, have to make equal predictions."""
     with tempfile.TemporaryDirectory() as empty:
         shutil.unpack_archive(archive, empty)
         root = Path(empty) / name
-        arguments = [root / "saved_models" / model_name, Path(images).resolve() if images else "", layout,
-                     Path(data_folder).resolve() if data_folder else project_root() / "data",
-                     torch.get_num_threads(), root / "again.npy"]  # fmt: skip
+        arguments = [root / "saved_models" / model_name, images or "", layout, data_folder, torch.get_num_threads(),
+                     root / "again.npy"]  # fmt: skip
         command = [sys.executable, "-c", AGAIN, *map(str, arguments)]
         done = subprocess.run(command, cwd=root / "code", capture_output=True, text=True)
         if done.returncode:

@@ -223,20 +223,6 @@ def disagreements(paper: dict[str, Judged], fast: dict[str, Judged]) -> str:
     )
 
 
-def two_by_two(results: Results, caption: str) -> Table:
-    """Smoothing x reduction of the loss: validation accuracy of the four runs."""
-
-    cells = {
-        run: f"{number(r['mean'])} ± {number(r['sd'])} ({run}, n = {r['n']})" for run, r in by_run(results).iterrows()
-    }
-    smoothing = f"smoothing {load_params('run7').label_smoothing:g}"
-    rows = [
-        {"": name, "mean of the batch": cells[mean], "sum over the batch": cells[total]}
-        for name, mean, total in (("no smoothing", "run6", "run6-sum"), (smoothing, "run7-mean", "run7"))
-    ]
-    return Table(rows, caption, "tbl-two-by-two")
-
-
 def conclusions(fast: dict[str, Judged]) -> str:
     """Which of the paper's claims are reproduced, contradicted, not resolved and not judged around the fast recipe."""
     by_verdict: dict[str, list[str]] = {}

@@ -38,6 +38,7 @@ from cifarlib.report.notebook import (
     HEADINGS,
     Article,
     article,
+    leave_out_code,
     naming_cell,
     note_formulas,
     pandoc,
@@ -92,10 +93,7 @@ def to_pdf(path: Path, output: Path) -> list[str]:
     """Typeset, with vector figures, their alternative text and embedded fonts; code is left out. Returns what else had
     to be left out, one line each."""
     contents = article(path)
-    if code := contents.all("div", class_="code"):
-        contents.cells.notes.append(f"the PDF leaves out the code of {len(code)} cell(s)")
-    for element in code:
-        element.extract()
+    leave_out_code(contents, "PDF")
     for table in contents.all("table"):
         _fit(table)
     for image in contents.all("img"):
@@ -198,7 +196,8 @@ def _not_in_fonts(article: Article) -> list[str]:
 
 
 def export(path: Path, kinds: Sequence[str]) -> None:
-    """The notebook as "html" and "pdf" beside it, as "tex" in a folder there; what is left out is said. Raises InputError where it cannot be."""
+    """The notebook as "html" and "pdf" beside it, as "tex" in a folder there; what is left out is said. Raises InputError
+    where it cannot be."""
     said = set()
     for kind in kinds:
         output = path.parent / "tex" / f"{path.stem}.tex" if kind == "tex" else path.with_suffix(f".{kind}")

@@ -34,10 +34,7 @@ WIDE = 95  # characters in a table's row from which its columns get widths and w
 def to_tex(path: Path, output: Path) -> list[str]:
     """``output`` (.tex) and, beside it, references.bib and figures/. Returns what had to be left out, one line each."""
     contents = notebook.article(path)
-    if code := contents.all("div", class_="code"):
-        contents.cells.notes.append(f"the LaTeX leaves out the code of {len(code)} cell(s)")
-    for element in code:
-        element.extract()
+    notebook.leave_out_code(contents, "LaTeX")
     contents.title = BeautifulSoup(contents.title, "html.parser").get_text()
     for caption in contents.all(["figcaption", "caption"]):
         number = caption.find("b")
@@ -112,19 +109,11 @@ def _write_figures(contents: notebook.Article, folder: Path) -> None:
 def _declare_characters(text: str) -> tuple[str, list[str]]:
     """Declarations of the characters that pdflatex does not know by itself, and a note of those that nothing is known for."""
     lines, unknown = [], []
-    for character in sorted({c for c in text if ord(c) > 0x17F and c not in PUNCTUATION}):
-        if character in CHARACTERS:
-            meaning = rf"\ensuremath{{{CHARACTERS[character]}}}" if CHARACTERS[character] else ""
-        else:
+    for character in sorted(set(text) & set(CHARACTERS) | {c for c in text if ord(c) > 0x17F and c not in PUNCTUATION}):
+        meaning = CHARACTERS.get(character)
+        if meaning is None:
             unknown.append(f"{character} (U+{ord(character):04X})")
             meaning = r"\fbox{?}"
-        lines.append(rf"\DeclareUnicodeCharacter{{{ord(character):04X}}}{{{meaning}}}")
-    lines += [
-        rf"\DeclareUnicodeCharacter{{{ord(c):04X}}}{{\ensuremath{{{CHARACTERS[c]}}}}}" for c in "×±·°²³" if c in text
-    ]
-    notes = (
-        [f"no LaTeX for {len(unknown)} character(s), a box stands in their place: {' '.join(unknown[:20])}"]
-        if unknown
-        else []
-    )
-    return "\n".join(lines), notes
+        lines.append(rf"\DeclareUnicodeCharacter{{{ord(character):04X}}}{{\ensuremath{{{meaning}}}}}")
+    note = f"no LaTeX for {len(unknown)} character(s), a box stands in their place: {' '.join(unknown[:20])}"
+    return "\n".join(lines), [note] if unknown else []

@@ -182,6 +182,14 @@ def _resolve_citations(article: Article) -> None:
             article.pages[max(article.pages) + 1] = references
 
 
+def leave_out_code(article: Article, kind: str) -> None:
+    """What is to be read on paper has no code; a note says so."""
+    if code := article.all("div", class_="code"):
+        article.cells.notes.append(f"the {kind} leaves out the code of {len(code)} cell(s)")
+    for element in code:
+        element.extract()
+
+
 def pandoc(article: Article, folder: Path, to: str, *options: str, cite: str = "--citeproc") -> str:
     """The article as HTML, Typst or LaTeX; its pictures are left in the folder. Formulas that pandoc cannot read are noted."""
     for name, content in article.cells.pictures.items():
