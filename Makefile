@@ -38,7 +38,7 @@ WHOLE_GRID := $(GRID) $(call list,$(RUNS)) --seeds $(call list,$(SEEDS))
 GIVEN = $(foreach v,PYTHON VENV BIN OUTPUTS RUNS SEEDS EPOCHS STOP IMAGES DEVICE DATA AUTHORS,\
   $(if $(findstring command,$(origin $v)),$(call quote,$v=$($v))))
 
-.PHONY: help setup data train table slurm status report html pdf tex handin notebooks bench lab test lint
+.PHONY: help setup data train table slurm status report html pdf tex handin notebooks bench gpu lab test lint
 help:
 	@echo "make train RUN=7 EPOCHS=10        train a run of Table 1 (also SEED= STOP= IMAGES= DEVICE= DATA= OUTPUTS=)"
 	@echo 'make table SEEDS="0 1" EPOCHS=8   train what is missing of Table 1 and its variants (also RUNS=)'
@@ -51,10 +51,12 @@ help:
 	@echo "make notebooks                    executed copies of the notebooks in outputs/notebooks, for readers without a kernel"
 	@echo "make lab                          open JupyterLab on notebooks/start.ipynb (also LAB=, options of jupyter lab)"
 	@echo "make bench                        time the training loop beside other loops and the matrix rate (also DEVICE=)"
+	@echo "make gpu MINUTES=25               on a GPU: its tests, a short run of everything, the benchmark, then records (also RUNS= SEEDS=)"
 	@echo "make test                         lint and tests"
 	@echo "make data                         fetch and verify CIFAR-10"
 
 setup: $(SETUP)
+	@:
 $(VENV)/.installed: pyproject.toml
 	@echo "== making the environment $(VENV): PyTorch, JupyterLab and the rest, up to 7 GB"
 	@$(PYTHON) -c 'import sys; sys.exit("error: Python %d.%d is too old, 3.10 or newer is needed: make PYTHON=python3.12" % sys.version_info[:2] if sys.version_info < (3, 10) else 0)'
@@ -105,6 +107,12 @@ tex: report
 
 bench: setup
 	@$(CIFARLIB) execute --show notebooks/benchmark.ipynb $(FOLDER)/benchmark/benchmark.ipynb $(WHERE) $(call text,DEVICE,device)
+
+given = $(if $(findstring command,$(origin $(1))),--$(2) $(call list,$($(1))))
+gpu: setup
+	@$(CIFARLIB) gpu $(call quote,$(or $(MINUTES),25)) --output-folder $(FOLDER) $(call option,DATA,data-folder) \
+	  $(call option,DEVICE,device) $(call given,RUNS,runs) $(call given,SEEDS,seeds) \
+	  $(call option,EPOCHS,epochs) $(call option,STOP,stop-epoch) $(call option,IMAGES,train-images)
 
 # IMAGES= is a file or folder of images here; what is missing is said before the report is made
 HANDIN = $(CIFARLIB) handin $(call quote,$(NAME)) --output-folder $(FOLDER) $(call option,RUN,run) $(call option,SEED,seed) \

@@ -36,10 +36,9 @@ def execute(options: argparse.Namespace) -> None:
 def status(options: argparse.Namespace) -> None:
     """what of a grid is done"""
     from cifarlib import grid
-    from cifarlib.params import load_params, run_names
+    from cifarlib.params import load_params
 
-    runs = [run for pattern in options.runs for run in fnmatch.filter(run_names(), pattern) or [pattern]]
-    schedule = {"epochs": options.epochs, "stop_epoch": options.stop_epoch, "train_images": options.train_images}
+    runs, schedule = _runs(options), _schedule(options)
     every = dict.fromkeys(load_params(run, seed=seed, **schedule) for seed in options.seeds for run in runs)
     outputs, no_answer = outputs_folder(options.output_folder), ""
     for params in every if options.wait else ():
@@ -59,11 +58,18 @@ def status(options: argparse.Namespace) -> None:
 
 
 def results(options: argparse.Namespace) -> None:
-    """the README's table of results"""
+    """the README's table of results, and its figure"""
     from cifarlib import records
     from cifarlib.report.results import results_markdown
 
     print(results_markdown(records.finished(options.output_folder)))
+    if options.figure:
+        from cifarlib.report.article import accuracies
+        from cifarlib.report.figures import as_svg, run_accuracies
+        from cifarlib.report.results import collect_like
+
+        of_the_arms = accuracies(collect_like("fast", options.output_folder))
+        records.write_text(options.figure, as_svg(run_accuracies(*of_the_arms, base="fast")))
 
 
 def export(options: argparse.Namespace) -> None:
@@ -86,6 +92,26 @@ def handin(options: argparse.Namespace) -> None:
         print(f"{path} ({path.stat().st_size / 1e6:.1f} MB): unpacked, it made the same predictions again")
 
 
+def gpu(options: argparse.Namespace) -> None:
+    """for so many minutes: tests, short runs, benchmark and records on a GPU, an archive of them"""
+    from cifarlib.gpu_session import use
+
+    folders = options.output_folder, options.data_folder
+    if not use(options.minutes, options.device, *folders, _runs(options), options.seeds, **_schedule(options)):
+        sys.exit("error: a part failed, see above")
+
+
+def _runs(options: argparse.Namespace) -> list[str]:
+    """What was given, each pattern replaced by the names that match it."""
+    from cifarlib.params import run_names
+
+    return [run for pattern in options.runs for run in fnmatch.filter(run_names(), pattern) or [pattern]]
+
+
+def _schedule(options: argparse.Namespace) -> dict:
+    return {name: getattr(options, name) for name in ("epochs", "stop_epoch", "train_images")}
+
+
 def _value(text: str) -> bool | int | str | None:
     """What ``-p name text`` means, as papermill reads it."""
     try:
@@ -100,7 +126,7 @@ def _parameters(options: argparse.Namespace) -> dict:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m cifarlib", description=__doc__.partition("\n")[0])
-    every = (data, train, execute, status, results, export, handin)
+    every = (data, train, execute, status, results, export, handin, gpu)
     commands = parser.add_subparsers(required=True, metavar=" | ".join(command.__name__ for command in every))
     parsers = {f: commands.add_parser(f.__name__, help=f.__doc__) for f in every}
     parsers[data].add_argument("folder", nargs="?", help="default: data/ of the project")
@@ -121,9 +147,16 @@ def _parser() -> argparse.ArgumentParser:
         "--wait": "first wait for other processes training these runs",
     }.items():
         parsers[status].add_argument(name, action="store_true", help=meaning)
-    for name in ("--epochs", "--stop-epoch", "--train-images"):
-        parsers[status].add_argument(name, type=int)
-    for command in (status, results):
+    parsers[results].add_argument("--figure", type=Path, help="where the figure of the fast recipe goes, as SVG")
+    parsers[gpu].add_argument("minutes", type=float)
+    parsers[gpu].add_argument("--device", default="cuda")
+    parsers[gpu].add_argument("--runs", nargs="+", default=["*"], help="as of status; default: all of params/")
+    parsers[gpu].add_argument("--seeds", nargs="+", type=int, help="default: as many as the time reaches for")
+    parsers[gpu].add_argument("--data-folder")
+    for command in (status, gpu):
+        for name in ("--epochs", "--stop-epoch", "--train-images"):
+            parsers[command].add_argument(name, type=int)
+    for command in (status, results, gpu):
         parsers[command].add_argument("--output-folder", help="where the records lie; default: outputs/ of the project")
     parsers[export].add_argument("notebook", type=Path)
     parsers[export].add_argument("--to", choices=("html", "pdf", "tex"), action="append", help="only this one")

@@ -59,7 +59,7 @@ They were, from this archive, before it was handed over: with equal results.
 
 def find_run(run: str, output_folder: str | Path | None = None, **asked) -> Path:
     """The folder of a finished run with weights and executed notebook: of those of ``run`` that have the values asked for
-    (seed, epochs, stop_epoch; None: any), the one with the most epochs, of its seeds the first."""
+    (seed, epochs, stop_epoch; None: any), the ``predict.longest``."""
     asked = {name: value for name, value in asked.items() if value is not None}
     fitting = [r for r in records.finished(output_folder) if r["run"] == run and asked.items() <= r.items()]
     complete = [
@@ -73,7 +73,7 @@ def find_run(run: str, output_folder: str | Path | None = None, **asked) -> Path
             else "is not done"
         )
         raise InputError(f"{wanted} {lacks}: `make train RUN={run.removeprefix('run')}` makes all of it")
-    return min(complete, key=lambda r: (-r["train_images"], -r["epochs_trained"], r["seed"]))["folder"]
+    return predict.longest(complete)
 
 
 def hand_in(

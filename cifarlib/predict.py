@@ -23,7 +23,7 @@ MAKE_ONE = "`make train RUN=7 EPOCHS=10` makes one"
 
 def find_model(model: str | Path | None = None, output_folder: str | Path | None = None) -> Path:
     """The folder of a finished run with its weights: ``model``, below the working directory or else the project, or the
-    run 7 below ``output_folder`` (None: the project's outputs/) with the best validation accuracy."""
+    ``longest`` run 7 below ``output_folder`` (None: the project's outputs/)."""
     if model:
         folder = existing_path("model", model)
         if not (folder / "model.safetensors").is_file():
@@ -34,7 +34,13 @@ def find_model(model: str | Path | None = None, output_folder: str | Path | None
     folders = [folder for folder in folders if (folder / "record.json").is_file()]
     if not folders:
         raise InputError(f"no run 7 with its weights below {outputs}: {MAKE_ONE}")
-    return max(folders, key=lambda folder: records.read_record(folder, verify=False)["validation_accuracy"] or 0)
+    return longest([records.read_record(folder, verify=False) | {"folder": folder} for folder in folders])
+
+
+def longest(finished: list[dict]) -> Path:
+    """Of records, each with its ``folder``, that of the one of the most images, then of the most epochs, of its seeds the
+    first. Not the best one: its accuracy would be flattered by the choice."""
+    return min(finished, key=lambda r: (-r["train_images"], -r["epochs_trained"], r["seed"]))["folder"]
 
 
 def load_model(folder: str | Path, device: str = "auto", precision: str = "float32") -> tuple[Network, dict]:

@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +27,7 @@ from cifarlib.whitening import filters_from_images
 
 log = logging.getLogger(__name__)
 
+PRECISIONS = ("auto", "float32", "bfloat16", "float16")
 CHECKPOINT_SECONDS = {"cpu": 0, "cuda": 10, "mps": 10}  # at most so old; a CPU's epochs are long: every one is saved
 
 
@@ -65,35 +67,31 @@ class Run:
 
 
 def train(
-    params: RunParams,
-    data: Cifar10,
-    output_folder: str | Path | None = None,
-    *,
-    device: str = "auto",
-    precision: str = "auto",
-    resume: bool = True,
-    deterministic: bool = False,
+    params: RunParams, data: Cifar10, output_folder: str | Path | None = None, *,
+    device: str = "auto", precision: str = "auto", resume: bool = True, deterministic: bool = False, capture: bool = True,
     progress: Callable[[float, list[dict]], object] = lambda epochs, history: None,
-) -> Path:
+) -> Path:  # fmt: skip
     """Trains one run and returns the folder of its record, ``output_folder/params.folder``.
 
     Goes on from the folder's checkpoint where there is one of the same parameters (``resume=False``: starts afresh).
-    A finished record is replaced only once the new one is complete. ``progress(epochs done, history)`` is called
-    after every step and epoch. The same seed, machine and number of threads repeat a history bit for bit on a CPU,
-    stopped and resumed or not; on CUDA under ``deterministic``.
+    A finished record is replaced only once the new one is complete. ``capture``: CUDA runs a step as one graph.
+    ``progress(epochs done, history)`` is called after every step and epoch. The same seed, machine and number of threads
+    repeat a history bit for bit on a CPU, stopped and resumed or not; on CUDA under ``deterministic``.
 
     Raises InputError before any training where something given cannot be used, Diverged when the loss is no longer
     finite, Interrupted (a KeyboardInterrupt) when stopped.
     """
-    for name, value in (("resume", resume), ("deterministic", deterministic)):
+    for name, value in (("resume", resume), ("deterministic", deterministic), ("capture", capture)):
         if not isinstance(value, bool):  # papermill reads -p resume false as the text 'false'
             raise InputError(f"{name} = {value!r}: give True or False")
+    if precision not in PRECISIONS:
+        raise InputError(f"precision = {precision!r}: choose one of {', '.join(PRECISIONS)}")
     chosen_device = pick_device(device)
     folder = checkpoint.open_folder(params, output_folder)
     try:
         with FileLock(folder / ".lock", timeout=0), repeatable(deterministic):
             run = prepare(params, data, folder, chosen_device, precision, resume, deterministic)
-            fit(run, progress)
+            fit(run, progress, capture)
             leave_record(run)
     except Timeout:
         raise InputError(f"another process is training in {folder}: wait for it, or choose another seed") from None
@@ -105,14 +103,9 @@ def train(
 
 
 def prepare(
-    params: RunParams,
-    data: Cifar10,
-    folder: Path,
-    device: torch.device,
-    precision: str = "auto",
-    resume: bool = True,
-    deterministic: bool = False,
-) -> Run:
+    params: RunParams, data: Cifar10, folder: Path, device: torch.device,
+    precision: str, resume: bool, deterministic: bool,
+) -> Run:  # fmt: skip
     """The run as it stands before its next step: network, optimizer and data on the device, and what a checkpoint in
     the folder adds (``resume``). precision "auto" takes the checkpoint's, else what is fast on the device."""
     if device.type == "cpu":
@@ -154,11 +147,12 @@ def prepare(
     return Run(folder, data, training, statistics, identity, [*sessions, session], history)
 
 
-def fit(run: Run, progress: Callable[[float, list[dict]], object]) -> None:
+def fit(run: Run, progress: Callable[[float, list[dict]], object], capture: bool) -> None:
     """Trains the epochs that are left, validates after each and saves checkpoints."""
     params, history = run.training.params, run.history
     labels = run.data.validation_labels.to(run.device)
-    run_epoch = CapturedEpoch(run.training) if run.device.type == "cuda" else lambda *a: train_epoch(run.training, *a)
+    captured = capture and run.device.type == "cuda"
+    run_epoch = CapturedEpoch(run.training) if captured else partial(train_epoch, run.training)
     last_save = time.perf_counter()
     progress(len(history), history)
     for epoch in range(len(history) + 1, params.last_epoch + 1):
@@ -171,11 +165,10 @@ def fit(run: Run, progress: Callable[[float, list[dict]], object]) -> None:
         row["train_seconds"] = round(trained - start, 4)
         row["validation_seconds"] = round(time.perf_counter() - trained, 4)
         if not all(map(math.isfinite, (row["train_loss"], row["validation_loss"] if len(labels) else 0))):
+            causes = ("learning_rate", "weight_decay", "loss_reduction", "optimizer", "batch_size", "precision")
             raise Diverged(
-                f"the loss of {params.run} is {row['train_loss']} in epoch {epoch}, validation {row['validation_loss']} "
-                f"(learning_rate {params.learning_rate}, weight_decay {params.weight_decay}, loss_reduction "
-                f"{params.loss_reduction}, optimizer {params.optimizer}, batch_size {params.batch_size}): try a smaller "
-                "learning_rate"
+                f"the loss of {params.run} is {row['train_loss']} in epoch {epoch}, validation {row['validation_loss']}: try a "
+                f"smaller learning_rate ({', '.join(f'{name} {run.identity[name]}' for name in causes)})"
             )
         history.append(row)
         if time.perf_counter() - last_save >= CHECKPOINT_SECONDS[run.device.type] or epoch == params.last_epoch:

@@ -19,6 +19,7 @@ LEVELS = (
     ("train", "predict", "grid", "execute"),
     ("handin",),
     ("benchmark",),
+    ("gpu_session",),
     ("report",),
     ("__main__",),
 )

@@ -3,10 +3,20 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from cifarlib.loop import Lookahead, accuracy, epoch_plan, make_optimizer, mean_loss, predict_logits, right_answers
+from cifarlib.loop import (
+    Lookahead,
+    Training,
+    accuracy,
+    epoch_plan,
+    make_optimizer,
+    mean_loss,
+    predict_logits,
+    right_answers,
+    train_step,
+)
 from cifarlib.model import build_model
 from cifarlib.params import load_params
-from cifarlib.preprocess import draw_crops, make_normalizer
+from cifarlib.preprocess import channel_statistics, draw_crops, make_normalizer
 
 LOGITS = np.array([[5.0, 0, 0], [0, 1, 0], [9, 0, 0], [0, 0, 2]], np.float32)
 LABELS = np.array([0, 2, 1, 2])
@@ -90,6 +100,68 @@ def test_batchnorms_biases_learn_faster_and_decay_as_much_less():
     assert len(weights["params"]) + 6 == sum(parameter.requires_grad for parameter in model.parameters())
     (only,) = make_optimizer(load_params(7), model).param_groups
     assert len(only["params"]) == len(weights["params"]) + 6
+
+
+def training_on(p, small, device, dtype):
+    """A network, and the batch of its first step."""
+    images, labels = small.train_images[: p.batch_size].to(device), small.train_labels[: p.batch_size].to(device)
+    normalizer = make_normalizer(images, p.normalization, channel_statistics(images))
+    model = build_model(0, torch.randn(24, 3, 2, 2, generator=torch.Generator().manual_seed(0))).to(device)
+    training = Training(p, model, make_optimizer(p, model), images, labels, normalizer, dtype)
+    return training, normalizer.apply(images), labels
+
+
+def test_one_step_is_the_same_on_every_device(small, device):
+    p = load_params(7)
+    ours, x, y = training_on(p, small, device, torch.float32)
+    theirs, _, _ = training_on(p, small, "cpu", torch.float32)
+    loss, logits = train_step(ours, x, y)
+    expected, expected_logits = train_step(theirs, x.cpu().contiguous(), y.cpu())
+    torch.testing.assert_close(loss.cpu(), expected, rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(logits.cpu(), expected_logits, rtol=1e-2, atol=1e-2)
+    for one, other in zip(ours.model.parameters(), theirs.model.parameters(), strict=True):
+        assert (one.cpu() - other).norm() <= 1e-2 * other.norm() + 1e-6
+
+
+@pytest.mark.parametrize("run", ["run7", "run7-mean", "run1"])
+def test_float16_loses_no_gradient(run, small, device):
+    """The mean over a batch has the smaller gradients; AdamW shows them, as it divides each by its own size."""
+    p, gradients = load_params(run), {}
+    for dtype in (torch.float32, torch.float16):
+        training, x, y = training_on(p, small, device, dtype)
+        train_step(training, x, y)
+        gradients[dtype] = [
+            p.grad for p in training.model.parameters() if p.requires_grad
+        ]  # as the optimizer unscaled it
+    for half, full in zip(gradients[torch.float16], gradients[torch.float32], strict=True):
+        assert (half - full).norm() <= 0.1 * full.norm()
+        assert ((half == 0) & (full != 0)).float().mean() < 0.01
+
+
+def test_a_step_whose_gradients_overflow_float16_is_left_out(small, device):
+    training, x, y = training_on(load_params(7), small, device, torch.float16)
+    train_step(training, x, y)
+    before = {name: value.clone() for name, value in training.model.state_dict().items()}
+    scale, training.scale = training.scale, 2.0**30
+    training.scaler.update(training.scale)
+    train_step(training, x, y)
+    for name, parameter in training.model.named_parameters():
+        assert torch.equal(parameter, before[name]), name
+    assert all(value.isfinite().all() for value in training.model.state_dict().values())
+    training.scale = scale
+    training.scaler.update(scale)
+    loss, _ = train_step(training, x, y)
+    assert loss.isfinite()
+    assert not torch.equal(training.model.first_layer.bias, before["net.0.bias"])
+
+
+def test_after_training_in_float16_prediction_is_in_float32(small, device):
+    training, _, _ = training_on(load_params(7), small, device, torch.float32)
+    of = {
+        d: predict_logits(training.model, training.images, training.normalizer, d)
+        for d in (torch.float16, torch.float32)
+    }
+    assert torch.equal(of[torch.float16], of[torch.float32])
 
 
 def test_lookahead_is_its_authors_update():

@@ -59,6 +59,8 @@ def test_every_parameter_is_listed_with_its_meaning():
         "output_folder",
         "resume",
         "deterministic",
+        "precision",
+        "capture",
     ]:
         assert re.search(rf"^  {name}: .*\n? +\w+", done.stdout, re.MULTILINE), name
 

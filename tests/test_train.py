@@ -147,13 +147,22 @@ class StopAt:
 
 
 @pytest.mark.parametrize("run", [1, 2, 7, "fast"])
-def test_stopped_says_what_is_saved_and_resumes(run, small, tmp_path, monkeypatch):
+def test_stopped_says_what_is_saved_and_resumes(run, device, small, tmp_path, monkeypatch):
     monkeypatch.setattr(Lookahead, "IMAGES", 128)  # so that it acts in such a short run
-    p = dataclasses.replace(load_params(run), batch_size=128, **SHORT)
+    monkeypatch.setattr("cifarlib.train.CHECKPOINT_SECONDS", {device: 0})
+    p, how = dataclasses.replace(load_params(run), batch_size=128, **SHORT), {"device": device, "deterministic": True}
     with pytest.raises(Interrupted, match=r"Epochs 1 to 2 of 3 are saved in .*seed0-epochs3-images256"):
-        train(p, small, tmp_path / "stopped", device="cpu", progress=StopAt(2.5))
-    stopped = train(p, small, tmp_path / "stopped", device="cpu")
-    assert outcome(stopped) == outcome(train(p, small, tmp_path / "whole", device="cpu"))
+        train(p, small, tmp_path / "stopped", progress=StopAt(2.5), **how)
+    stopped = train(p, small, tmp_path / "stopped", **how)
+    assert outcome(stopped) == outcome(train(p, small, tmp_path / "whole", **how))
+
+
+def test_uncaptured_it_comes_to_the_same(small, device, tmp_path):
+    folders = [
+        train(load_params(7, **SHORT), small, tmp_path / str(c), device=device, capture=c) for c in (True, False)
+    ]
+    losses = [[row["train_loss"] for row in records.read_history(folder)] for folder in folders]
+    assert losses[0] == pytest.approx(losses[1], rel=0.05 if device == "cuda" else 0)
 
 
 def test_stopped_before_the_first_checkpoint_says_so(small, tmp_path):
@@ -272,7 +281,10 @@ def test_a_diverged_loss_is_one_error_and_keeps_the_checkpoint(small, tmp_path):
     assert len(list(tmp_path.glob("**/checkpoint.safetensors"))) == (epoch > 1)
 
 
-@pytest.mark.parametrize(("name", "value"), [("resume", "false"), ("resume", 0), ("deterministic", "no")])
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("resume", "false"), ("resume", 0), ("deterministic", "no"), ("capture", 1), ("precision", "half")],
+)
 def test_a_switch_is_true_or_false(name, value, small, tmp_path):
     with pytest.raises(InputError, match=f"{name} = {value!r}"):
         train(load_params(7, **SHORT), small, tmp_path, **{name: value})

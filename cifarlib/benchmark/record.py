@@ -142,7 +142,7 @@ def roofline(record: dict) -> list[dict]:
     for row in record["by_batch_size"]:
         loop = [FLOP_PER_IMAGE * rate / 1e9 for rate in row["images_per_second"]]
         shown = {"batch size": row["batch_size"], f"loop, {record['precision']} (GFLOP/s)": spread(loop, 0)}
-        for precision in ("float32", "bfloat16"):
+        for precision in ("float32", "bfloat16", "float16"):
             if precision in row:
                 product = [rate / 1e9 for rate in row[precision]]
                 shares = [100 * a / b for a, b in zip(loop, product, strict=True)]

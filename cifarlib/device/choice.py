@@ -54,14 +54,15 @@ def cuda_devices() -> tuple[list[str], list[str]]:
 
 
 def pick_precision(device: torch.device) -> str:
-    """ "bfloat16" (autocast; weights stay float32) where the device has units for it, else "float32".
+    """ "bfloat16" (autocast; weights stay float32) where the device has units for it, else "float16" on CUDA, "float32"
+    elsewhere.
 
     Asked, not measured: another precision is another result, so what else runs on the machine must not decide it, and a
     CPU without such units takes seconds for a product in bfloat16, a hundred times as long as in float32.
     """
     if device.type == "cuda":
         with torch.cuda.device(device):  # of several GPUs, the one chosen
-            return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
+            return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float16"
     return "bfloat16" if device.type == "cpu" and cpu_multiplies_bfloat16() else "float32"
 
 

@@ -1,8 +1,9 @@
-"""An epoch on CUDA with the whole step captured in a graph: batch, forward, loss, backward, optimizer, sums.
+"""An epoch on CUDA with the whole step captured in a graph: forward, loss, backward, optimizer.
 
-At batch 128 the arithmetic of a step takes less time than Python needs to launch its 100 kernels; a graph is launched
-at once. Its input for the whole epoch (order, crops, learning rates) lies on the device, and a counter there says which
-step comes next, so that nothing passes between host and device inside an epoch. ``loop.train_epoch`` is the reference.
+At batch 128 the arithmetic of a step takes less time than Python needs to launch its kernels, about a hundred; a graph is
+launched at once. What the steps of an epoch read (their batches, labels and learning rates) is laid out on the device
+before the first, what they leave (losses and logits) is read after the last, and a counter on the device says which step
+comes next, so that nothing passes between host and device inside an epoch. ``loop.train_epoch`` is the reference.
 """
 
 import gc
@@ -13,9 +14,11 @@ import torch
 from torch import Tensor
 
 from cifarlib.loop import Training, epoch_plan, epoch_row, train_step
+from cifarlib.model import CLASSES
 from cifarlib.preprocess import crop_and_flip
 
 WARM_UP = 3  # steps before the capture, which must not meet a first call: libraries load, buffers are made
+PART = 4000  # images laid out at a time: the positions of their pixels take 8 kB an image
 
 
 class CapturedEpoch:
@@ -23,32 +26,29 @@ class CapturedEpoch:
 
     def __init__(self, training: Training):
         self.training = training  # the graph reads its tensors by address
-        params, images, device = training.params, training.images, training.images.device
-        steps, size = params.steps_per_epoch, params.batch_size
-        order, crops = epoch_plan(params, 1, len(images))
-        self.order = torch.empty(steps, size, dtype=order.dtype, device=device)
-        self.crops = None if crops is None else torch.empty(steps, size, 3, dtype=crops.dtype, device=device)
-        self.rates = torch.empty(steps, device=device)
+        params, device = training.params, training.images.device
+        steps, size, groups = params.steps_per_epoch, params.batch_size, training.optimizer.param_groups
+        _, c, height, width = training.images.shape
+        # in the type that autocast would convert them to; a batch is channels_last
+        self.batches = torch.empty(steps, size, height, width, c, dtype=training.dtype, device=device)
+        self.labels = torch.empty(steps, size, dtype=training.labels.dtype, device=device)
+        self.rates = torch.empty(steps, len(groups), device=device)
+        self.losses = torch.empty(steps, device=device)
+        self.logits = torch.empty(steps, size, CLASSES, device=device)
         self.step = torch.empty(1, dtype=torch.int64, device=device)
-        self.loss_sum, self.last_loss = torch.empty(2, device=device).unbind()
-        self.right = torch.empty((), dtype=torch.int64, device=device)
-        groups = training.optimizer.param_groups
-        for group in groups:
-            group["lr"] = torch.zeros((), device=device)
+        self.plans = {}  # of the epoch to come, made on the CPU while the device works
+        rates = torch.empty(1, len(groups), device=device)
+        for group, rate in zip(groups, rates[0], strict=True):
+            group["lr"] = rate
             if "capturable" in group:  # AdamW; the fused SGD reads a rate on the device as it is
                 group["capturable"] = True
 
         def one_step() -> None:
-            index = self.order.index_select(0, self.step)[0]
-            crops = None if self.crops is None else self.crops.index_select(0, self.step)[0]
-            rate = self.rates.index_select(0, self.step)[0]
-            for group in groups:
-                torch.mul(rate, group["times_rate"], out=group["lr"])
-            x = crop_and_flip(images, training.normalizer, index, crops, params.padding)
-            loss, correct = train_step(training, x, training.labels.index_select(0, index))
-            self.last_loss.copy_(loss)
-            self.loss_sum += loss
-            self.right += correct
+            torch.index_select(self.rates, 0, self.step, out=rates)
+            x, y = (t.index_select(0, self.step)[0] for t in (self.batches, self.labels))
+            loss, logits = train_step(training, x.permute(0, 3, 1, 2), y)
+            self.losses.index_copy_(0, self.step, loss[None])
+            self.logits.index_copy_(0, self.step, logits[None])
             self.step += 1
 
         training.model.train()
@@ -59,27 +59,36 @@ class CapturedEpoch:
             for tensor in _state(training):
                 tensor.copy_(before.get(tensor, torch.zeros_like(tensor)))
 
+    def _plan(self, epoch: int) -> tuple[Tensor, Tensor | None]:
+        return epoch_plan(self.training.params, epoch, len(self.training.images))
+
     def _lay_out(self, epoch: int) -> None:
-        """Puts an epoch's plan where the graph reads it, and the counters to zero."""
-        steps, size = self.order.shape
-        params = self.training.params
-        order, crops = epoch_plan(params, epoch, len(self.training.images))
-        self.order.copy_(order[: steps * size].view(steps, size))
-        if crops is not None:
-            self.crops.copy_(crops[: steps * size].view(steps, size, 3))
-        rates = [params.learning_rate_at((epoch - 1) * steps + step) for step in range(steps)]
-        self.rates.copy_(torch.tensor(rates))
-        for counter in (self.step, self.loss_sum, self.right):
-            counter.zero_()
+        """Puts what the epoch's steps read where the graph reads it, and the counter to zero."""
+        training, params, device = self.training, self.training.params, self.step.device
+        plan = self.plans.pop(epoch, None) or self._plan(epoch)
+        order, crops = (None if t is None else t[: self.labels.numel()].to(device) for t in plan)
+        torch.index_select(training.labels, 0, order, out=self.labels.view(-1))
+        batches = self.batches.flatten(0, 1).permute(0, 3, 1, 2)
+        for start in range(0, len(order), PART):
+            part = slice(start, start + PART)
+            crop = None if crops is None else crops[part]
+            batches[part] = crop_and_flip(training.images, training.normalizer, order[part], crop, params.padding)
+        steps = range((epoch - 1) * len(self.rates), epoch * len(self.rates))
+        times = [group["times_rate"] for group in training.optimizer.param_groups]
+        self.rates.copy_(torch.tensor([[t * params.learning_rate_at(step) for t in times] for step in steps]))
+        self.step.zero_()
 
     def __call__(self, epoch: int, on_step: Callable[[int], object] = lambda step: None) -> dict:
         self._lay_out(epoch)
-        for step in range(len(self.order)):
+        steps = len(self.losses)
+        for step in range(steps):
             self.replay()
             if self.training.lookahead:
-                self.training.lookahead.after((epoch - 1) * len(self.order) + step + 1)
+                self.training.lookahead.after((epoch - 1) * steps + step + 1)
             on_step(step + 1)
-        return epoch_row(self.training.params, epoch, self.loss_sum, self.right, self.last_loss)
+        self.plans = {epoch + 1: self._plan(epoch + 1)}
+        right = (self.logits.argmax(2) == self.labels).sum()
+        return epoch_row(self.training.params, epoch, self.losses.sum(), right, self.losses[-1])
 
 
 def _state(training: Training) -> list[Tensor]:

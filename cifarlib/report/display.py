@@ -168,11 +168,11 @@ def computed_on(record: dict) -> str:
     return "; then ".join(dict.fromkeys(text.format(**session) for session in made_on(record)))
 
 
-def provenance(device: str, data_sha256: str, record: dict | None = None) -> Table:
+def provenance(device: str, data_sha256: str, record: dict | None = None, precision: str = "auto") -> Table:
     """What this notebook runs on: device, commit, versions and data; and what the record's run was computed on or,
     without a record, how a new run will be computed."""
     chosen, version = pick_device(device), code_version()
-    precision = pick_precision(chosen)
+    precision = pick_precision(chosen) if precision == "auto" else precision
     new = f"{precision}, convolutions: {use_fast(build_model(0).to(chosen), precision)}"
     dirty = {True: ", with changes that are not committed", None: " (changes unknown)", False: ""}[version["dirty"]]
     return Table(

@@ -103,7 +103,7 @@ def test_ours_is_set_up_as_a_run_is(small, device, tmp_path, monkeypatch):
     kept = []
     for module in (train, trainer):
         monkeypatch.setattr(module, "keep_freed_memory", lambda name=module.__name__: kept.append(name))
-    run = train.prepare(p, small, tmp_path, device, precision)
+    run = train.prepare(p, small, tmp_path, device, precision, resume=False, deterministic=False)
     made = Trainer(CONTESTANTS["ours"], p, Machine(device, precision), small)
     assert kept == [train.__name__, trainer.__name__] * (device.type == "cpu")
     assert made.convolutions == run.sessions[-1]["convolutions"]

@@ -1,3 +1,4 @@
+import contextlib
 import os
 import subprocess
 import sys
@@ -95,6 +96,15 @@ def test_a_gpu_that_this_pytorch_has_no_code_for_is_passed_over(monkeypatch, cap
     assert caplog.text == ""
     with pytest.raises(InputError, match=r"'cuda:0' is not there \(GPU 0 has compute capability 6.0, .* an older CUDA"):
         pick_device("cuda:0")
+
+
+@pytest.mark.parametrize(("has_units", "precision"), [(True, "bfloat16"), (False, "float16")])
+def test_a_gpu_without_bfloat16_takes_float16(has_units, precision, monkeypatch):
+    asked = []
+    monkeypatch.setattr(torch.cuda, "device", lambda device: asked.append(device) or contextlib.nullcontext())
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: has_units or including_emulation)
+    assert pick_precision(torch.device("cuda:1")) == precision
+    assert asked == [torch.device("cuda:1")]
 
 
 def test_auto_says_why_it_takes_the_cpu_though_a_gpu_is_there(monkeypatch, caplog):

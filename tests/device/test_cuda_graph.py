@@ -18,32 +18,45 @@ RUNS = [
 ]
 
 
-def training_of(p, small, device):
+PRECISIONS = {"cpu": [torch.float32], "cuda": [torch.float32, torch.bfloat16, torch.float16]}
+CASES = [
+    (run, other, dtype) for run, other in RUNS for dtype in PRECISIONS["cuda" if torch.cuda.is_available() else "cpu"]
+]
+
+
+def training_of(p, small, device, dtype):
     images = small.train_images[: p.train_images]
     normalizer = make_normalizer(images, p.normalization, channel_statistics(images)).to(torch.device(device))
     images = images.to(device).contiguous(memory_format=torch.channels_last)
     model = build_model(0, torch.randn(24, 3, 2, 2, generator=torch.Generator().manual_seed(0))).to(device)
     labels = small.train_labels[: p.train_images].to(device)
+    if device == "cuda":  # as train.py has it
+        model = model.to(memory_format=torch.channels_last)
     lookahead = Lookahead(p, model) if p.lookahead else None
-    return Training(p, model, make_optimizer(p, model), images, labels, normalizer, torch.float32, lookahead)
+    return Training(p, model, make_optimizer(p, model), images, labels, normalizer, dtype, lookahead)
 
 
-@pytest.mark.parametrize(("run", "other"), RUNS)
-def test_captured_epochs_equal_eager_ones(run, other, small, device, monkeypatch):
-    """Rates, order, crops, sums and the state put back after the warm-up; on a CPU with calls in the graph's place."""
+@pytest.mark.parametrize(("run", "other", "dtype"), CASES)
+def test_captured_epochs_equal_eager_ones(run, other, dtype, small, monkeypatch):
+    """Rates, order, crops, sums and the state put back after the warm-up; on a CPU with calls in the graph's place. On
+    CUDA in what training runs there: channels_last, and each precision."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
     if device == "cpu":
         monkeypatch.setattr(cuda_graph, "capture", lambda step, reset, _: [reset(), step()] and step)
-    elif device != "cuda":
-        pytest.skip("captured on CUDA alone")
+    monkeypatch.setattr(cuda_graph, "PART", 100)
     monkeypatch.setattr(Lookahead, "IMAGES", 256)
     p = load_params(run, **{"batch_size": 128, "train_images": 500, "epochs": 3, **other})
-    eager, captured = training_of(p, small, device), training_of(p, small, device)
+    eager, captured = (training_of(p, small, device, dtype) for _ in range(2))
     expected = [train_epoch(eager, epoch) for epoch in (1, 2)]
     epoch = CapturedEpoch(captured)
     steps = []
     rows = [epoch(1, steps.append), epoch(2)]
     assert steps == list(range(1, p.steps_per_epoch + 1))
+    # rounding differs where kernels add in another order; of some 384 answers a few are then others
+    loss, answers, weights = (1e-5, 0, 1e-3) if device == "cpu" else (1e-3 if dtype == torch.float32 else 2e-2, 5, 2e-2)
     for ours, theirs in zip(rows, expected, strict=True):
-        assert ours == pytest.approx(theirs, rel=1e-3 if device == "cuda" else 1e-5)
+        assert ours.pop("train_accuracy") == pytest.approx(theirs.pop("train_accuracy"), abs=(answers + 0.1) / 384)
+        assert ours == pytest.approx(theirs, rel=loss)
     for ours, theirs in zip(captured.model.state_dict().values(), eager.model.state_dict().values(), strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=1e-2, atol=1e-3)
+        distance = (ours - theirs).float().norm() / theirs.float().norm().clamp_min(1e-6)
+        assert distance <= weights

@@ -26,6 +26,7 @@ from cifarlib.preprocess import channel_statistics, make_normalizer
 
 CUDA = torch.device("cuda:0")
 RUNS = ["run1", "run2", "run6-image-channel", "run7-preprocessed", "fast"]
+CASES = [(run, torch.bfloat16) for run in RUNS] + [("run2", torch.float16), ("run1", torch.float32)]
 
 
 def backward(loss):
@@ -111,8 +112,8 @@ def fake(monkeypatch):
         yield
 
 
-@pytest.mark.parametrize("run", RUNS)
-def test_a_run_stays_on_the_device_and_goes_on_from_its_checkpoint(run, small, fake, monkeypatch, tmp_path):
+@pytest.mark.parametrize(("run", "dtype"), CASES)
+def test_a_run_stays_on_the_device_and_goes_on_from_its_checkpoint(run, dtype, small, fake, monkeypatch, tmp_path):
     p = load_params(run, train_images=256, batch_size=128)
     images, labels = small.train_images[:256], small.train_labels[:256].to(CUDA)
     statistics = channel_statistics(images)
@@ -123,7 +124,7 @@ def test_a_run_stays_on_the_device_and_goes_on_from_its_checkpoint(run, small, f
         model = build_model(0, torch.zeros(24, 3, 2, 2) if p.whitening else None, p.dirac).to(CUDA)
         model = model.to(memory_format=torch.channels_last)
         lookahead = Lookahead(p, model) if p.lookahead else None
-        return Training(p, model, make_optimizer(p, model), images, labels, normalizer, torch.bfloat16, lookahead)
+        return Training(p, model, make_optimizer(p, model), images, labels, normalizer, dtype, lookahead)
 
     first = start()
     CapturedEpoch(first)(1)
@@ -147,5 +148,5 @@ def test_a_run_stays_on_the_device_and_goes_on_from_its_checkpoint(run, small, f
     chosen = small.validation_images[:50].to(CUDA)
     normalizer = make_normalizer(chosen, p.normalization, statistics)
     for views in (False, True):
-        logits = predict_logits(second.model, chosen, normalizer, torch.bfloat16, views=views)
+        logits = predict_logits(second.model, chosen, normalizer, dtype, views=views)
         assert (logits.device, logits.dtype, logits.shape) == (CUDA, torch.float32, (50, 10))
