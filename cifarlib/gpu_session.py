@@ -6,6 +6,7 @@ so a GPU, of its own. Logs, states and an archive lie in ``outputs/gpu/``, the r
 
 import functools
 import json
+import os
 import subprocess
 import sys
 import tarfile
@@ -16,15 +17,16 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from cifarlib import InputError, grid, outputs_folder, project_root, records
+from cifarlib import InputError, grid, outputs_folder, project_root, records, user_path
 from cifarlib.benchmark.measure import own_process
 from cifarlib.data import load_cifar10
 from cifarlib.device.choice import pick_device
 from cifarlib.params import RunParams, load_params
 from cifarlib.provenance import device_name
-from cifarlib.train import Diverged, Interrupted, train
+from cifarlib.train import Interrupted, train
 
 SHARE = 0.25  # of the time: more neither tests, nor short runs, nor the benchmark may take
+BENCHMARK_SECONDS = 300  # with less it would not end, and nothing of it be kept
 TESTS = ("tests/device", "tests/benchmark/test_contestants.py", "tests/test_loop.py", "tests/test_train.py")
 BENCHMARK = "import json, sys; from cifarlib.benchmark.measure import measure; measure(**json.loads(sys.argv[1]))"
 SHORT = {"epochs": 2, "train_images": 4096}
@@ -70,40 +72,51 @@ def use(
     if not minutes > 0:
         raise InputError(f"minutes = {minutes}: give a number above 0")
     todo, chosen = wanted(runs, seeds or SEEDS, **schedule), pick_device(device)
-    session = Session(str(chosen), outputs_folder(output_folder), data_folder, begin, begin + 60 * minutes)
+    data_folder = str(user_path("data_folder", data_folder).resolve()) if data_folder else None
+    outputs = outputs_folder(output_folder).resolve()
+    session = Session(str(chosen), outputs, data_folder, begin, begin + 60 * minutes)
     load_data(data_folder)
-    folder = session.outputs / "gpu"
+    folder, name_of_device = outputs / "gpu", device_name(chosen)
     (folder / "short").mkdir(parents=True, exist_ok=True)
-    session.say(f"{device_name(chosen)} for {minutes:g} minutes")
-    benchmark = {"device": session.device, "data_folder": data_folder, "output_folder": str(session.outputs)}
+    session.say(f"{name_of_device} for {minutes:g} minutes")
+    tests = ("-m", "pytest", "-v", "--maxfail=5", "-k", f"{chosen.type} and not fake", *TESTS)
+    benchmark = json.dumps({"device": session.device, "data_folder": data_folder, "output_folder": str(outputs)})
     parts = {
-        "tests": lambda part: run_python(part, folder / "tests.log", "-m", "pytest", "-q", "-k", f"{chosen.type} and not fake", *TESTS),
+        "tests": lambda part: run_python(part, folder / "tests.log", *tests),
         "short runs": lambda part: train_all(replace(part, outputs=folder / "short"), wanted(runs, [0], **SHORT)),
-        "benchmark": lambda part: run_python(part, folder / "benchmark.log", "-c", BENCHMARK, json.dumps(benchmark)),
-    }  # fmt: skip
-    states = json.loads((folder / "parts.json").read_text()) if (folder / "parts.json").exists() else {}
+        "benchmark": lambda part: run_python(part, folder / "benchmark.log", "-c", BENCHMARK, benchmark),
+    }
+    states = _states_of(folder / "parts.json", name_of_device)
     for name, part in parts.items():
-        if states.get(name) != "done" and session.left:
-            states[name] = part(session.within(SHARE))
+        share = session.within(SHARE)
+        if states.get(name) != "done":
+            enough = share.left > (BENCHMARK_SECONDS if name == "benchmark" else 0)
+            states[name] = part(share) if enough else f"not begun, needs a session of more than {minutes:g} minutes"
             records.write_text(folder / "parts.json", json.dumps(states, indent=1) + "\n")
-        session.say(f"{name}: {states.get(name, 'no time left')}")
+        session.say(f"{name}: {states[name]}")
     states["records"] = train_all(session, todo)
     session.say(f"records: {states['records']}")
-    cells = [
-        cell for params in todo if (cell := grid.read_cell(params, session.outputs)).state in ("done", "unfinished")
-    ]
+    cells = [cell for params in todo if (cell := grid.read_cell(params, outputs)).state in ("done", "unfinished")]
     print(grid.as_table(cells) if cells else "no record yet")
-    path = archive(session.outputs, [cell.folder for cell in cells if cell.state == "done"])
+    path = archive(outputs, [cell.folder for cell in cells if cell.state == "done"])
     session.say(f"to take along: {path} ({path.stat().st_size / 1e6:.1f} MB)")
     return not any(state.startswith("failed") for state in states.values())
 
 
+def _states_of(path: Path, device: str) -> dict[str, str]:
+    """Of the parts, as an earlier session on this device left them."""
+    states = json.loads(path.read_text()) if path.exists() else {}
+    return states if states.get("device") == device else {"device": device}
+
+
 def run_python(session: Session, log: Path, *arguments: str) -> str:
     """A Python program from the project's root, stopped when the time is over: "done", "failed ..." or "stopped ..."."""
+    environment = os.environ | ({"CIFARLIB_DATA": session.data_folder} if session.data_folder else {})
     with open(log, "wb") as file:
         try:
             done = subprocess.run(
-                [sys.executable, *arguments], cwd=project_root(), stdout=file, stderr=subprocess.STDOUT, timeout=session.left
+                [sys.executable, *arguments], cwd=project_root(), env=environment, stdout=file, stderr=subprocess.STDOUT,
+                timeout=session.left,
             )  # fmt: skip
         except subprocess.TimeoutExpired:
             return f"stopped for want of time, see {log}"
@@ -129,7 +142,8 @@ def train_all(session: Session, todo: Sequence[RunParams]) -> str:
                 break
             if problem:
                 failures.append(f"{params.folder}: {problem}")
-                call = own_process(stack)  # what failed on a GPU may have left it unusable to its process
+                stack.close()  # what failed on a GPU may have left it unusable to its process, and its memory taken
+                call = own_process(stack)
             done += not problem
             result = problem or results_text(records.read_record(session.outputs / params.folder, verify=False))
             session.say(f"{params.folder}: {result}, {time.time() - start:.0f} s")
@@ -150,7 +164,7 @@ def train_within(session: Session, params: RunParams) -> str:
         train(params, load_data(session.data_folder), session.outputs, device=session.device, progress=stop_in_time)
     except Interrupted:
         return "stopped"
-    except (InputError, Diverged, RuntimeError, OSError) as error:
+    except Exception as error:  # whatever it is, the next run may do without
         return f"{type(error).__name__}: {error}"
     return ""
 
@@ -166,7 +180,9 @@ def archive(outputs: Path, folders: Sequence[Path]) -> Path:
     model = outputs / load_params(7).folder / "model.safetensors"
     files = [f for folder in folders for f in sorted(folder.iterdir()) if f.is_file() and f.suffix != ".safetensors"]
     files += [model] * model.exists()
-    files += [f for pattern in ("gpu/*.log", "gpu/*.json", "benchmark/*.json") for f in sorted(outputs.glob(pattern))]
+    files += [
+        f for pattern in ("gpu/*.log", "gpu/*.json", "benchmark/*/record.json") for f in sorted(outputs.glob(pattern))
+    ]
     with tarfile.open(path, "w:gz") as tar:
         for file in files:
             if not file.name.startswith("."):

@@ -25,8 +25,8 @@ DEVICES = ["cpu"] + ["cuda"] * torch.cuda.is_available() + ["mps"] * torch.backe
 
 @pytest.fixture(scope="session")
 def cifar10() -> Cifar10:
-    """The real data set, fetched into data/ once."""
-    return load_cifar10()
+    """The real data set, fetched into data/ once, or where CIFARLIB_DATA says that it lies."""
+    return load_cifar10(os.environ.get("CIFARLIB_DATA"))
 
 
 @pytest.fixture(scope="session")
@@ -59,8 +59,15 @@ def copy_of_project() -> Callable[[Path], Path]:
     return copy
 
 
+@pytest.fixture
+def exact_convolutions(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without TF32, which rounds a GPU's float32 to ten bits, and the search for kernels, which may find another one."""
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", False)
+
+
 @pytest.fixture(params=DEVICES)
-def device(request: pytest.FixtureRequest) -> str:
+def device(request: pytest.FixtureRequest, exact_convolutions: None) -> str:
     return request.param
 
 

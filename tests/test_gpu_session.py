@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from cifarlib import InputError, gpu_session
+from cifarlib import InputError, gpu_session, project_root
 from cifarlib.gpu_session import Session, train_all, use, wanted
 from cifarlib.params import load_params, run_names
 
@@ -45,7 +45,9 @@ def test_a_part_that_fails_leaves_the_others_and_what_is_done_stays_done(tmp_pat
     )
     monkeypatch.setattr(gpu_session, "SHORT", {"epochs": 1, "train_images": 128})
     monkeypatch.setattr(gpu_session, "BENCHMARK", "raise SystemExit('the benchmark broke')")
-    given = (10, "cpu", str(tmp_path), None, ["run7", "run6"])
+    given = (30, "cpu", str(tmp_path), str(project_root() / "data"), ["run7", "run6"])
+    (tmp_path / "benchmark" / "gpu").mkdir(parents=True)
+    (tmp_path / "benchmark" / "gpu" / "record.json").write_text("{}")
     assert not use(*given, **TINY)
     states = json.loads((tmp_path / "gpu" / "parts.json").read_text())
     assert (states["tests"], states["short runs"]) == ("done", "done")
@@ -57,7 +59,7 @@ def test_a_part_that_fails_leaves_the_others_and_what_is_done_stays_done(tmp_pat
     for run in ("run6", "run7"):
         assert f"{run}/seed0-epochs1-images256/record.json" in names
         assert f"{run}/seed0-epochs1-images256/predictions.npz" in names
-    assert {"gpu/tests.log", "gpu/benchmark.log", "gpu/parts.json"} <= set(names)
+    assert {"gpu/tests.log", "gpu/benchmark.log", "gpu/parts.json", "benchmark/gpu/record.json"} <= set(names)
     assert not [name for name in names if name.endswith("safetensors")]
     first = capsys.readouterr().out
     assert first.index("run7/seed0-epochs1-images256: validation") < first.index(
@@ -69,6 +71,11 @@ def test_a_part_that_fails_leaves_the_others_and_what_is_done_stays_done(tmp_pat
     monkeypatch.setattr(gpu_session, "train_within", lambda *_: pytest.fail("trained again"))
     assert use(*given, **TINY)
     assert "records: done" in capsys.readouterr().out
+    monkeypatch.setattr(gpu_session, "device_name", lambda device: "another")
+    monkeypatch.setattr(gpu_session, "run_python", lambda session, log, *arguments: f"failed, see {log}")
+    monkeypatch.setattr(gpu_session, "train_all", lambda session, todo: "done")
+    assert not use(1, *given[1:], **TINY)  # nothing of what one device did is taken for another's
+    assert "benchmark: not begun, needs a session of more than 1 minutes" in capsys.readouterr().out
 
 
 def test_when_the_time_is_over_a_run_keeps_its_epochs_and_goes_on_later(small, tmp_path, monkeypatch):

@@ -158,9 +158,8 @@ def test_stopped_says_what_is_saved_and_resumes(run, device, small, tmp_path, mo
 
 
 def test_uncaptured_it_comes_to_the_same(small, device, tmp_path):
-    folders = [
-        train(load_params(7, **SHORT), small, tmp_path / str(c), device=device, capture=c) for c in (True, False)
-    ]
+    how = {"device": device, "deterministic": True}
+    folders = [train(load_params(7, **SHORT), small, tmp_path / str(c), capture=c, **how) for c in (True, False)]
     losses = [[row["train_loss"] for row in records.read_history(folder)] for folder in folders]
     assert losses[0] == pytest.approx(losses[1], rel=0.05 if device == "cuda" else 0)
 

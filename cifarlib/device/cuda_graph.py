@@ -6,6 +6,7 @@ before the first, what they leave (losses and logits) is read after the last, an
 comes next, so that nothing passes between host and device inside an epoch. ``loop.train_epoch`` is the reference.
 """
 
+import functools
 import gc
 import warnings
 from collections.abc import Callable
@@ -97,10 +98,16 @@ def _state(training: Training) -> list[Tensor]:
     return [*training.model.state_dict(keep_vars=True).values(), *momentum]
 
 
+@functools.cache
+def capture_stream(device: torch.device) -> torch.cuda.Stream:
+    """One for all captures on the device: cuBLAS keeps a workspace for every stream that it has met."""
+    return torch.cuda.Stream(device)
+
+
 def capture(function: Callable[[], None], reset: Callable[[], object], device: torch.device) -> Callable[[], None]:
     """``function`` as one launch on a CUDA device, after a few ordinary calls; ``reset()`` before each."""
     with torch.cuda.device(device):
-        stream = torch.cuda.Stream()
+        stream = capture_stream(device)
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream), warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*capturable=True")  # AdamW: these steps alone run uncaptured

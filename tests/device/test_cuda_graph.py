@@ -37,7 +37,7 @@ def training_of(p, small, device, dtype):
 
 
 @pytest.mark.parametrize(("run", "other", "dtype"), CASES)
-def test_captured_epochs_equal_eager_ones(run, other, dtype, small, monkeypatch):
+def test_captured_epochs_equal_eager_ones(run, other, dtype, small, exact_convolutions, monkeypatch):
     """Rates, order, crops, sums and the state put back after the warm-up; on a CPU with calls in the graph's place. On
     CUDA in what training runs there: channels_last, and each precision."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -53,7 +53,8 @@ def test_captured_epochs_equal_eager_ones(run, other, dtype, small, monkeypatch)
     rows = [epoch(1, steps.append), epoch(2)]
     assert steps == list(range(1, p.steps_per_epoch + 1))
     # rounding differs where kernels add in another order; of some 384 answers a few are then others
-    loss, answers, weights = (1e-5, 0, 1e-3) if device == "cpu" else (1e-3 if dtype == torch.float32 else 2e-2, 5, 2e-2)
+    on_cuda = (1e-3, 5, 5e-2) if dtype == torch.float32 else (5e-2, 15, 1e-1)
+    loss, answers, weights = (1e-5, 0, 1e-3) if device == "cpu" else on_cuda
     for ours, theirs in zip(rows, expected, strict=True):
         assert ours.pop("train_accuracy") == pytest.approx(theirs.pop("train_accuracy"), abs=(answers + 0.1) / 384)
         assert ours == pytest.approx(theirs, rel=loss)
