@@ -158,7 +158,7 @@ def needed(results: list, command: str = "make table") -> list:
 def verdict_text(j: Judged) -> str:
     """A comparison that the paper does not make has no claim to reproduce."""
     words = {"reproduced": "above zero", "contradicted": "below zero"} if j.claim.ours else {}
-    return words.get(j.verdict, j.verdict) or ("one seed" if j.estimate else "no record")
+    return words.get(j.verdict, j.verdict) or ("too few seeds" if j.estimate else "no record")
 
 
 def estimate_text(j: Judged | None) -> str:

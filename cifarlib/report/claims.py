@@ -10,6 +10,7 @@ from cifarlib.report import statistics
 from cifarlib.report.statistics import LEVEL, Estimate
 
 MARGIN = 0.5  # points within which "alike" holds
+VERDICT_SEEDS = 3  # of each run: with two, chance makes too many intervals too small (tests/report/test_statistics.py)
 
 
 def _read(name: str) -> dict:
@@ -81,7 +82,8 @@ def judge(results, claims: dict[str, Claim]) -> dict[str, Judged]:
         arms = [(weight, results.values(run, claim.measure)) for run, weight in claim.arms.items()]
         estimates[name] = statistics.contrast(arms) if all(values for _, values in arms) else None
         if claim.sign:
-            p[name] = estimates[name].p if estimates[name] else math.nan
+            judgeable = estimates[name] and estimates[name].seeds >= VERDICT_SEEDS
+            p[name] = estimates[name].p if judgeable else math.nan
     levels = dict(zip(p, statistics.holm_levels(list(p.values())), strict=True))
     judged = {}
     for name, claim in claims.items():
@@ -101,12 +103,12 @@ def judge(results, claims: dict[str, Claim]) -> dict[str, Judged]:
 
 def verdict(estimate: Estimate, sign: int, level: float = LEVEL) -> str:
     """ "reproduced" where the interval lies wholly on the paper's side of zero (sign), "contradicted" where wholly on
-    the other, else "not resolved"; "" at one seed.
+    the other, else "not resolved"; "" with fewer than ``VERDICT_SEEDS`` seeds of a run.
 
     Sign 0, alike, is equivalence by two one-sided tests at 5 %: "reproduced" where the 90 % interval lies within the
     margin, "contradicted" where the 95 % interval lies wholly outside.
     """
-    if estimate.seeds < 2:
+    if estimate.seeds < VERDICT_SEEDS:
         return ""
     if sign == 0:
         reproduced = max(map(abs, estimate.interval(2 * LEVEL - 1))) < MARGIN

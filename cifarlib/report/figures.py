@@ -260,7 +260,7 @@ class Contrast(NamedTuple):
 def contrasts(rows: Sequence[Contrast]) -> Figure:
     """Each estimate with its interval beside zero and the paper's value; the conclusion shows in marker and colour."""
     looks = {
-        "reproduced": (GREEN, "o"), "contradicted": (VERMILION, "X"), "not resolved": (BLUE, "s"), "one seed": (BLACK, "d"),
+        "reproduced": (GREEN, "o"), "contradicted": (VERMILION, "X"), "not resolved": (BLUE, "s"), "too few seeds": (BLACK, "d"),
         "above zero": (PURPLE, "^"), "below zero": (PURPLE, "v"),
     }  # fmt: skip
     words = "; ".join(f"{row.name} {row.estimate:+.2f} {row.conclusion}".strip() for row in rows)

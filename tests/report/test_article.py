@@ -109,7 +109,7 @@ def test_one_seed_has_an_interval_over_images_and_no_verdict(tmp_path):
     low, high = binomial_interval(share, IMAGES)
     assert table_1(results).loc["7", "95 % interval"] == f"{100 * low:.2f} to {100 * high:.2f} ᵃ"
     table = claims_table(results)
-    assert set(table["verdict"]) == {"one seed"}
+    assert set(table["verdict"]) == {"too few seeds"}
     assert table.loc["patch whitening helps", "ours (interval)"].endswith(" ᵃ")
 
 

@@ -37,13 +37,16 @@ def test_alike_is_two_one_sided_tests(value, error, expected):
 
 
 @pytest.mark.parametrize("sign", [1, 0])
-def test_one_seed_gives_no_verdict(sign):
-    assert verdict(contrast([(1, [92.0]), (-1, [91.1, 91.4])]), sign) == ""
+def test_fewer_than_three_seeds_give_no_verdict(sign):
+    many = (-1, [91.1, 91.4, 91.2, 91.3])
+    assert verdict(contrast([(1, [92.0]), many]), sign) == ""
+    assert verdict(contrast([(1, [92.0, 92.01]), many]), sign) == ""
+    assert verdict(contrast([(1, [92.0, 92.01, 92.02]), many]), sign) != ""
 
 
 def test_a_wide_interval_gives_no_verdict_either():
-    """Two seeds an arm, one arm without spread: Welch leaves one degree of freedom."""
-    assert verdict(contrast([(1, [94.0, 93.0]), (-1, [90.4, 90.4])]), 1) == "not resolved"
+    """Three seeds an arm, one arm without spread: Welch leaves two degrees of freedom."""
+    assert verdict(contrast([(1, [94.0, 90.9, 92.5]), (-1, [90.4, 90.4, 90.4])]), 1) == "not resolved"
 
 
 def test_the_directional_claims_of_a_group_share_five_per_cent_and_alike_has_its_own():

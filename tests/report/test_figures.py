@@ -53,7 +53,7 @@ def drawn(cifar10):
     maps = {"block 1": torch.rand(64, 15, 15)}
     row = {"epoch": 1, **{f"{p}_{m}": 0.5 for p in ("train", "validation") for m in ("loss", "accuracy")}}
     history = [row, {**row, "epoch": 2}]
-    conclusions = ("reproduced", "contradicted", "not resolved", "one seed", "above zero", "below zero")
+    conclusions = ("reproduced", "contradicted", "not resolved", "too few seeds", "above zero", "below zero")
     return {
         "training_curves": figures.training_curves(history, 2, 0.2),
         "architecture": figures.architecture(figures.layer_table(build_model(0))),

@@ -22,6 +22,24 @@ def test_the_mean_of_a_worked_example():
     assert mean_interval(A) == pytest.approx((91.3 - 0.1963, 91.3 + 0.1963), abs=1e-4)
 
 
+def misses(n, spread, level, experiments=100_000):
+    """How often the interval of n seeds against five, whose deviation is ``spread`` times smaller, misses the truth."""
+    random = np.random.default_rng(0)
+    few, many = random.normal(0, spread, (experiments, n)), random.normal(0, 1, (experiments, 5))
+    a, b = few.var(1, ddof=1) / n, many.var(1, ddof=1) / 5
+    t, freedom = (few.mean(1) - many.mean(1)) / np.sqrt(a + b), (a + b) ** 2 / (a**2 / (n - 1) + b**2 / 4)
+    ours = contrast([(1, few[0]), (-1, many[0])])
+    assert (ours.value / ours.error, ours.freedom) == pytest.approx((t[0], freedom[0]))
+    return np.mean(2 * reference.t.sf(abs(t), freedom) < 1 - level)
+
+
+def test_with_two_seeds_intervals_miss_far_too_often():
+    """Why a verdict needs three: the report quotes these numbers."""
+    two, three = ([100 * misses(n, spread, 0.995) for spread in (1, 3)] for n in (2, 3))
+    assert two == pytest.approx([0.9, 3.8], abs=0.1)
+    assert three == pytest.approx([0.4, 1.4], abs=0.1)
+
+
 def test_a_share_of_images_has_wilsons_interval():
     """9,320 of 10,000: centre (p + z2/2n) / (1 + z2/n), half-width z sqrt(p (1-p)/n + z2/4n2) / (1 + z2/n)."""
     p, n, z = 0.932, 10_000, 1.959964
