@@ -16,6 +16,8 @@ REPORT ?= report
 quote = '$(subst ','\'',$(1))'
 comma := ,
 list = $(foreach item,$(subst $(comma), ,$(1)),$(call quote,$(item)))
+# a list given on the command line, as an option; without it the command chooses, not the Makefile
+list_option = $(if $(findstring command,$(origin $(1))),--$(2) $(call list,$($(1))))
 # where the variable $(1) is given: an option of a command, a parameter of a notebook, and one that is text
 option = $(if $($(1)),--$(2)=$(call quote,$($(1))))
 parameter = $(if $($(1)),-p $(2) $(call quote,$($(1))))
@@ -108,10 +110,9 @@ tex: report
 bench: setup
 	@$(CIFARLIB) execute --show notebooks/benchmark.ipynb $(FOLDER)/benchmark/benchmark.ipynb $(WHERE) $(call text,DEVICE,device)
 
-given = $(if $(findstring command,$(origin $(1))),--$(2) $(call list,$($(1))))
 gpu: setup
 	@$(CIFARLIB) gpu $(call quote,$(or $(MINUTES),25)) --output-folder $(FOLDER) $(call option,DATA,data-folder) \
-	  $(call option,DEVICE,device) $(call given,RUNS,runs) $(call given,SEEDS,seeds) \
+	  $(call option,DEVICE,device) $(call list_option,RUNS,runs) $(call list_option,SEEDS,seeds) \
 	  $(call option,EPOCHS,epochs) $(call option,STOP,stop-epoch) $(call option,IMAGES,train-images)
 
 # IMAGES= is a file or folder of images here; what is missing is said before the report is made

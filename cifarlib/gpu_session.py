@@ -4,7 +4,6 @@ What is done stays done: the same command goes on where the time ran out. A part
 so a GPU, of its own. Logs, states and an archive lie in ``outputs/gpu/``, the records in ``outputs/`` as all others.
 """
 
-import functools
 import json
 import os
 import subprocess
@@ -19,7 +18,7 @@ from pathlib import Path
 
 from cifarlib import InputError, grid, outputs_folder, project_root, records, user_path
 from cifarlib.benchmark.measure import own_process
-from cifarlib.data import load_cifar10
+from cifarlib.benchmark.trainer import load_data
 from cifarlib.device.choice import pick_device
 from cifarlib.params import RunParams, load_params
 from cifarlib.provenance import device_name
@@ -31,7 +30,6 @@ TESTS = ("tests/device", "tests/benchmark/test_contestants.py", "tests/test_loop
 BENCHMARK = "import json, sys; from cifarlib.benchmark.measure import measure; measure(**json.loads(sys.argv[1]))"
 SHORT = {"epochs": 2, "train_images": 4096}
 SEEDS = tuple(range(100))
-load_data = functools.cache(load_cifar10)  # once a process
 
 
 @dataclass(frozen=True)

@@ -78,7 +78,7 @@ def test_a_part_that_fails_leaves_the_others_and_what_is_done_stays_done(tmp_pat
     assert "benchmark: not begun, needs a session of more than 1 minutes" in capsys.readouterr().out
 
 
-def test_when_the_time_is_over_a_run_keeps_its_epochs_and_goes_on_later(small, tmp_path, monkeypatch):
+def test_when_the_time_is_over_a_run_keeps_its_epochs_and_goes_on_later(tmp_path):
     params = [
         load_params("fast", batch_size=128, train_images=256, epochs=1000),
         load_params(7, epochs=1, train_images=128),
