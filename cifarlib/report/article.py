@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import torch
 from IPython.display import display
+from scipy import stats
 from torch import Tensor
 
 from cifarlib import InputError, records
@@ -19,7 +20,7 @@ from cifarlib.data import Cifar10, load_cifar10
 from cifarlib.grid import made_differently
 from cifarlib.params import PAPER_EPOCHS, load_params
 from cifarlib.report import statistics
-from cifarlib.report.claims import Claim, Judged, load_published
+from cifarlib.report.claims import Claim, Judged, judge, load_published
 from cifarlib.report.display import Table, Text, duration
 from cifarlib.report.figures import Contrast
 from cifarlib.report.results import TABLE_1, Results, all_runs
@@ -58,12 +59,12 @@ def interval_text(interval: tuple[float, float], form: Callable = number, digits
 
 def by_run(results: Results) -> pd.DataFrame:
     """mean, sd and n of the seeds' validation accuracies and mean test accuracy of each run, in per cent, nan where there
-    are too few seeds; interval: 95 %, over the seeds, at one seed over the images."""
-    rows = {}
+    are too few seeds; interval: 95 %, over the seeds with the deviation of all runs, at one seed over the images."""
+    rows, pooled = {}, statistics.pooled_variance([results.values(run) for run in results.runs])
     for run in all_runs(results.schedule):
         values = pd.Series(results.values(run), dtype=float)
         tests = pd.Series(results.values(run, "test_accuracy"), dtype=float)
-        interval = statistics.mean_interval(values) if len(values) > 1 else (math.nan, math.nan)
+        interval = statistics.mean_interval(values, pooled) if len(values) > 1 else (math.nan, math.nan)
         if len(values) == 1:
             images = results.of(run)["validation_images"].iloc[0]
             interval = tuple(100 * end for end in statistics.binomial_interval(values[0] / 100, images))
@@ -223,14 +224,49 @@ def disagreements(paper: dict[str, Judged], fast: dict[str, Judged]) -> str:
     )
 
 
+def deviation(results: Results, claims: dict[str, Claim]) -> str:
+    """The pooled deviation between seeds, whether the runs' own differ, and what would be open by Welch's intervals."""
+    several = [values for run in results.runs if len(values := results.values(run)) > 1]
+    if len(several) < 2:
+        return ""
+    variance, freedom = statistics.pooled_variance(several)
+    own, p = [np.std(values, ddof=1) for values in several], stats.bartlett(*several).pvalue
+    pooled, welch = judge(results, claims), judge(results, claims, pooled=False)
+    resolved = [name for name, j in pooled.items() if side(j)]
+    open_ones = [pooled[name].claim.title for name in resolved if not side(welch[name])]
+    return (
+        f"Validation accuracies of one run deviate by {math.sqrt(variance):.2f} points between seeds ({freedom} degrees of freedom), "
+        f"those of single runs by {min(own):.2f} to {max(own):.2f}, which Bartlett's test [@bartlett1937] "
+        f"{'calls unequal' if p < 0.05 else 'does not tell apart'} (p = {p:.2g}). Welch's intervals, of each run's own deviation, would leave "
+        f"open {len(open_ones)} of {len(resolved)} resolved differences{': ' * bool(open_ones)}{', '.join(open_ones)}."
+    )
+
+
 def conclusions(fast: dict[str, Judged]) -> str:
-    """Which of the paper's claims are reproduced, contradicted, not resolved and not judged around the fast recipe."""
-    by_verdict: dict[str, list[str]] = {}
+    """How many and which of the paper's claims are reproduced, contradicted, not resolved and not judged around the fast
+    recipe, each with our difference, the largest first."""
+    by_verdict: dict[str, list[Judged]] = {}
     for j in fast.values():
         if not j.claim.ours:
-            by_verdict.setdefault(j.verdict or "not judged yet, for want of seeds", []).append(j.claim.title)
-    kinds = ("reproduced", "contradicted", "not resolved", "not judged yet, for want of seeds")
-    return "; ".join(f"**{kind}**: {', '.join(by_verdict[kind])}" for kind in kinds if kind in by_verdict) + "."
+            by_verdict.setdefault(j.verdict or "not judged yet, for want of seeds", []).append(j)
+    texts = []
+    for kind in ("reproduced", "contradicted", "not resolved", "not judged yet, for want of seeds"):
+        if group := sorted(by_verdict.get(kind, []), key=lambda j: -abs(j.estimate.value) if j.estimate else 0):
+            texts.append(f"**{len(group)} {kind}**: {', '.join(j.claim.title + difference_text(j) for j in group)}")
+    return "; ".join(texts) + "."
+
+
+def difference_text(j: Judged) -> str:
+    """ " (+2.66 points)", or nats; "" without an estimate."""
+    digits, unit = (2, "points") if j.claim.measure == "validation_accuracy" else (3, "nats")
+    return f" ({signed(j.estimate.value, digits)} {unit})" if j.estimate else ""
+
+
+def seconds_by_device(results: Results, run: str) -> pd.Series:
+    """The median time of the run's training on each device, the shortest first."""
+    made = results.of(run)
+    seconds = [sum(records.read_record(folder, verify=False)["epoch_seconds"]) for folder in made["folder"]]
+    return pd.Series(seconds, made["device_name"]).groupby(level=0).median().sort_values()
 
 
 def costs(compared: Results, fast: Results, caption: str) -> Table:
@@ -241,9 +277,9 @@ def costs(compared: Results, fast: Results, caption: str) -> Table:
                  "validation %": number(paper["validation_accuracy"]["run7"]), "test %": number(paper["test_accuracy"]["run7"]),
                  "n": 1})  # fmt: skip
     for results, run in ((compared, "run7"), (fast, "fast")):
-        for device, group in results.of(run).groupby("device_name"):
-            times = [sum(records.read_record(folder, verify=False)["epoch_seconds"]) for folder in group["folder"]]
-            rows.append({"run": run, "epochs": results.schedule.last_epoch, "a run": duration(np.median(times)), "device": device,
+        for device, seconds in seconds_by_device(results, run).items():
+            group = results.of(run)[results.of(run)["device_name"] == device]
+            rows.append({"run": run, "epochs": results.schedule.last_epoch, "a run": duration(seconds), "device": device,
                          "validation %": number(100 * group["validation_accuracy"].mean()),
                          "test %": number(100 * group["test_accuracy"].mean()), "n": len(group)})  # fmt: skip
     return Table(rows, caption, "tbl-costs")
@@ -270,7 +306,7 @@ def speed_table(benchmarks: Sequence[dict], caption: str) -> Table:
 
 
 def reached(compared: Results, fast: Results) -> str:
-    """What run 7 and the fast recipe reached; "" without a record."""
+    """What run 7 and the fast recipe reached, and in what time; "" without a record."""
     text = ""
     for results, run in ((compared, "run7"), (fast, "fast")):
         if run in results.runs:
@@ -278,7 +314,9 @@ def reached(compared: Results, fast: Results) -> str:
             text += (
                 f"{'Our run 7' if run == 'run7' else 'The fast recipe'} reaches {shares.iloc[0]:.2f} % validation and "
             )
-            text += f"{shares.iloc[1]:.2f} % test accuracy after {results.schedule} ({n} seed{'s' * (n > 1)}). "
+            device, seconds = next(seconds_by_device(results, run).items())
+            text += f"{shares.iloc[1]:.2f} % test accuracy after {results.schedule} ({n} seed{'s' * (n > 1)}; "
+            text += f"a run takes {duration(seconds)} on {device}). "
     return text
 
 

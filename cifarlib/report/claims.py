@@ -10,7 +10,7 @@ from cifarlib.report import statistics
 from cifarlib.report.statistics import LEVEL, Estimate
 
 MARGIN = 0.5  # points within which "alike" holds
-VERDICT_SEEDS = 3  # of each run: with two, chance makes too many intervals too small (tests/report/test_statistics.py)
+VERDICT_SEEDS = 3  # of each run: with fewer its own deviation, beside the pooled one, says nothing
 
 
 def _read(name: str) -> dict:
@@ -74,13 +74,20 @@ class Judged:
     seeds_needed: int | None
 
 
-def judge(results, claims: dict[str, Claim]) -> dict[str, Judged]:
+def judge(results, claims: dict[str, Claim], pooled: bool = True) -> dict[str, Judged]:
     """Each claim by ``results.values(run, measure)``, at one seed with an interval of ``results.right_answers(run)``.
-    The directional claims are adjusted together by Holm's procedure; "alike" (sign 0) is tested apart."""
-    estimates, p = {}, {}
+    The directional claims are adjusted together by Holm's procedure; "alike" (sign 0) is tested apart.
+
+    pooled: one deviation between seeds for all runs that claims of a measure compare; else each run's own (Welch).
+    """
+    estimates, p, variances = {}, {}, {}
+    for measure in {claim.measure for claim in claims.values()}:
+        runs = sorted({run for claim in claims.values() if claim.measure == measure for run in claim.arms})
+        variances[measure] = statistics.pooled_variance([results.values(run, measure) for run in runs])
     for name, claim in claims.items():
         arms = [(weight, results.values(run, claim.measure)) for run, weight in claim.arms.items()]
-        estimates[name] = statistics.contrast(arms) if all(values for _, values in arms) else None
+        variance = variances[claim.measure] if pooled else None
+        estimates[name] = statistics.contrast(arms, variance) if all(values for _, values in arms) else None
         if claim.sign:
             judgeable = estimates[name] and estimates[name].seeds >= VERDICT_SEEDS
             p[name] = estimates[name].p if judgeable else math.nan

@@ -1,7 +1,8 @@
 """Intervals, contrasts between runs and the seeds they need. scipy does the statistics.
 
 A run's accuracy varies with its seed and with the choice of the images. Between runs the seeds decide: an estimate is a
-weighted sum of the runs' means, its interval Welch's. One seed a run gives no such interval.
+weighted sum of the runs' means, its interval from the deviation between seeds, pooled over the runs of a recipe or
+(Welch's) of each run alone. One seed a run gives no such interval.
 """
 
 import math
@@ -52,24 +53,35 @@ class Estimate:
         return self.value - half, self.value + half
 
 
-def contrast(arms: Sequence[tuple[float, Sequence[float]]]) -> Estimate:
-    """The weighted sum of the means of independent arms, each (weight, one value a seed), after Welch and
-    Satterthwaite: unequal variances, unequal numbers of seeds."""
+def pooled_variance(runs: Sequence[Sequence[float]]) -> tuple[float, int]:
+    """The variance between seeds, taken to be the same for all runs (one-way analysis of variance), and its degrees of
+    freedom; nan, 0 where no run has two seeds."""
+    several = [values for values in runs if len(values) > 1]
+    freedom = sum(len(values) - 1 for values in several)
+    squares = sum((len(values) - 1) * np.var(values, ddof=1) for values in several)
+    return (float(squares) / freedom if freedom else math.nan), freedom
+
+
+def contrast(arms: Sequence[tuple[float, Sequence[float]]], pooled: tuple[float, int] | None = None) -> Estimate:
+    """The weighted sum of the means of independent arms, each (weight, one value a seed).
+
+    pooled: variance of a seed and its degrees of freedom; None: each arm's own, after Welch and Satterthwaite.
+    """
     value = sum(weight * np.mean(values) for weight, values in arms)
     seeds = min(len(values) for _, values in arms)
     if seeds < 2:
         return Estimate(float(value), math.nan, math.nan, math.nan, seeds)
-    of_one = [weight**2 * np.var(values, ddof=1) for weight, values in arms]
+    of_one = [weight**2 * (pooled[0] if pooled else np.var(values, ddof=1)) for weight, values in arms]
     of_mean = [v / len(values) for v, (_, values) in zip(of_one, arms, strict=True)]
     total = sum(of_mean)
     spent = sum(v**2 / (len(values) - 1) for v, (_, values) in zip(of_mean, arms, strict=True))
-    freedom = total**2 / spent if total else math.nan
+    freedom = pooled[1] if pooled else total**2 / spent if total else math.nan
     return Estimate(float(value), math.sqrt(total), float(freedom), math.sqrt(sum(of_one)), seeds)
 
 
-def mean_interval(values: Sequence[float]) -> tuple[float, float]:
-    """95 % interval (Student) of the mean over seeds; nan at one seed."""
-    return contrast([(1.0, values)]).interval()
+def mean_interval(values: Sequence[float], pooled: tuple[float, int] | None = None) -> tuple[float, float]:
+    """95 % interval (Student) of the mean over seeds, see ``contrast``; nan at one seed."""
+    return contrast([(1.0, values)], pooled).interval()
 
 
 def holm_levels(p: Sequence[float]) -> list[float]:
@@ -95,7 +107,7 @@ def seeds_needed(estimate: Estimate, level: float = LEVEL) -> int | None:
         return more
 
     def lacking(n: float) -> float:
-        # Welch's degrees of freedom grow like this where all arms have n seeds
+        # degrees of freedom grow like this where all runs have n seeds
         freedom = estimate.freedom * (n - 1) / (estimate.seeds - 1)
         critical = stats.t.ppf(0.5 + level / 2, freedom)
         shift = abs(estimate.value) / estimate.error_of_one * math.sqrt(n)
