@@ -242,16 +242,19 @@ def deviation(results: Results, claims: dict[str, Claim]) -> str:
     )
 
 
-def conclusions(fast: dict[str, Judged]) -> str:
+def conclusions(fast: dict[str, Judged], brief: bool = False) -> str:
     """How many and which of the paper's claims are reproduced, contradicted, not resolved and not judged around the fast
-    recipe, each with our difference, the largest first."""
+    recipe, each with our difference, the largest first; brief: of those without a verdict only how many."""
     by_verdict: dict[str, list[Judged]] = {}
     for j in fast.values():
         if not j.claim.ours:
             by_verdict.setdefault(j.verdict or "not judged yet, for want of seeds", []).append(j)
     texts = []
     for kind in ("reproduced", "contradicted", "not resolved", "not judged yet, for want of seeds"):
-        if group := sorted(by_verdict.get(kind, []), key=lambda j: -abs(j.estimate.value) if j.estimate else 0):
+        group = sorted(by_verdict.get(kind, []), key=lambda j: -abs(j.estimate.value) if j.estimate else 0)
+        if group and brief and kind.startswith("not"):
+            texts.append(f"**{len(group)} {kind}**")
+        elif group:
             texts.append(f"**{len(group)} {kind}**: {', '.join(j.claim.title + difference_text(j) for j in group)}")
     return "; ".join(texts) + "."
 

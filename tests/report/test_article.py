@@ -139,6 +139,7 @@ def test_the_conclusions_name_the_claims_by_their_verdicts_around_the_fast_recip
     assert "**1 contradicted**: small batches and those of 1024 perform alike (+1.00 points)" in text
     assert "**2 not resolved**: AdamW converges early (+0.002 nats), smoothing's gain exceeds that" in text
     assert "Nesterov" not in text  # not a claim of the paper
+    assert article.conclusions(fast, brief=True) == text.partition(": AdamW converges early")[0] + "."
 
 
 def test_each_claim_stands_beside_itself_around_both_recipes(grid, tmp_path):
