@@ -232,7 +232,7 @@ def deviation(results: Results, claims: dict[str, Claim]) -> str:
     variance, freedom = statistics.pooled_variance(several)
     own, p = [np.std(values, ddof=1) for values in several], stats.bartlett(*several).pvalue
     pooled, welch = judge(results, claims), judge(results, claims, pooled=False)
-    resolved = [name for name, j in pooled.items() if side(j)]
+    resolved = [name for name, j in pooled.items() if j.verdict and side(j)]
     open_ones = [pooled[name].claim.title for name in resolved if not side(welch[name])]
     return (
         f"Validation accuracies of one run deviate by {math.sqrt(variance):.2f} points between seeds ({freedom} degrees of freedom), "
