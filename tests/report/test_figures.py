@@ -196,3 +196,9 @@ def test_curves_without_validation_show_training_alone():
     assert [line.get_label() for line in figure.axes[1].lines] == ["training"]
     assert "nan" not in figure.alt
     assert "validation" not in figure.alt
+
+
+def test_the_arms_stand_below_their_base_from_the_best_to_the_worst():
+    values = {"better": [93.9], "base": [93.3, 93.5], "worse": [92.0], "middle": [93.0]}
+    figure = figures.run_accuracies(values, dict.fromkeys(values, (92, 94)), {}, "base")
+    assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ["base", "better", "middle", "worse"]
