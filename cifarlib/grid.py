@@ -172,8 +172,8 @@ def made_on(record: dict) -> list[dict]:
 
 
 def made_differently(compared: Sequence[dict]) -> str:
-    """In what the rounding of these records may differ, and in which of them, with their seeds: "convolutions Winograd in
-    run1 (1, 2), else PyTorch"; "" where all were made alike."""
+    """In what the rounding of these records may differ, and in which of them: "convolutions Winograd in run1 (seeds 1, 2),
+    else PyTorch"; "" where all were made alike."""
     texts = []
     for name in records.MADE_ON:
         values = [" / ".join(dict.fromkeys(session[name] for session in made_on(record))) for record in compared]
@@ -184,7 +184,8 @@ def made_differently(compared: Sequence[dict]) -> str:
             for record, its_value in zip(compared, values, strict=True):
                 if its_value == value:
                     seeds.setdefault(record["run"], []).append(str(record["seed"]))
-            parts.append(f"{value} in " + ", ".join(f"{run} ({', '.join(of)})" for run, of in sorted(seeds.items())))
+            runs = [f"{run} (seed{'s' * (len(of) > 1)} {', '.join(of)})" for run, of in sorted(seeds.items())]
+            parts.append(f"{value} in {', '.join(runs)}")
         if parts:
             texts.append(f"{name.replace('_', ' ')} {', '.join(parts)}, else {usual}")
     return "; ".join(texts)
@@ -222,7 +223,7 @@ def full_text(cells: list[Cell]) -> str:
             (
                 as_table(cells),
                 summary(cells),
-                different and f"The records differ, with seeds in brackets: {different}.",
+                different and f"The records differ: {different}.",
             ),
         )
     )

@@ -167,7 +167,7 @@ def test_records_that_were_made_differently_are_named():
     resumed = {**alike, "seed": 2, "sessions": [alike, {**alike, "convolutions": "PyTorch"}]}
     other = {**alike, "run": "run6", "seed": 0, "precision": "bfloat16"}
     assert grid.made_differently([*two, resumed, other]) == (
-        "precision bfloat16 in run6 (0), else float32; convolutions Winograd / PyTorch in run7 (2), else Winograd"
+        "precision bfloat16 in run6 (seed 0), else float32; convolutions Winograd / PyTorch in run7 (seed 2), else Winograd"
     )
 
 

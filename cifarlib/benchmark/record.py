@@ -119,7 +119,7 @@ def summary_text(record: dict) -> str:
     plain = twin(base, fast_convolutions=False)
     if plain in record["contestants"]:
         rivals[plain] = "itself with PyTorch's convolutions"
-    compared = "; ".join(f"**{spread(ratios(record, k, base))}** times as fast as {what}" for k, what in rivals.items())
+    compared = "; ".join(f"{spread(ratios(record, k, base))} times as fast as {what}" for k, what in rivals.items())
     fresh = [100 * (ratio - 1) for ratio in ratios(record, base, twin(base, augmentation="once"))]
     return (
         f"An epoch of {TRAIN_IMAGES:,} images takes {base} **{as_seconds(median(epoch_seconds(record, base)))}** in "

@@ -20,7 +20,7 @@ from cifarlib.data import Cifar10, load_cifar10
 from cifarlib.grid import made_differently
 from cifarlib.params import PAPER_EPOCHS, load_params
 from cifarlib.report import statistics
-from cifarlib.report.claims import Claim, Judged, judge, load_published
+from cifarlib.report.claims import MARGIN, Claim, Judged, load_published
 from cifarlib.report.display import Table, Text, duration
 from cifarlib.report.figures import Contrast
 from cifarlib.report.results import TABLE_1, Results, all_runs
@@ -75,10 +75,14 @@ def by_run(results: Results) -> pd.DataFrame:
 def status(results: Results) -> Text:
     """Which schedule the results are of, how their records differ, and what is missing, with what makes it."""
     counts = sorted(set(results.table.groupby("run").size()))
-    text = f"The results below are of **{results.schedule}**: {len(results.table)} records"
+    text = (
+        f"The results below are those after **{results.schedule}**: {(n := len(results.table))} record{'s' * (n != 1)}"
+    )
     text += f", seeds a run: {' or '.join(map(str, counts))}." if counts else "."
     if differ := made_differently(results.table.to_dict("records")):
-        text += f" **The records differ in what rounding depends on, with seeds in brackets: {differ}.**"
+        text += f" The records differ in what rounding depends on: {differ}."
+    if results.schedule.is_the_papers and results.schedule.stop_epoch:
+        text += " By then the rate has fallen three times, to a thousandth of its start, and accuracy hardly moves any more."
     if missing := [run for run in all_runs(results.schedule) if run not in results.runs]:
         text += (
             f"\n\n**No record yet of {', '.join(missing)}.** What would need them is left open below. To make them: "
@@ -156,10 +160,11 @@ def needed(results: list, command: str = "make table") -> list:
     return results
 
 
-def verdict_text(j: Judged) -> str:
-    """A comparison that the paper does not make has no claim to reproduce."""
+def verdict_text(j: Judged, seeds: bool = False) -> str:
+    """A comparison that the paper does not make has no claim to reproduce; with the ``seeds`` it needs where unresolved."""
     words = {"reproduced": "above zero", "contradicted": "below zero"} if j.claim.ours else {}
-    return words.get(j.verdict, j.verdict) or ("too few seeds" if j.estimate else "no record")
+    needs = f" (needs n = {j.seeds_needed})" * bool(seeds and j.seeds_needed)
+    return (words.get(j.verdict, j.verdict) or ("too few seeds" if j.estimate else "no record")) + needs
 
 
 def estimate_text(j: Judged | None) -> str:
@@ -177,8 +182,8 @@ def claims_table(judged: dict[str, Judged], caption: str, label: str) -> Table:
     """The claims of a group as contrasts."""
     rows = [
         {"comparison": j.claim.says, "runs": j.claim.formula, "paper": signed(j.claim.papers_value()),
-         "ours (interval)": estimate_text(j), "n": j.estimate.seeds if j.estimate else 0, "verdict": verdict_text(j),
-         "seeds to resolve": f"{j.seeds_needed or '–'}"}
+         "ours (interval)": estimate_text(j), "n": j.estimate.seeds if j.estimate else 0,
+         "verdict": verdict_text(j, seeds=True)}
         for j in judged.values()
     ]  # fmt: skip
     return Table(rows, caption, label)
@@ -189,12 +194,12 @@ def both_recipes(paper: dict[str, Judged], fast: dict[str, Judged], caption: str
     rows, papers = [], {name: j.claim for name, j in paper.items()}
     for name, j in fast.items():
         ours = paper.get(name)
-        verdict = verdict_text(j) + (f" (needs n = {j.seeds_needed})" if j.seeds_needed else "")
         row = {"claim": j.claim.says, "paper": signed(papers_value(papers, name))}
         row |= {"the paper's schedule": estimate_text(ours), "n": ours.estimate.seeds if ours and ours.estimate else 0}
         if any(p.verdict for p in paper.values()):
             row["its verdict"] = verdict_text(ours) if ours else "–"
-        row |= {"fast recipe": estimate_text(j), "n ": j.estimate.seeds if j.estimate else 0, "verdict": verdict}
+        row |= {"fast recipe": estimate_text(j), "n ": j.estimate.seeds if j.estimate else 0}
+        row["verdict"] = verdict_text(j, seeds=True)
         rows.append(row)
     return Table(rows, caption, "tbl-claims")
 
@@ -224,45 +229,75 @@ def disagreements(paper: dict[str, Judged], fast: dict[str, Judged]) -> str:
     )
 
 
-def deviation(results: Results, claims: dict[str, Claim]) -> str:
-    """The pooled deviation between seeds, whether the runs' own differ, and what would be open by Welch's intervals."""
+def by_pooling_alone(judged: dict[str, Judged], unpooled: dict[str, Judged]) -> list[str]:
+    """The verdicts that Welch's intervals, of each run's own deviation, would leave open."""
+    return [j.claim.title for name, j in judged.items() if j.verdict and side(j) and not side(unpooled[name])]
+
+
+def deviation(results: Results, judged: dict[str, Judged], unpooled: dict[str, Judged]) -> str:
+    """The pooled deviation between seeds, whether the runs' own differ, and which verdicts rest on it."""
     several = [values for run in results.runs if len(values := results.values(run)) > 1]
     if len(several) < 2:
         return ""
     variance, freedom = statistics.pooled_variance(several)
     own, p = [np.std(values, ddof=1) for values in several], stats.bartlett(*several).pvalue
-    pooled, welch = judge(results, claims), judge(results, claims, pooled=False)
-    resolved = [name for name, j in pooled.items() if j.verdict and side(j)]
-    open_ones = [pooled[name].claim.title for name in resolved if not side(welch[name])]
+    open_ones = by_pooling_alone(judged, unpooled)
     return (
-        f"Validation accuracies of one run deviate by {math.sqrt(variance):.2f} points between seeds ({freedom} degrees of freedom), "
-        f"those of single runs by {min(own):.2f} to {max(own):.2f}, which Bartlett's test [@bartlett1937] "
-        f"{'calls unequal' if p < 0.05 else 'does not tell apart'} (p = {p:.2g}). Welch's intervals, of each run's own deviation, would leave "
-        f"open {len(open_ones)} of {len(resolved)} resolved differences{': ' * bool(open_ones)}{', '.join(open_ones)}."
+        f"Between seeds of one run validation accuracy deviates by {math.sqrt(variance):.2f} points (pooled over the runs, {freedom} "
+        f"degrees of freedom). The runs' own deviations lie between {min(own):.2f} and {max(own):.2f}; Bartlett's test [@bartlett1937] "
+        f"{'calls them unequal' if p < 0.05 else 'does not tell them apart'} (p = {p:.2g}), which with few seeds says little. Welch's "
+        f"intervals would leave {'open: ' + ', '.join(open_ones) if open_ones else 'no verdict open'}."
     )
 
 
-def conclusions(fast: dict[str, Judged], brief: bool = False) -> str:
+def sizes(fast: dict[str, Judged], papers: dict[str, Claim]) -> str:
+    """For which claims the interval around the fast recipe leaves out the size that the paper gives."""
+    outside = [
+        f"{j.claim.title} ({signed(paper)})"
+        for name, j in fast.items()
+        if j.claim.sign and j.verdict and not j.interval[0] <= (paper := papers_value(papers, name)) <= j.interval[1]
+        and not math.isnan(paper)
+    ]  # fmt: skip
+    return (
+        f"A verdict is on the sign alone. Outside our intervals lie the paper's sizes of: {', '.join(outside)}."
+        * bool(outside)
+    )
+
+
+def conclusions(
+    fast: dict[str, Judged], unpooled: dict[str, Judged], papers: dict[str, Claim], brief: bool = False
+) -> str:
     """How many and which of the paper's claims are reproduced, contradicted, not resolved and not judged around the fast
-    recipe, each with our difference, the largest first; brief: of those without a verdict only how many."""
-    by_verdict: dict[str, list[Judged]] = {}
-    for j in fast.values():
+    recipe, each with our difference and the paper's, the largest first; brief: of those without a verdict only how many."""
+    by_verdict: dict[str, list[tuple[str, Judged]]] = {}
+    for name, j in fast.items():
         if not j.claim.ours:
-            by_verdict.setdefault(j.verdict or "not judged yet, for want of seeds", []).append(j)
+            by_verdict.setdefault(j.verdict or "not judged yet, for want of seeds", []).append((name, j))
     texts = []
     for kind in ("reproduced", "contradicted", "not resolved", "not judged yet, for want of seeds"):
-        group = sorted(by_verdict.get(kind, []), key=lambda j: -abs(j.estimate.value) if j.estimate else 0)
-        if group and brief and kind.startswith("not"):
-            texts.append(f"**{len(group)} {kind}**")
+        group = sorted(
+            by_verdict.get(kind, []), key=lambda named: -abs(named[1].estimate.value) if named[1].estimate else 0
+        )
+        words = [j.claim.title + difference_text(j, papers_value(papers, name)) for name, j in group]
+        if kind == "contradicted" or (group and not (brief and kind.startswith("not"))):
+            texts.append(f"**{len(group) or 'none'} {kind}**{': ' * bool(group)}{', '.join(words)}")
         elif group:
-            texts.append(f"**{len(group)} {kind}**: {', '.join(j.claim.title + difference_text(j) for j in group)}")
-    return "; ".join(texts) + "."
+            texts.append(f"**{len(group)} {kind}**")
+    mine = {j.claim.title for j in fast.values() if not j.claim.ours}
+    resting = [title for title in by_pooling_alone(fast, unpooled) if title in mine]
+    return (
+        "; ".join(texts) + "." + f" Only with the deviation pooled over all runs: {', '.join(resting)}." * bool(resting)
+    )
 
 
-def difference_text(j: Judged) -> str:
-    """ " (+2.66 points)", or nats; "" without an estimate."""
+def difference_text(j: Judged, paper: float) -> str:
+    """ " (+2.66 points, the paper +4.00)", or nats; "" without an estimate."""
+    if not j.estimate:
+        return ""
     digits, unit = (2, "points") if j.claim.measure == "validation_accuracy" else (3, "nats")
-    return f" ({signed(j.estimate.value, digits)} {unit})" if j.estimate else ""
+    beside = f", the paper {signed(paper)}" * (not math.isnan(paper))
+    within = f", within ±{MARGIN:g}" * (not j.claim.sign and j.verdict == "reproduced")
+    return f" ({signed(j.estimate.value, digits)} {unit}{within}{beside})"
 
 
 def seconds_by_device(results: Results, run: str) -> pd.Series:
@@ -308,6 +343,12 @@ def speed_table(benchmarks: Sequence[dict], caption: str) -> Table:
     return Table(rows, caption, "tbl-speed")
 
 
+def trained(compared: Results) -> str:
+    """ "all 7", or how many of Table 1's runs have a record, "1 of its 7"."""
+    n = sum(run in TABLE_1 for run in compared.runs)
+    return f"{n} of its {len(TABLE_1)}" if n < len(TABLE_1) else f"all {n}"
+
+
 def reached(compared: Results, fast: Results) -> str:
     """What run 7 and the fast recipe reached, and in what time; "" without a record."""
     text = ""
@@ -317,9 +358,10 @@ def reached(compared: Results, fast: Results) -> str:
             text += (
                 f"{'Our run 7' if run == 'run7' else 'The fast recipe'} reaches {shares.iloc[0]:.2f} % validation and "
             )
-            device, seconds = next(seconds_by_device(results, run).items())
-            text += f"{shares.iloc[1]:.2f} % test accuracy after {results.schedule} ({n} seed{'s' * (n > 1)}; "
-            text += f"a run takes {duration(seconds)} on {device}). "
+            times = "; ".join(f"{duration(t)} on {device}" for device, t in seconds_by_device(results, run).items())
+            text += (
+                f"{shares.iloc[1]:.2f} % test accuracy after {results.schedule} ({n} seed{'s' * (n > 1)}; {times}). "
+            )
     return text
 
 

@@ -141,7 +141,7 @@ def confusion(logits: np.ndarray, labels: np.ndarray) -> Figure:
         f"Table of ten true by ten predicted classes. {np.trace(matrix):,} of {matrix.sum():,} images are right; the most "
         f"frequent mistake is {CLASSES[true]} taken for {CLASSES[predicted]}, {matrix[true, predicted]} times."
     )
-    figure, axes = new_figure(7, 5.6, alt)
+    figure, axes = new_figure(7, 4.8, alt)
     sns.heatmap(
         mistaken, annot=matrix, fmt="d", cmap="Blues", ax=axes, xticklabels=CLASSES, yticklabels=CLASSES, vmin=0,
         vmax=max(mistaken.max(), 1), linewidths=0.5, cbar_kws={"label": "mistakes, % of the true class"}, annot_kws={"size": 8},
@@ -159,7 +159,7 @@ def per_class_accuracy(logits: np.ndarray, labels: np.ndarray) -> Figure:
     order = shares.argsort()
     names = [CLASSES[c] for c in classes[order]]
     words = ", ".join(f"{name} {share:.1%}" for name, share in zip(names, shares[order], strict=True))
-    figure, axes = new_figure(7, 3.6, f"Accuracy of each class, lowest first: {words}.")
+    figure, axes = new_figure(7, 2.7, f"Accuracy of each class, lowest first: {words}.")
     bars = interval_bars(shares, counts)[:, order]
     axes.errorbar(100 * shares[order], names, xerr=bars, color=BLUE, marker="o", linestyle="", elinewidth=2)
     axes.axvline(100 * right.mean(), color=BLACK, linestyle=":", label=f"all classes {100 * right.mean():.2f} %")
@@ -186,7 +186,7 @@ def calibration(logits: np.ndarray, labels: np.ndarray) -> Figure:
     pairs = ", ".join(f"{100 * p:.0f} %, {100 * r:.0f} %" for p, r in zip(probability, right, strict=True))
     label = f"calibration error {100 * error:.1f} %"
     alt = f"Expected {label}. Probability of answers, share of right ones: {pairs}."
-    figure, (top, bottom) = new_figure(6, 5, alt, 2, 1, sharex=True, height_ratios=(3, 1))
+    figure, (top, bottom) = new_figure(6, 3.7, alt, 2, 1, sharex=True, height_ratios=(3, 1))
     top.plot([0, 100], [0, 100], color=BLACK, linestyle=":", label="perfectly calibrated")
     bars = interval_bars(right, counts)
     top.errorbar(100 * probability, 100 * right, bars, color=BLUE, marker="o", capsize=3, label=f"answers, {label}")

@@ -35,14 +35,15 @@ class Schedule:
     schedule: str = "step"  # the rate's, see RunParams.learning_rate_at
 
     def __str__(self) -> str:
-        """ "the paper's 200 epochs, stopped after 95", "the paper's schedule squeezed into 8 epochs", "12 epochs, triangle
-        schedule" ..."""
-        text = f"the paper's {PAPER_EPOCHS} epochs"
-        if self.epochs != PAPER_EPOCHS:
-            text = f"the paper's schedule squeezed into {self.epochs} epoch{'s' * (self.epochs > 1)}"
+        """ "95 of the paper's 200 epochs", "the paper's schedule squeezed into 8 epochs", "12 epochs, triangle schedule" ..."""
+        epochs = f"{self.epochs} epoch{'s' * (self.epochs > 1)}"
+        stopped = f", stopped after {self.stop_epoch}" if self.stop_epoch else ""
         if self.schedule != "step":
-            text = f"{self.epochs} epoch{'s' * (self.epochs > 1)}, {self.schedule} schedule"
-        text += f", stopped after {self.stop_epoch}" if self.stop_epoch else ""
+            text = f"{epochs}, {self.schedule} schedule{stopped}"
+        elif self.epochs != PAPER_EPOCHS:
+            text = f"the paper's schedule squeezed into {epochs}{stopped}"
+        else:
+            text = f"{self.stop_epoch} of " * bool(self.stop_epoch) + f"the paper's {epochs}"
         if self.train_images > TRAIN_IMAGES:
             text += f", on {self.train_images:,} images, without validation"
         return text + (

@@ -71,7 +71,7 @@ def test_a_schedule_is_said_in_words_and_as_options():
     assert (str(Schedule(8)), Schedule(8).options) == ("the paper's schedule squeezed into 8 epochs", " EPOCHS=8")
     assert str(Schedule(1)) == "the paper's schedule squeezed into 1 epoch"
     stopped = Schedule(200, 95, 2000)
-    assert str(stopped) == "the paper's 200 epochs, stopped after 95, on 2,000 of 40,000 training images"
+    assert str(stopped) == "95 of the paper's 200 epochs, on 2,000 of 40,000 training images"
     assert stopped.options == " STOP=95 IMAGES=2000"
 
 
@@ -152,7 +152,7 @@ def test_rows_of_the_table_say_where_they_were_made_differently(grid, tmp_path):
         for seed in (1, 2):
             change(mixed / run / f"seed{seed}-epochs8", convolutions="Winograd")
     rows = results.table(mixed).to_dict("records")
-    assert made_differently(rows) == "convolutions Winograd in run1 (1, 2), run2 (1, 2), else PyTorch"
+    assert made_differently(rows) == "convolutions Winograd in run1 (seeds 1, 2), run2 (seeds 1, 2), else PyTorch"
 
 
 def test_a_record_of_another_training_version_is_not_compared(grid, tmp_path):
@@ -202,7 +202,7 @@ def test_a_line_of_the_readmes_table_is_of_a_run_and_schedule_over_its_seeds(tmp
         make_record(tmp_path, "run7", seed, accuracy, stop_epoch=95)
     make_record(tmp_path, "run7-mean", 1, 0.5, epochs=20, stop_epoch=8, train_images=2000, batch_size=64)
     lines = results.results_markdown(records.finished(tmp_path)).splitlines()[2:]
-    assert lines[0] == "| run7 | the paper's 200 epochs, stopped after 95 | 2 | 92.50 ± 0.71 | 92.00 | – | 93.20 |"
+    assert lines[0] == "| run7 | 95 of the paper's 200 epochs | 2 | 92.50 ± 0.71 | 92.00 | – | 93.20 |"
     assert lines[1].startswith(
         "| run7-mean (batch_size 64, now 128) | the paper's schedule squeezed into 20 epochs, stopped"
     )
