@@ -229,9 +229,9 @@ def disagreements(paper: dict[str, Judged], fast: dict[str, Judged]) -> str:
     )
 
 
-def by_pooling_alone(judged: dict[str, Judged], unpooled: dict[str, Judged]) -> list[str]:
-    """The verdicts that Welch's intervals, of each run's own deviation, would leave open."""
-    return [j.claim.title for name, j in judged.items() if j.verdict and side(j) and not side(unpooled[name])]
+def by_pooling_alone(judged: dict[str, Judged], unpooled: dict[str, Judged]) -> list[Claim]:
+    """The claims whose verdict Welch's intervals, of each run's own deviation, would leave open."""
+    return [j.claim for name, j in judged.items() if j.verdict and side(j) and not side(unpooled[name])]
 
 
 def deviation(results: Results, judged: dict[str, Judged], unpooled: dict[str, Judged]) -> str:
@@ -241,23 +241,24 @@ def deviation(results: Results, judged: dict[str, Judged], unpooled: dict[str, J
         return ""
     variance, freedom = statistics.pooled_variance(several)
     own, p = [np.std(values, ddof=1) for values in several], stats.bartlett(*several).pvalue
-    open_ones = by_pooling_alone(judged, unpooled)
+    bartlett = "does not tell them apart" if p >= 0.05 else "calls them unequal"
+    open_ones = ", ".join(claim.title for claim in by_pooling_alone(judged, unpooled))
     return (
         f"Between seeds of one run validation accuracy deviates by {math.sqrt(variance):.2f} points (pooled over the runs, {freedom} "
         f"degrees of freedom). The runs' own deviations lie between {min(own):.2f} and {max(own):.2f}; Bartlett's test [@bartlett1937] "
-        f"{'calls them unequal' if p < 0.05 else 'does not tell them apart'} (p = {p:.2g}), which with few seeds says little. Welch's "
-        f"intervals would leave {'open: ' + ', '.join(open_ones) if open_ones else 'no verdict open'}."
+        f"{bartlett} (p = {p:.2g}){', which with few seeds says little' if p >= 0.05 else ''}. Welch's intervals would leave "
+        f"{f'open: {open_ones}' if open_ones else 'no verdict open'}."
     )
 
 
 def sizes(fast: dict[str, Judged], papers: dict[str, Claim]) -> str:
     """For which claims the interval around the fast recipe leaves out the size that the paper gives."""
+    given = {name: papers_value(papers, name) for name, j in fast.items() if j.verdict and j.claim.sign}
     outside = [
-        f"{j.claim.title} ({signed(paper)})"
-        for name, j in fast.items()
-        if j.claim.sign and j.verdict and not j.interval[0] <= (paper := papers_value(papers, name)) <= j.interval[1]
-        and not math.isnan(paper)
-    ]  # fmt: skip
+        f"{fast[name].claim.title} ({signed(size)})"
+        for name, size in given.items()
+        if size < fast[name].interval[0] or size > fast[name].interval[1]
+    ]
     return (
         f"A verdict is on the sign alone. Outside our intervals lie the paper's sizes of: {', '.join(outside)}."
         * bool(outside)
@@ -278,16 +279,15 @@ def conclusions(
         group = sorted(
             by_verdict.get(kind, []), key=lambda named: -abs(named[1].estimate.value) if named[1].estimate else 0
         )
-        words = [j.claim.title + difference_text(j, papers_value(papers, name)) for name, j in group]
-        if kind == "contradicted" or (group and not (brief and kind.startswith("not"))):
-            texts.append(f"**{len(group) or 'none'} {kind}**{': ' * bool(group)}{', '.join(words)}")
-        elif group:
-            texts.append(f"**{len(group)} {kind}**")
-    mine = {j.claim.title for j in fast.values() if not j.claim.ours}
-    resting = [title for title in by_pooling_alone(fast, unpooled) if title in mine]
-    return (
-        "; ".join(texts) + "." + f" Only with the deviation pooled over all runs: {', '.join(resting)}." * bool(resting)
-    )
+        text = f"**{len(group) or 'none'} {kind}**"
+        if group and not (brief and kind.startswith("not")):
+            text += (
+                f": {', '.join(j.claim.title + difference_text(j, papers_value(papers, name)) for name, j in group)}"
+            )
+        if group or kind == "contradicted":
+            texts.append(text)
+    resting = ", ".join(claim.title for claim in by_pooling_alone(fast, unpooled) if not claim.ours)
+    return "; ".join(texts) + "." + f" Only with the deviation pooled over all runs: {resting}." * bool(resting)
 
 
 def difference_text(j: Judged, paper: float) -> str:
