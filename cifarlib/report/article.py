@@ -212,21 +212,23 @@ def side(j: Judged | None) -> int:
     return int(low > 0) - int(high < 0)
 
 
+def apart(j: Judged, other: Judged | None) -> bool:
+    """Whether two intervals have no value in common; False where one is missing."""
+    if not j.estimate or other is None or not other.estimate:
+        return False
+    return j.interval[1] < other.interval[0] or other.interval[1] < j.interval[0]
+
+
 def disagreements(paper: dict[str, Judged], fast: dict[str, Judged]) -> str:
-    """Which claims hold around one recipe and not around the other."""
+    """For which claims the two recipes give intervals without a common value, and which they put on the same side of zero."""
     lines = [
-        f"- *{j.claim.says}*: {verdict_text(j)} around the fast recipe, {estimate_text(j)}, but on the paper's schedule "
-        f"{estimate_text(paper[name])}, n = {paper[name].estimate.seeds}."
-        for name, j in fast.items() if side(j) * side(paper.get(name)) < 0
+        f"- *{j.claim.says}*: {estimate_text(j)} around the fast recipe ({verdict_text(j)}), {estimate_text(paper[name])} on the "
+        f"paper's schedule, n = {paper[name].estimate.seeds}."
+        for name, j in fast.items() if apart(j, paper.get(name))
     ]  # fmt: skip
-    if lines:
-        return "Not the same around both recipes:\n\n" + "\n".join(lines)
-    both = sum(side(j) * side(paper.get(name)) for name, j in fast.items())
-    return (
-        f"Intervals exclude zero around both recipes for {both} of the claims, and on the same side each time."
-        if both
-        else ""
-    )
+    same = ", ".join(j.claim.title for name, j in fast.items() if side(j) * side(paper.get(name)) > 0)
+    texts = ["Not the same around both recipes, as the intervals do not meet:\n\n" + "\n".join(lines)] if lines else []
+    return "\n\n".join(texts + [f"Both recipes' intervals lie on the same side of zero for: {same}."] * bool(same))
 
 
 def by_pooling_alone(judged: dict[str, Judged], unpooled: dict[str, Judged]) -> list[Claim]:

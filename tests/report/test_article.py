@@ -1,5 +1,7 @@
+import math
 import re
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -179,15 +181,32 @@ def test_each_claim_stands_beside_itself_around_both_recipes(grid, tmp_path):
     assert "its verdict" in article.both_recipes(*both_recipes(grid), "").frame  # three seeds a run
 
 
-def test_a_claim_that_holds_around_one_recipe_alone_is_named(grid, tmp_path):
-    judged, fast = both_recipes(grid)
-    assert "on the same side each time" in article.disagreements(judged, fast)
+def test_a_claim_on_which_the_recipes_disagree_is_named(grid, tmp_path):
+    text = article.disagreements(*both_recipes(grid))
+    assert "same side of zero for: " in text
+    assert "patch whitening helps" in text
     make_grid(tmp_path, seeds=1)
     make_fast(tmp_path, **{"fast-length": 94.4})
     text = article.disagreements(*both_recipes(tmp_path))
-    assert "*normalising by channel beats by length*: contradicted around the fast recipe, −1.00" in text
-    assert "but on the paper's schedule +" in text
-    assert text.count("around the fast recipe, ") == 1
+    assert text.startswith("Not the same around both recipes")
+    line = next(line for line in text.splitlines() if "by channel" in line)
+    assert line.startswith("- *normalising by channel beats by length*: −1.00 (")
+    assert "around the fast recipe (contradicted), +" in line
+    assert line.endswith("on the paper's schedule, n = 1.")
+
+
+def test_intervals_apart_have_no_value_in_common(grid):
+    one = next(iter(both_recipes(grid)[1].values()))
+    among = {
+        interval: replace(one, interval=interval) for interval in ((0.1, 0.5), (0.4, 2.0), (0.6, 2.0), (math.nan,) * 2)
+    }
+    low, meeting, high, none = among.values()
+    assert article.apart(low, high)
+    assert article.apart(high, low)
+    assert not article.apart(low, meeting)
+    assert not article.apart(low, none)
+    assert not article.apart(low, None)
+    assert not article.apart(low, replace(high, estimate=None))
 
 
 def test_what_a_run_costs_is_the_median_of_its_records_by_device(grid):
