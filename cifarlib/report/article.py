@@ -114,6 +114,20 @@ def table_1(results: Results, caption: str) -> Table:
     return Table(rows, caption, "tbl-runs")
 
 
+def beside_the_paper(results: Results) -> str:
+    """Whether Table 1's runs lie above or below the paper's, and how far they are apart here and there; "" without two."""
+    ours = by_run(results)["mean"].loc[list(TABLE_1)].dropna()
+    if len(ours) < 2 or not results.schedule.is_the_papers:
+        return ""
+    theirs = pd.Series(load_published()["validation_accuracy"])[ours.index]
+    gaps = ours - theirs
+    return (
+        f"Ours lie above the paper's in {(gaps > 0).sum()} of {len(gaps)} runs; the differences are {signed(gaps.min())} to "
+        f"{signed(gaps.max())} points. The lowest and the highest of these runs are {np.ptp(ours):.2f} points "
+        f"apart here, {np.ptp(theirs):.2f} in the paper."
+    )
+
+
 def other_records(compared: Results, fast: Results, caption: str) -> Table | Text:
     """The records that neither comparison takes in, labelled."""
     others = compared.others.drop(fast.table.index)

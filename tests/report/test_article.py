@@ -195,6 +195,16 @@ def test_a_claim_on_which_the_recipes_disagree_is_named(grid, tmp_path):
     assert line.endswith("on the paper's schedule, n = 1.")
 
 
+def test_how_far_the_runs_lie_from_the_papers_is_said(grid, tmp_path):
+    assert article.beside_the_paper(collect(grid)) == ""  # eight squeezed epochs
+    make_record(tmp_path, "run1", accuracy=0.902, stop_epoch=95)
+    assert article.beside_the_paper(collect(tmp_path)) == ""
+    make_record(tmp_path, "run7", accuracy=0.93, stop_epoch=95)
+    text = article.beside_the_paper(collect(tmp_path))
+    assert "in 1 of 2 runs; the differences are −0.20 to +2.50 points" in text
+    assert "2.80 points apart here, 5.50 in the paper" in text
+
+
 def test_intervals_apart_have_no_value_in_common(grid):
     one = next(iter(both_recipes(grid)[1].values()))
     among = {
