@@ -58,18 +58,21 @@ def status(options: argparse.Namespace) -> None:
 
 
 def results(options: argparse.Namespace) -> None:
-    """the README's table of results, and its figure"""
+    """the README's table of results and the verdicts on the paper's claims, and its figure"""
     from cifarlib import records
-    from cifarlib.report.results import results_markdown
+    from cifarlib.report import article
+    from cifarlib.report.claims import judge, load_claims
+    from cifarlib.report.results import collect_like, results_markdown
 
-    print(results_markdown(records.finished(options.output_folder)))
+    fast, asked = collect_like("fast", options.output_folder), load_claims("paper", "fast")
+    judged = judge(fast, asked), judge(fast, asked, pooled=False)
+    print(
+        f"{results_markdown(records.finished(options.output_folder))}\n\n{article.conclusions(*judged, load_claims('paper'))}"
+    )
     if options.figure:
-        from cifarlib.report.article import accuracies
         from cifarlib.report.figures import as_svg, run_accuracies
-        from cifarlib.report.results import collect_like
 
-        of_the_arms = accuracies(collect_like("fast", options.output_folder))
-        records.write_text(options.figure, as_svg(run_accuracies(*of_the_arms, base="fast")))
+        records.write_text(options.figure, as_svg(run_accuracies(*article.accuracies(fast), base="fast")))
 
 
 def export(options: argparse.Namespace) -> None:

@@ -285,7 +285,8 @@ def conclusions(
     fast: dict[str, Judged], unpooled: dict[str, Judged], papers: dict[str, Claim], brief: bool = False
 ) -> str:
     """How many and which of the paper's claims are reproduced, contradicted, not resolved and not judged around the fast
-    recipe, each with our difference and the paper's, the largest first; brief: of those without a verdict only how many."""
+    recipe, each with our difference and the paper's, the largest first: a list; brief: a sentence, and of those without a
+    verdict only how many."""
     by_verdict: dict[str, list[tuple[str, Judged]]] = {}
     for name, j in fast.items():
         if not j.claim.ours:
@@ -303,7 +304,10 @@ def conclusions(
         if group or kind == "contradicted":
             texts.append(text)
     resting = ", ".join(claim.title for claim in by_pooling_alone(fast, unpooled) if not claim.ours)
-    return "; ".join(texts) + "." + f" Only with the deviation pooled over all runs: {resting}." * bool(resting)
+    resting = f"Only with the deviation pooled over all runs: {resting}." * bool(resting)
+    if brief:
+        return f"{'; '.join(texts)}. {resting}".strip()
+    return "\n".join(f"- {text}" for text in texts) + f"\n\n{resting}" * bool(resting)
 
 
 def difference_text(j: Judged, paper: float) -> str:

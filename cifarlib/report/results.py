@@ -193,7 +193,8 @@ def _of_schedule(every: pd.DataFrame, schedule: Schedule) -> Results:
 
 def summary(finished: list[dict]) -> pd.DataFrame:
     """A row for each run and schedule: n, mean and sd of the seeds' validation accuracies, mean test accuracies without and
-    with test-time augmentation, all in per cent, and the paper's validation accuracy; nan where there is none."""
+    with test-time augmentation, all in per cent, and the paper's validation accuracy; nan where there is none. The paper's
+    schedule comes first."""
     frame, published = as_table(finished), load_published()["validation_accuracy"]
     frame[SHARES] *= 100
     groups = frame.groupby(["run", "changes", "schedule"])
@@ -202,12 +203,15 @@ def summary(finished: list[dict]) -> pd.DataFrame:
         "test": groups.test_accuracy.mean(), "views": groups.test_accuracy_views.mean(),
     }  # fmt: skip
     rows = pd.DataFrame(columns).reset_index()
-    return rows.assign(paper=rows["run"].map(published))
+    rows["paper"] = rows["run"].map(published)
+    return rows.sort_values("schedule", key=lambda schedules: [s.schedule != "step" for s in schedules], kind="stable")
 
 
 def results_markdown(finished: list[dict]) -> str:
     """The README's table of results: ``summary`` in Markdown."""
-    header = ["run", "schedule", "n", "validation % (± sd)", "test %", "test %, with views", "paper, validation %"]
+    header = [
+        "run", "what it asks", "schedule", "n", "validation % (± sd)", "test %", "test %, with views", "paper, validation %",
+    ]  # fmt: skip
     lines = [f"| {' | '.join(header)} |", "|---" * len(header) + "|"]
     for r in summary(finished).itertuples():
         validation, test, views, paper = (
@@ -215,5 +219,6 @@ def results_markdown(finished: list[dict]) -> str:
         )
         validation += f" ± {r.sd:.2f}" if r.n > 1 else ""
         name = f"{r.run} ({r.changes})" if r.changes else r.run
-        lines.append(f"| {name} | {r.schedule} | {r.n} | {validation} | {test} | {views} | {paper} |")
+        question = load_params(r.run).question if r.run in run_names() else "–"
+        lines.append(f"| {name} | {question} | {r.schedule} | {r.n} | {validation} | {test} | {views} | {paper} |")
     return "\n".join(lines)

@@ -202,11 +202,23 @@ def test_a_line_of_the_readmes_table_is_of_a_run_and_schedule_over_its_seeds(tmp
         make_record(tmp_path, "run7", seed, accuracy, stop_epoch=95)
     make_record(tmp_path, "run7-mean", 1, 0.5, epochs=20, stop_epoch=8, train_images=2000, batch_size=64)
     lines = results.results_markdown(records.finished(tmp_path)).splitlines()[2:]
-    assert lines[0] == "| run7 | 95 of the paper's 200 epochs | 2 | 92.50 ± 0.71 | 92.00 | – | 93.20 |"
+    asks = "What does label smoothing, with the loss summed over the batch, bring over run 6?"
+    assert lines[0] == f"| run7 | {asks} | 95 of the paper's 200 epochs | 2 | 92.50 ± 0.71 | 92.00 | – | 93.20 |"
     assert lines[1].startswith(
-        "| run7-mean (batch_size 64, now 128) | the paper's schedule squeezed into 20 epochs, stopped"
+        "| run7-mean (batch_size 64, now 128) | How much of run 7's gain is label smoothing alone"
     )
+    assert "? | the paper's schedule squeezed into 20 epochs, stopped" in lines[1]
     assert lines[1].endswith("| 1 | 50.00 | 49.50 | – | – |")
+
+
+def test_the_table_begins_with_the_papers_schedule_and_takes_a_run_that_has_no_params_file_any_more(tmp_path):
+    for run in ("fast", "run7"):
+        make_record(tmp_path, run)
+    path = make_record(tmp_path, "fast-sgd") / "record.json"
+    path.write_text(path.read_text().replace('"run": "fast-sgd"', '"run": "gone"'))
+    lines = results.results_markdown(records.finished(tmp_path)).splitlines()[2:]
+    assert [line.split()[1] for line in lines] == ["run7", "fast", "gone"]
+    assert lines[2].startswith("| gone (there is no params/gone.yaml) | – |")
 
 
 def test_tables_need_no_torch():
