@@ -58,7 +58,7 @@ def status(options: argparse.Namespace) -> None:
 
 
 def results(options: argparse.Namespace) -> None:
-    """the README's table of results and the verdicts on the paper's claims, and its figure"""
+    """the README's verdicts on the paper's claims and table of runs, and its figure"""
     from cifarlib import records
     from cifarlib.report import article
     from cifarlib.report.claims import judge, load_claims
@@ -66,9 +66,8 @@ def results(options: argparse.Namespace) -> None:
 
     fast, asked = collect_like("fast", options.output_folder), load_claims("paper", "fast")
     judged = judge(fast, asked), judge(fast, asked, pooled=False)
-    print(
-        f"{results_markdown(records.finished(options.output_folder))}\n\n{article.conclusions(*judged, load_claims('paper'))}"
-    )
+    print(article.conclusions(*judged, load_claims("paper")), end="\n\n")
+    print(results_markdown(records.finished(options.output_folder)))
     if options.figure:
         from cifarlib.report.figures import as_svg, run_accuracies
 
