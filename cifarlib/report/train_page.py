@@ -1,9 +1,13 @@
 """What the train notebook shows of its run: before, while and after it trains."""
 
+import contextlib
 import math
 import os
+import signal
 import sys
+import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -74,6 +78,23 @@ def layers(params: RunParams) -> Table:
     return Table([row | {name: f"{row[name]:,}" for name in total} for row in rows])
 
 
+@contextlib.contextmanager
+def stop_waits() -> Iterator[None]:
+    """A stop within is raised at the end. Drawing frees much, and a KeyboardInterrupt in what is called for a freed object
+    is lost, as Python ignores exceptions there."""
+    if threading.current_thread() is not threading.main_thread():  # no other is interrupted
+        yield
+        return
+    stops = []
+    before = signal.signal(signal.SIGINT, lambda *_: stops.append(True))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if stops:
+        raise KeyboardInterrupt
+
+
 class Progress:
     """One line of progress, on stdout for ``papermill --log-output``, and below it the curves so far; at the end both
     are replaced by their final form."""
@@ -112,7 +133,8 @@ class Progress:
 
     def show(self, history: list[dict]) -> None:
         """The curves up to here."""
-        self.figure.draw(figures.training_curves(history, self.params.last_epoch, self.params.label_smoothing))
+        with stop_waits():
+            self.figure.draw(figures.training_curves(history, self.params.last_epoch, self.params.label_smoothing))
         self.last_drawn = time.perf_counter()
 
 

@@ -1,3 +1,5 @@
+import os
+import signal
 import subprocess
 import sys
 
@@ -37,3 +39,27 @@ def test_openmps_threads_spin_little_unless_the_user_says_otherwise(monkeypatch)
             monkeypatch.setenv(name, value)
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
         assert done.stdout.strip() == expected
+
+
+class StoppedWhenFreed:
+    """Python ignores what is raised in ``__del__``, a KeyboardInterrupt too."""
+
+    def __del__(self):
+        os.kill(os.getpid(), signal.SIGINT)
+        sum(range(1000))
+
+
+def test_a_stop_while_the_curves_are_drawn_is_not_lost(monkeypatch):
+    progress, drawn = train_page.Progress(load_params(7)), []
+
+    def draw(_):
+        StoppedWhenFreed()
+        drawn.append(True)
+
+    monkeypatch.setattr(train_page.figures, "training_curves", lambda *_: None)
+    monkeypatch.setattr(progress.figure, "draw", draw)
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        progress.show([])
+    assert drawn == [True]
+    assert signal.getsignal(signal.SIGINT) is before
