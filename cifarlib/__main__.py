@@ -61,11 +61,11 @@ def results(options: argparse.Namespace) -> None:
     """the README's verdicts on the paper's claims and table of runs, and its figure"""
     from cifarlib import records
     from cifarlib.report import article
-    from cifarlib.report.claims import judge, load_claims
+    from cifarlib.report.claims import judge, load_claims, on_test_images
     from cifarlib.report.results import collect_like, results_markdown
 
     fast, asked = collect_like("fast", options.output_folder), load_claims("paper", "fast")
-    judged = judge(fast, asked), judge(fast, asked, pooled=False)
+    judged = judge(fast, asked), judge(fast, asked, pooled=False), judge(fast, on_test_images(asked))
     print(article.conclusions(*judged, load_claims("paper")), end="\n\n")
     print(results_markdown(records.finished(options.output_folder)))
     if options.figure:

@@ -18,7 +18,7 @@ from cifarlib.benchmark.contestants import twin
 from cifarlib.benchmark.record import epoch_seconds, ratios
 from cifarlib.data import Cifar10, load_cifar10
 from cifarlib.grid import made_differently
-from cifarlib.params import PAPER_EPOCHS, load_params
+from cifarlib.params import DECAY_EPOCHS, PAPER_EPOCHS, load_params
 from cifarlib.report import statistics
 from cifarlib.report.claims import MARGIN, Claim, Judged, load_published
 from cifarlib.report.display import Table, Text, duration
@@ -82,7 +82,7 @@ def status(results: Results) -> Text:
     if differ := made_differently(results.table.to_dict("records")):
         text += f" The records differ in what rounding depends on: {differ}."
     if results.schedule.is_the_papers and results.schedule.stop_epoch:
-        text += " By then the rate has fallen three times, to a thousandth of its start, and accuracy hardly moves any more."
+        text += f" {since_the_third_fall(results)}"
     if missing := [run for run in all_runs(results.schedule) if run not in results.runs]:
         text += (
             f"\n\n**No record yet of {', '.join(missing)}.** What would need them is left open below. To make them: "
@@ -90,6 +90,17 @@ def status(results: Results) -> Text:
         command = 'make table RUNS="' + " ".join(missing) + '"' + results.schedule.options
         text += f"`{command}`, then `make report`."
     return Text(text)
+
+
+def since_the_third_fall(results: Results) -> str:
+    """What accuracy did after the learning rate's last fall before these records were stopped."""
+    first, last = 3 * DECAY_EPOCHS + 1, results.schedule.last_epoch
+    histories = [records.read_history(folder) for folder in results.table["folder"]]
+    moves = [100 * (h[last - 1]["validation_accuracy"] - h[first - 1]["validation_accuracy"]) for h in histories]
+    return (
+        f"By then the rate has fallen three times, to a thousandth of its start. From epoch {first} to {last} validation accuracy "
+        f"moved by {signed(min(moves))} to {signed(max(moves))} points; what the other {PAPER_EPOCHS - last} epochs would add is not measured."
+    )
 
 
 def devices(results: Results) -> str:
@@ -185,7 +196,7 @@ def estimate_text(j: Judged | None) -> str:
     """ "+1.06 (0.62 to 1.50)", at one seed with a mark at the interval, which is of the images alone."""
     if j is None or j.estimate is None:
         return "–"
-    digits = 2 if j.claim.measure == "validation_accuracy" else 3
+    digits = 3 if j.claim.measure == "early_loss" else 2
     if math.isnan(j.interval[0]):
         return signed(j.estimate.value, digits)
     of_images = " ᵃ" * (j.estimate.seeds == 1)
@@ -206,14 +217,14 @@ def claims_table(judged: dict[str, Judged], caption: str, label: str) -> Table:
 def both_recipes(paper: dict[str, Judged], fast: dict[str, Judged], caption: str) -> Table:
     """Each claim with both kinds of evidence: on the paper's own schedule and around the fast recipe."""
     rows, papers = [], {name: j.claim for name, j in paper.items()}
-    for name, j in fast.items():
-        ours = paper.get(name)
-        row = {"claim": j.claim.says, "paper": signed(papers_value(papers, name))}
+    for name in paper | fast:
+        ours, j = paper.get(name), fast.get(name)
+        row = {"claim": (j or ours).claim.says, "paper": signed(papers_value(papers, name))}
         row |= {"the paper's schedule": estimate_text(ours), "n": ours.estimate.seeds if ours and ours.estimate else 0}
         if any(p.verdict for p in paper.values()):
             row["its verdict"] = verdict_text(ours) if ours else "–"
-        row |= {"fast recipe": estimate_text(j), "n ": j.estimate.seeds if j.estimate else 0}
-        row["verdict"] = verdict_text(j, seeds=True)
+        row |= {"fast recipe": estimate_text(j), "n ": j.estimate.seeds if j and j.estimate else 0}
+        row["verdict"] = verdict_text(j, seeds=True) if j else "not asked"
         rows.append(row)
     return Table(rows, caption, "tbl-claims")
 
@@ -240,14 +251,36 @@ def disagreements(paper: dict[str, Judged], fast: dict[str, Judged]) -> str:
         f"paper's schedule, n = {paper[name].estimate.seeds}."
         for name, j in fast.items() if apart(j, paper.get(name))
     ]  # fmt: skip
-    same = ", ".join(j.claim.title for name, j in fast.items() if side(j) * side(paper.get(name)) > 0)
+    same = ", ".join(
+        f"{j.claim.title} (n = {paper[name].estimate.seeds} on the paper's schedule)"
+        for name, j in fast.items() if side(j) * side(paper.get(name)) > 0
+    )  # fmt: skip
     texts = ["Not the same around both recipes, as the intervals do not meet:\n\n" + "\n".join(lines)] if lines else []
     return "\n\n".join(texts + [f"Both recipes' intervals lie on the same side of zero for: {same}."] * bool(same))
 
 
 def by_pooling_alone(judged: dict[str, Judged], unpooled: dict[str, Judged]) -> list[Claim]:
     """The claims whose verdict Welch's intervals, of each run's own deviation, would leave open."""
-    return [j.claim for name, j in judged.items() if j.verdict and side(j) and not side(unpooled[name])]
+    resolved = {name: j.claim for name, j in judged.items() if j.verdict in ("reproduced", "contradicted")}
+    return [claim for name, claim in resolved.items() if unpooled[name].verdict == "not resolved"]
+
+
+def by_images(judged: dict[str, Judged], tested: dict[str, Judged]) -> dict[str, Judged]:
+    """The claims on which the test images, judged in the same way, give another verdict."""
+    return {name: j for name, j in tested.items() if j.verdict != judged[name].verdict}
+
+
+def on_test_images(judged: dict[str, Judged], tested: dict[str, Judged]) -> str:
+    """Which verdicts the test images share, and what they give for the others."""
+    others = [f"- *{j.claim.title}*: {estimate_text(j)}, {verdict_text(j)}" for j in by_images(judged, tested).values()]
+    if not any(j.verdict for j in judged.values()):
+        return ""
+    text = f"The same procedure on the test images gives the same verdict for {len(tested) - len(others)} of {len(tested)} comparisons"
+    if not others:
+        return f"{text}."
+    return f"{text}, and another for these, whose verdict rests on which 10,000 images were taken:\n\n" + "\n".join(
+        others
+    )
 
 
 def deviation(results: Results, judged: dict[str, Judged], unpooled: dict[str, Judged]) -> str:
@@ -256,7 +289,8 @@ def deviation(results: Results, judged: dict[str, Judged], unpooled: dict[str, J
     if len(several) < 2:
         return ""
     variance, freedom = statistics.pooled_variance(several)
-    own, p = [np.std(values, ddof=1) for values in several], stats.bartlett(*several).pvalue
+    own, varied = [np.std(values, ddof=1) for values in several], [values for values in several if np.ptp(values)]
+    p = stats.bartlett(*varied).pvalue if len(varied) > 1 else 1.0
     bartlett = "does not tell them apart" if p >= 0.05 else "calls them unequal"
     open_ones = ", ".join(claim.title for claim in by_pooling_alone(judged, unpooled))
     return (
@@ -268,21 +302,26 @@ def deviation(results: Results, judged: dict[str, Judged], unpooled: dict[str, J
 
 
 def sizes(fast: dict[str, Judged], papers: dict[str, Claim]) -> str:
-    """For which claims the interval around the fast recipe leaves out the size that the paper gives."""
-    given = {name: papers_value(papers, name) for name, j in fast.items() if j.verdict and j.claim.sign}
-    outside = [
-        f"{fast[name].claim.title} ({signed(size)})"
-        for name, size in given.items()
-        if size < fast[name].interval[0] or size > fast[name].interval[1]
-    ]
+    """For which claims the paper's size differs from ours by more than chance, if its single runs deviate as our seeds do."""
+    others = []
+    for name, j in fast.items():
+        if j.verdict and j.claim.sign and name in papers:
+            weights = [sum(weight**2 for weight in claim.arms.values()) for claim in (papers[name], j.claim)]
+            error = math.hypot(j.estimate.error, j.estimate.error_of_one * math.sqrt(weights[0] / weights[1]))
+            if abs(papers[name].papers_value() - j.estimate.value) > error * stats.t.ppf(0.975, j.estimate.freedom):
+                others.append(f"{j.claim.title} ({signed(papers[name].papers_value())})")
     return (
-        f"A verdict is on the sign alone. Outside our intervals lie the paper's sizes of: {', '.join(outside)}."
-        * bool(outside)
+        "A verdict is on the sign alone. Of another size in the paper, by more than chance if its single runs deviate as our seeds "
+        f"do (95 %), are: {', '.join(others)}." * bool(others)
     )
 
 
 def conclusions(
-    fast: dict[str, Judged], unpooled: dict[str, Judged], papers: dict[str, Claim], brief: bool = False
+    fast: dict[str, Judged],
+    unpooled: dict[str, Judged],
+    tested: dict[str, Judged],
+    papers: dict[str, Claim],
+    brief: bool = False,
 ) -> str:
     """How many and which of the paper's claims are reproduced, contradicted, not resolved and not judged around the fast
     recipe, each with our difference and the paper's, the largest first: a list; brief: a sentence, and of those without a
@@ -303,18 +342,33 @@ def conclusions(
             )
         if group or kind == "contradicted":
             texts.append(text)
-    resting = ", ".join(claim.title for claim in by_pooling_alone(fast, unpooled) if not claim.ours)
-    resting = f"Only with the deviation pooled over all runs: {resting}." * bool(resting)
+    resting = {
+        "Only with the deviation pooled over all runs": by_pooling_alone(fast, unpooled),
+        "Another verdict on the test images": [j.claim for j in by_images(fast, tested).values()],
+    }
+    notes = [f"{says}: {', '.join(c.title for c in claims if not c.ours)}." for says, claims in resting.items()
+             if not all(c.ours for c in claims)]  # fmt: skip
     if brief:
-        return f"{'; '.join(texts)}. {resting}".strip()
-    return "\n".join(f"- {text}" for text in texts) + f"\n\n{resting}" * bool(resting)
+        return " ".join(["; ".join(texts) + ".", *notes])
+    return "\n\n".join(["\n".join(f"- {text}" for text in texts), *notes])
+
+
+def still_open(compared: Results, fast: dict[str, Judged]) -> str:
+    """What no record answers yet."""
+    parts = ["the claims that are not resolved"] * any(j.verdict == "not resolved" for j in fast.values())
+    parts += ["those without a verdict"] * any(not j.verdict for j in fast.values())
+    parts += ["all that rests on one seed of the paper's own schedule"] * (
+        1 in set(compared.table.groupby("run").size())
+    )
+    parts += [f"what its epochs after {compared.schedule.stop_epoch} would add"] * bool(compared.schedule.stop_epoch)
+    return f"Still open: {', '.join([*parts, 'the private test set of the course'])}."
 
 
 def difference_text(j: Judged, paper: float) -> str:
     """ " (+2.66 points, the paper +4.00)", or nats; "" without an estimate."""
     if not j.estimate:
         return ""
-    digits, unit = (2, "points") if j.claim.measure == "validation_accuracy" else (3, "nats")
+    digits, unit = (3, "nats") if j.claim.measure == "early_loss" else (2, "points")
     beside = f", the paper {signed(paper)}" * (not math.isnan(paper))
     within = f", within ±{MARGIN:g}" * (not j.claim.sign and j.verdict == "reproduced")
     return f" ({signed(j.estimate.value, digits)} {unit}{within}{beside})"
@@ -335,11 +389,11 @@ def costs(compared: Results, fast: Results, caption: str) -> Table:
                  "validation %": number(paper["validation_accuracy"]["run7"]), "test %": number(paper["test_accuracy"]["run7"]),
                  "n": 1})  # fmt: skip
     for results, run in ((compared, "run7"), (fast, "fast")):
-        for device, seconds in seconds_by_device(results, run).items():
-            group = results.of(run)[results.of(run)["device_name"] == device]
-            rows.append({"run": run, "epochs": results.schedule.last_epoch, "a run": duration(seconds), "device": device,
-                         "validation %": number(100 * group["validation_accuracy"].mean()),
-                         "test %": number(100 * group["test_accuracy"].mean()), "n": len(group)})  # fmt: skip
+        if run in results.runs:
+            made, times = results.of(run), seconds_by_device(results, run)
+            rows.append({"run": run, "epochs": results.schedule.last_epoch, "a run": "; ".join(map(duration, times)),
+                         "device": "; ".join(times.index), "validation %": number(100 * made["validation_accuracy"].mean()),
+                         "test %": number(100 * made["test_accuracy"].mean()), "n": len(made)})  # fmt: skip
     return Table(rows, caption, "tbl-costs")
 
 

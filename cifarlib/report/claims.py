@@ -1,7 +1,7 @@
 """The paper's numbers and claims, read from params/published/, and how a claim is judged by the values of the runs."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import yaml
 
@@ -65,6 +65,12 @@ def load_claims(group: str, recipe: str = "paper") -> dict[str, Claim]:
     return claims
 
 
+def on_test_images(claims: dict[str, Claim]) -> dict[str, Claim]:
+    """The claims about validation accuracy, asked of the test images."""
+    measured = {name: claim for name, claim in claims.items() if claim.measure == "validation_accuracy"}
+    return {name: replace(claim, measure="test_accuracy") for name, claim in measured.items()}
+
+
 @dataclass(frozen=True)
 class Judged:
     claim: Claim
@@ -78,15 +84,13 @@ def judge(results, claims: dict[str, Claim], pooled: bool = True) -> dict[str, J
     """Each claim by ``results.values(run, measure)``, at one seed with an interval of ``results.right_answers(run)``.
     The directional claims are adjusted together by Holm's procedure; "alike" (sign 0) is tested apart.
 
-    pooled: one deviation between seeds for all runs that claims of a measure compare; else each run's own (Welch).
+    pooled: one deviation between seeds for all of ``results.runs``; else each run's own (Welch).
     """
-    estimates, p, variances = {}, {}, {}
-    for measure in {claim.measure for claim in claims.values()}:
-        runs = sorted({run for claim in claims.values() if claim.measure == measure for run in claim.arms})
-        variances[measure] = statistics.pooled_variance([results.values(run, measure) for run in runs])
+    estimates, p = {}, {}
     for name, claim in claims.items():
         arms = [(weight, results.values(run, claim.measure)) for run, weight in claim.arms.items()]
-        variance = variances[claim.measure] if pooled else None
+        every = [results.values(run, claim.measure) for run in results.runs]
+        variance = statistics.pooled_variance(every) if pooled else None
         estimates[name] = statistics.contrast(arms, variance) if all(values for _, values in arms) else None
         if claim.sign:
             judgeable = estimates[name] and estimates[name].seeds >= VERDICT_SEEDS

@@ -60,8 +60,7 @@ class Schedule:
 
     @property
     def is_the_papers(self) -> bool:
-        """On all images and past the third fall of the rate, after which accuracy hardly moves: then an accuracy may be set
-        beside the paper's."""
+        """On all images and past the third and last large fall of the rate: then an accuracy may be set beside the paper's."""
         papers = Schedule(stop_epoch=self.stop_epoch)
         return self == papers and self.last_epoch > 3 * DECAY_EPOCHS
 
@@ -193,14 +192,14 @@ def _of_schedule(every: pd.DataFrame, schedule: Schedule) -> Results:
 
 def summary(finished: list[dict]) -> pd.DataFrame:
     """A row for each run and schedule: n, mean and sd of the seeds' validation accuracies, mean test accuracies without and
-    with test-time augmentation, all in per cent, and the paper's validation accuracy; nan where there is none. The paper's
-    schedule comes first."""
+    with test-time augmentation, all in per cent, and the paper's validation accuracy; nan where there is none, or where a seed
+    has none. The paper's schedule comes first."""
     frame, published = as_table(finished), load_published()["validation_accuracy"]
     frame[SHARES] *= 100
     groups = frame.groupby(["run", "changes", "schedule"])
     columns = {
         "n": groups.size(), "validation": groups.validation_accuracy.mean(), "sd": groups.validation_accuracy.std(),
-        "test": groups.test_accuracy.mean(), "views": groups.test_accuracy_views.mean(),
+        "test": groups.test_accuracy.mean(), "views": groups.test_accuracy_views.agg(lambda v: v.mean(skipna=False)),
     }  # fmt: skip
     rows = pd.DataFrame(columns).reset_index()
     rows["paper"] = rows["run"].map(published)
