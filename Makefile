@@ -32,7 +32,7 @@ CIFARLIB := $(BIN)/python -m cifarlib
 TRAIN := $(CIFARLIB) train $(WHERE) $(SCHEDULE) $(call text,DEVICE,device)
 # a run of a grid: nothing that decides its record is left to the cell
 EXACTLY := $(foreach name,$(if $(EPOCHS),,epochs) $(if $(STOP),,stop_epoch) $(if $(IMAGES),,train_images) \
-  $(if $(OUTPUT),,output_folder),-p $(name) None)
+  $(if $(OUTPUT),,output_folder),-p $(name) None) -p precision auto -p deterministic False -p capture True -p resume True
 GRID := $(CIFARLIB) status $(call option,EPOCHS,epochs) $(call option,STOP,stop-epoch) $(call option,IMAGES,train-images) \
   --output-folder $(FOLDER)
 WHOLE_GRID := $(GRID) $(call list,$(RUNS)) --seeds $(call list,$(SEEDS))

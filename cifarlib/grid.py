@@ -49,7 +49,7 @@ class Cell:
 
 
 def read_cell(params: RunParams, output_folder: Path) -> Cell:
-    """The state of one run's folder, read without changing it."""
+    """The state of one run's folder, changing nothing in it."""
     folder = output_folder / params.folder
     saved = f"{len(records.unfinished_history(folder))} of {params.last_epoch} epochs saved"
     if is_locked(folder):
@@ -78,6 +78,8 @@ def is_locked(folder: Path) -> bool:
             return False
     except Timeout:
         return True
+    except OSError:  # somebody else's folder, which cannot be locked
+        return False
 
 
 def wait_for(params: RunParams, output_folder: Path) -> None:

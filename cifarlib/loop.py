@@ -1,4 +1,4 @@
-"""The training loop: optimizer, one step, one epoch, logits. It runs on any device and knows of none."""
+"""The training loop: optimizer, one step, one epoch, logits. It runs on any device."""
 
 import math
 from collections.abc import Callable

@@ -59,7 +59,7 @@ class RunParams:
     augmentation: str = _one_of("per_epoch", "once", "none")  # crop and flip drawn anew, once before epoch 1, or not
     learning_rate: float | None = _between(0.0, 1e3, None)  # None: the paper's 0.08 for SGD, 0.001 for AdamW
     schedule: str = _one_of("step", "triangle")  # of the rate: see learning_rate_at
-    bias_rate: float = _between(0.0, 1e3, 1.0)  # how many times the rate BatchNorm's biases learn with
+    bias_rate: float = _between(1e-3, 1e3, 1.0)  # how many times the rate BatchNorm's biases learn with
     lookahead: bool = False  # every few steps the weights return to their running average: see loop.Lookahead
     weight_decay: float = _between(0.0, 1e3, 0.02)  # of every trained parameter; AdamW's is decoupled
     momentum: float = _between(0.0, 1.0, 0.9)

@@ -36,7 +36,7 @@ def channel_statistics(images: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation (3,) of each colour channel over uint8 images (N, 3, H, W), on the scale 0 to 1."""
     sums = torch.zeros(2, images.shape[1], dtype=torch.int64)  # sums of integers are exact
     for part in images.split(1000):
-        x = part.int()
+        x = part.long()
         sums += torch.stack([x.sum((0, 2, 3)), (x * x).sum((0, 2, 3))]).cpu()
     mean, square = sums.double() / (images.numel() // images.shape[1])
     return (mean / 255).float(), ((square - mean * mean).sqrt() / 255).float()

@@ -33,7 +33,7 @@ def code_version() -> dict:
     top, root = _git("rev-parse", "--show-toplevel"), project_root().resolve()
     if top and Path(top).resolve() == root and Path(__file__).resolve().is_relative_to(root):
         status = _git("status", "--porcelain", "--", "cifarlib", "params")
-        return {"commit": _git("rev-parse", "HEAD"), "dirty": bool(status)}
+        return {"commit": _git("rev-parse", "HEAD"), "dirty": None if status is None else bool(status)}
     return {"commit": os.environ.get("CIFARLIB_COMMIT"), "dirty": None}  # a copy, or installed elsewhere
 
 

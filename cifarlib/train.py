@@ -89,7 +89,7 @@ def train(
     chosen_device = pick_device(device)
     folder = checkpoint.open_folder(params, output_folder)
     try:
-        with FileLock(folder / ".lock", timeout=0), repeatable(deterministic):
+        with FileLock(folder / ".lock", timeout=2), repeatable(deterministic):  # a look at the state holds the lock briefly
             run = prepare(params, data, folder, chosen_device, precision, resume, deterministic)
             fit(run, progress, capture)
             leave_record(run)
@@ -98,7 +98,8 @@ def train(
     except KeyboardInterrupt:
         saved = len(records.unfinished_history(folder))
         kept = f"Epochs 1 to {saved} of {params.last_epoch} are saved in {folder}" if saved else "No epoch was complete"
-        raise Interrupted(f"Stopped. {kept}: run the same again to go on from there.") from None
+        again = "run the same again" if resume else "run it again with resume = True"
+        raise Interrupted(f"Stopped. {kept}: {again} to go on from there.") from None
     return folder
 
 
@@ -150,7 +151,7 @@ def prepare(
 def fit(run: Run, progress: Callable[[float, list[dict]], object], capture: bool) -> None:
     """Trains the epochs that are left, validates after each and saves checkpoints."""
     params, history = run.training.params, run.history
-    labels = run.data.validation_labels.to(run.device)
+    images, labels = (t.to(run.device) for t in (run.data.validation_images, run.data.validation_labels))
     captured = capture and run.device.type == "cuda"
     run_epoch = CapturedEpoch(run.training) if captured else partial(train_epoch, run.training)
     last_save = time.perf_counter()
@@ -159,7 +160,7 @@ def fit(run: Run, progress: Callable[[float, list[dict]], object], capture: bool
         start = time.perf_counter()
         row = run_epoch(epoch, lambda step, done=epoch - 1: progress(done + step / params.steps_per_epoch, history))
         trained = time.perf_counter()
-        run.validation_logits = run.predict(run.data.validation_images)
+        run.validation_logits = run.predict(images)
         row["validation_loss"] = mean_loss(run.validation_logits, labels, params.label_smoothing)
         row["validation_accuracy"] = accuracy(run.validation_logits, labels)
         row["train_seconds"] = round(trained - start, 4)

@@ -18,8 +18,8 @@ for name in [name for name in os.environ if name.startswith("MAKE")]:
     del os.environ[name]  # pytest may run under make itself, and a make that a test calls would say so in every line
 
 SLOW = ("test_slurm", "test_browser", "test_grid", "test_notebooks", "test_train", "test_export", "test_measure")
-# it replaces PyTorch's inside, which another version has elsewhere; what it tests, CUDA tests on a GPU test as well
-collect_ignore = [] if torch.__version__.startswith("2.15.") else ["device/test_fake_cuda.py"]
+# it replaces PyTorch's inside, tried in these versions; what it tests, CUDA tests on a GPU test as well
+collect_ignore = [] if torch.__version__.startswith(("2.11.", "2.15.")) else ["device/test_fake_cuda.py"]
 DEVICES = ["cpu"] + ["cuda"] * torch.cuda.is_available() + ["mps"] * torch.backends.mps.is_available()
 
 

@@ -51,7 +51,8 @@ def test_a_grid_trains_its_own_runs_whatever_the_cell_says(copy_of_project, tmp_
     path.write_text(path.read_text().replace('epochs: \\"int or None\\" = None', 'epochs: \\"int or None\\" = 1'))
     planned = make(project, "-n", "cell/run6/0").stdout
     assert (
-        "-p epochs None -p stop_epoch None -p train_images None -p output_folder None -p run run6 -p seed 0" in planned
+        "-p epochs None -p stop_epoch None -p train_images None -p output_folder None -p precision auto "
+        "-p deterministic False -p capture True -p resume True -p run run6 -p seed 0" in planned
     )
 
 

@@ -114,6 +114,11 @@ def test_states_of_a_folder(tmp_path, small):
     with FileLock(folder / ".lock"):
         assert state("run7", tmp_path, LONGER).state == "running"
 
+    (folder / ".lock").unlink()
+    (folder / ".lock").mkdir()  # as a colleague's lock, it cannot be opened
+    assert state("run7", tmp_path, LONGER).state == "done"
+    (folder / ".lock").rmdir()
+
     record = json.loads((folder / "record.json").read_text())
     for name, value, reason in (("momentum", 0.5, "momentum 0.5, now 0.9"),
                                 ("training_version", 0, "training_version 0, now 1")):  # fmt: skip

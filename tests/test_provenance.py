@@ -15,6 +15,12 @@ def test_the_code_version_comes_from_git_or_a_variable(monkeypatch, tmp_path):
     assert provenance.code_version() == {"commit": "abc", "dirty": None}
 
 
+def test_where_git_does_not_answer_it_is_not_said_to_be_clean(monkeypatch):
+    git = provenance._git
+    monkeypatch.setattr(provenance, "_git", lambda *arguments: None if arguments[0] == "status" else git(*arguments))
+    assert provenance.code_version()["dirty"] is None
+
+
 def test_versions_device_and_memory_are_named():
     assert provenance.package_versions()["torch"] == torch.__version__.partition("+")[0]
     assert f"{torch.get_num_threads()} thread" in provenance.device_name(torch.device("cpu"))

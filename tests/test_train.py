@@ -167,6 +167,8 @@ def test_uncaptured_it_comes_to_the_same(small, device, tmp_path):
 def test_stopped_before_the_first_checkpoint_says_so(small, tmp_path):
     with pytest.raises(Interrupted, match="No epoch was complete"):
         train(load_params(7, **SHORT), small, tmp_path, device="cpu", progress=StopAt(0.5))
+    with pytest.raises(Interrupted, match=r"Epochs 1 to 2 of 3 .*: run it again with resume = True to go on"):
+        train(load_params(7, **SHORT), small, tmp_path, device="cpu", progress=StopAt(2.5), resume=False)
 
 
 def test_only_what_is_saved_is_promised(small, tmp_path, monkeypatch):

@@ -68,15 +68,10 @@ def pick_precision(device: torch.device) -> str:
 
 def cpu_multiplies_bfloat16() -> bool:
     """Whether this CPU has bfloat16 units, and PyTorch is allowed to use them (ATEN_CPU_CAPABILITY=avx2 forbids it)."""
-    units = cpu_capabilities()
+    units = torch.cpu.get_capabilities()
     return (
         bool(units.get("avx512_bf16") or units.get("amx_bf16")) and "AVX512" in torch.backends.cpu.get_cpu_capability()
     )
-
-
-def cpu_capabilities() -> dict[str, bool]:
-    """Instruction sets of this CPU; empty where PyTorch cannot tell."""
-    return getattr(torch.cpu, "get_capabilities", dict)()  # PyTorch 2.11 may not have it
 
 
 @functools.cache

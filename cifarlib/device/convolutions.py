@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from cifarlib.device.choice import cpu_capabilities, cpu_multiplies_bfloat16
+from cifarlib.device.choice import cpu_multiplies_bfloat16
 from cifarlib.model import Block, Network
 
 POINTS = (0.0, 1.0, -1.0, 2.0, -2.0)  # and infinity: where the polynomials of the algorithm are evaluated
@@ -44,7 +44,7 @@ def faster_in_bfloat16() -> bool:
     """Whether this CPU multiplies bfloat16, but without matrix units, which make the direct sum cheaper than the
     transforms. Asked, not measured: a run that is stopped and resumed must go on in the same way. (On a Zen 4 the
     256-wide pooled layer takes 0.6 of PyTorch's time.)"""
-    return cpu_multiplies_bfloat16() and not cpu_capabilities().get("amx_bf16")
+    return cpu_multiplies_bfloat16() and not torch.cpu.get_capabilities().get("amx_bf16")
 
 
 class FastConvolution(nn.Module):

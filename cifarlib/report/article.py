@@ -342,14 +342,14 @@ def conclusions(
             )
         if group or kind == "contradicted":
             texts.append(text)
-    resting = {
-        "Only with the deviation pooled over all runs": by_pooling_alone(fast, unpooled),
-        "Another verdict on the test images": [j.claim for j in by_images(fast, tested).values()],
-    }
-    notes = [f"{says}: {', '.join(c.title for c in claims if not c.ours)}." for says, claims in resting.items()
-             if not all(c.ours for c in claims)]  # fmt: skip
+    pooling = [claim.title for claim in by_pooling_alone(fast, unpooled) if not claim.ours]
+    images = [j.claim.title for j in by_images(fast, tested).values() if not j.claim.ours]
     if brief:
-        return " ".join(["; ".join(texts) + ".", *notes])
+        notes = [f"{len(pooling)} hold only with the deviation pooled over all runs"] * bool(pooling)
+        notes += [f"{len(images)} would be others on the test images"] * bool(images)
+        return "; ".join(texts) + "." + f" Of these verdicts {' and '.join(notes)}." * bool(notes)
+    notes = [f"Only with the deviation pooled over all runs: {', '.join(pooling)}."] * bool(pooling)
+    notes += [f"Another verdict on the test images: {', '.join(images)}."] * bool(images)
     return "\n\n".join(["\n".join(f"- {text}" for text in texts), *notes])
 
 

@@ -52,7 +52,7 @@ def announce(params: RunParams, device: str, finished: dict | None = None) -> Te
         text += f" For less: `-p epochs 10` takes about {duration(10 * epoch)} (the schedule squeezed into 10 epochs)."
     if kind == "cpu" and (fewer := _faster_on_fewer_threads(params, epoch)):
         text += f" **Something else keeps this machine busy**: with {fewer}."
-    return Text(text + " It can be stopped at any time: run again, it goes on.")
+    return Text(text + " It can be stopped at any time: run again with `resume = True`, it goes on.")
 
 
 def _faster_on_fewer_threads(params: RunParams, epoch: float) -> str:

@@ -33,15 +33,9 @@ def test_a_device_that_is_not_there_is_named(device):
     ],
 )
 def test_a_cpu_takes_bfloat16_only_where_it_has_units_for_it(units, compiled_for, precision, monkeypatch):
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: units, raising=False)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: units)
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: compiled_for)
     assert pick_precision(CPU) == precision
-
-
-def test_without_a_word_from_pytorch_a_cpu_takes_float32(monkeypatch):
-    monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
-    assert choice.cpu_capabilities() == {}
-    assert pick_precision(CPU) == "float32"
 
 
 def test_a_cpu_without_avx512_knows_its_precision_at_once():

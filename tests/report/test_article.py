@@ -152,8 +152,11 @@ def test_verdicts_that_the_test_images_do_not_share_are_named(grid):
     text = article.on_test_images(judged, tested)
     assert "for 10 of 11 comparisons, and another for these" in text
     assert re.search(r"\n- \*reflect padding helps\*: \+1\.00 \(\+.*\), not resolved$", text)
-    said = article.conclusions(judged, judged, tested, load_claims("paper"), brief=True)
-    assert said.endswith("Another verdict on the test images: reflect padding helps.")
+    verdicts = judged, judged, tested, load_claims("paper")
+    assert article.conclusions(*verdicts).endswith("Another verdict on the test images: reflect padding helps.")
+    assert article.conclusions(*verdicts, brief=True).endswith(
+        " Of these verdicts 1 would be others on the test images."
+    )
 
 
 def test_what_is_still_open_follows_from_the_records(grid, tmp_path):
