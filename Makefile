@@ -12,6 +12,12 @@ REPORT_FOLDER ?= $(OUTPUTS)
 # the target that follows the runs on Slurm
 REPORT ?= report
 
+# a mistyped name would be dropped, and EPOCH=10 train 200 epochs
+KNOWN := PYTHON VENV BIN SETUP OUTPUTS DATA DEVICE RUN RUNS SEED SEEDS EPOCHS STOP IMAGES NB NAME LAYOUT AUTHORS MINUTES \
+  SBATCH THROTTLE LAB REPORT REPORT_FOLDER SHELL MAKEFLAGS
+UNKNOWN := $(sort $(filter-out $(KNOWN),$(foreach v,$(.VARIABLES),$(if $(findstring command line,$(origin $v)),$v))))
+$(if $(UNKNOWN),$(error there is no variable $(UNKNOWN): `make` lists what can be given))
+
 # quoted for the shell; each item of a list, which commas may separate, too
 quote = '$(subst ','\'',$(1))'
 comma := ,
@@ -101,7 +107,7 @@ report: setup
 	@$(CIFARLIB) export $(call path,$(REPORT_FOLDER))/report.ipynb
 
 html pdf: setup
-	@$(if $(NB),,echo "error: make $@ needs a notebook: make $@ NB=outputs/run7/seed0/train.ipynb" >&2; exit 1)
+	@$(if $(NB),,echo "error: make $@ needs a notebook: make $@ NB=outputs/notebooks/train.ipynb" >&2; exit 1)
 	@$(CIFARLIB) export $(call quote,$(NB)) --to $@
 
 tex: report

@@ -137,7 +137,14 @@ def _parser() -> argparse.ArgumentParser:
     parsers[execute].add_argument("--show", action="store_true", help="what its cells print")
     for command in (train, execute):
         for name, form in (("-p", "VALUE"), ("-r", "TEXT")):  # as papermill has them
-            parsers[command].add_argument(name, nargs=2, action="append", default=[], metavar=("NAME", form))
+            parsers[command].add_argument(
+                name,
+                nargs=2,
+                action="append",
+                default=[],
+                metavar=("NAME", form),
+                help=f"a parameter of the notebook, its value {'as it is' if form == 'TEXT' else 'read'}",
+            )
     parsers[status].add_argument(
         "runs", nargs="+", help="1 to 7, names of files in params/, or patterns such as 'fast*'"
     )
@@ -174,7 +181,7 @@ def _parser() -> argparse.ArgumentParser:
     for command, each in parsers.items():
         each.set_defaults(command=command)
     for each in (parser, *parsers.values()):
-        each.error = lambda message: sys.exit(f"error: {message}")  # without the lines of usage
+        each.error = lambda message: sys.exit(f"error: {message} (--help says more)")  # without the lines of usage
     return parser
 
 

@@ -216,6 +216,18 @@ def as_todo(cell: Cell, with_slurm: bool) -> str:
     return f"{cell.params.run}/{cell.params.seed}{more}".rstrip()
 
 
+def of_other_settings(cells: list[Cell]) -> str:
+    """Says where what is missing has a record under another folder name; "" where nothing has."""
+    found = [path for cell in cells if cell.state == "missing"
+             for path in sorted(cell.folder.parent.glob(f"seed{cell.params.seed}-*/record.json"))[:1]]  # fmt: skip
+    if not found:
+        return ""
+    return (
+        f"Of what is missing {len(found)} ha{'s' if len(found) == 1 else 've'} a record of another length, such as {found[0].parent}: "
+        "give the EPOCHS=, STOP= or IMAGES= that its name says."
+    )
+
+
 def full_text(cells: list[Cell]) -> str:
     """The table, its summary, and where the records that are done were made differently."""
     different = made_differently([cell.record for cell in cells if cell.state == "done"])
@@ -226,6 +238,7 @@ def full_text(cells: list[Cell]) -> str:
                 as_table(cells),
                 summary(cells),
                 different and f"The records differ: {different}.",
+                of_other_settings(cells),
             ),
         )
     )

@@ -72,7 +72,9 @@ def find_run(run: str, output_folder: str | Path | None = None, **asked) -> Path
             if fitting
             else "is not done"
         )
-        raise InputError(f"{wanted} {lacks}: `make train RUN={run.removeprefix('run')}` makes all of it")
+        record, names = (fitting or [asked])[0], {"seed": "SEED", "epochs": "EPOCHS", "stop_epoch": "STOP"}
+        options = "".join(f" {names[name]}={record[name]}" for name in names if record.get(name) is not None)
+        raise InputError(f"{wanted} {lacks}: `make train RUN={run.removeprefix('run')}{options}` makes all of it")
     return predict.longest(complete)
 
 

@@ -80,7 +80,7 @@ class RunParams:
         if self.optimizer == "sgd-nesterov" and self.momentum == 0:
             raise InputError("momentum = 0.0: Nesterov needs momentum; choose optimizer = sgd")
         if self.stop_epoch is not None and self.stop_epoch > self.epochs:
-            raise InputError(f"stop_epoch = {self.stop_epoch} lies beyond epochs = {self.epochs}")
+            raise InputError(f"stop_epoch = {self.stop_epoch} lies beyond epochs = {self.epochs}: give at most that")
 
     @property
     def last_epoch(self) -> int:

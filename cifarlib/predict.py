@@ -27,7 +27,9 @@ def find_model(model: str | Path | None = None, output_folder: str | Path | None
     if model:
         folder = existing_path("model", model)
         if not (folder / "model.safetensors").is_file():
-            raise InputError(f"model = {str(model)!r}: no model.safetensors in {folder}; {MAKE_ONE}")
+            raise InputError(
+                f"model = {str(model)!r}: no model.safetensors in {folder}; of the committed runs only run 7 has its network: train this one again"
+            )
         return folder
     outputs = outputs_folder(output_folder)
     folders = [path.parent for path in sorted(outputs.glob("run7/seed*/model.safetensors"))]

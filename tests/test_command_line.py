@@ -50,6 +50,13 @@ def test_bad_input_to_make_is_one_line_and_an_exit_code(arguments, says):
     assert done.stdout == ""
 
 
+def test_a_mistyped_variable_is_refused_before_anything_runs():
+    done = make("train", "EPOCH=10", "IMAGE=512", "SBATCH=--a=b --c")
+    assert done.returncode == 2
+    assert done.stderr.endswith("there is no variable EPOCH IMAGE: `make` lists what can be given.  Stop.\n")
+    assert done.stdout == ""
+
+
 def test_names_reach_the_report_as_they_are_written(tmp_path):
     authors = """Conan O'Brien; Ada "the" `id` & Zoë"""
     done = make("report", f"OUTPUTS={tmp_path}", f"AUTHORS={authors}")

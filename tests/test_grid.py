@@ -114,6 +114,8 @@ def test_states_of_a_folder(tmp_path, small):
     with FileLock(folder / ".lock"):
         assert state("run7", tmp_path, LONGER).state == "running"
 
+    whole = grid.read_cell(load_params(7), tmp_path)
+    assert f"Of what is missing 1 has a record of another length, such as {folder}" in grid.full_text([whole])
     (folder / ".lock").unlink()
     (folder / ".lock").mkdir()  # as a colleague's lock, it cannot be opened
     assert state("run7", tmp_path, LONGER).state == "done"

@@ -83,12 +83,14 @@ def test_what_is_missing_is_said_before_anything_is_built(outputs, private, tmp_
             handin.hand_in(name, "run7", output_folder=outputs)
     with pytest.raises(InputError, match="run = run6 is not done: `make train RUN=6`"):
         handin.hand_in("A", "run6", output_folder=outputs)
-    with pytest.raises(InputError, match="run = run7, seed = 3 is not done"):
+    with pytest.raises(InputError, match="run = run7, seed = 3 is not done: `make train RUN=7 SEED=3`"):
         handin.hand_in("A", "run7", output_folder=outputs, seed=3)
     with pytest.raises(InputError, match="there is no such file"):
         handin.hand_in("A", "run7", tmp_path / "none.npy", output_folder=outputs, check=True)
     next(outputs.glob("run7/*/train.ipynb")).unlink()
-    with pytest.raises(InputError, match="no weights or no executed notebook"):
+    with pytest.raises(
+        InputError, match=r"no weights or no executed notebook .*: `make train RUN=7 SEED=0 EPOCHS=\d+`"
+    ):
         handin.hand_in("A", "run7", output_folder=outputs)
 
 

@@ -44,6 +44,14 @@ def test_notebooks_are_stored_clean_and_thin(path):
     assert all(len(cell.source.splitlines()) <= 10 for cell in code[1:])  # the first: a line a parameter
 
 
+@pytest.mark.parametrize("name", ["explore", "whitening", "predict", "report"])  # train's takes a training to make
+def test_the_executed_copies_are_of_the_notebooks_as_they_are(name):
+    folders = project_root() / "notebooks", project_root() / "outputs" / "notebooks"
+    ours, executed = (nbformat.read(folder / f"{name}.ipynb", as_version=4).cells for folder in folders)
+    written = [cell for cell in executed if "injected-parameters" not in cell.metadata.get("tags", [])]
+    assert [cell.source for cell in written] == [cell.source for cell in ours], "run: make notebooks"
+
+
 def test_every_parameter_is_listed_with_its_meaning():
     command, options = papermill("--help-notebook", cwd=project_root())
     done = subprocess.run(command, **options)

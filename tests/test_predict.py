@@ -11,6 +11,11 @@ from cifarlib import InputError, own_images, predict, records
 def test_names_that_lead_nowhere(tmp_path):
     with pytest.raises(InputError, match=r"images = 'nothing\.npy': there is no such file"):
         own_images.read_images("nothing.npy")
+    (tmp_path / "outputs" / "run7" / "seed0-stop95").mkdir(parents=True)
+    with pytest.raises(InputError, match=r"looked for \S+/seed0; beside it there is seed0-stop95$"):
+        own_images.existing_path("model", tmp_path / "outputs" / "run7" / "seed0")
+    with pytest.raises(InputError, match="of the committed runs only run 7 has its network"):
+        predict.find_model(tmp_path / "outputs" / "run7" / "seed0-stop95")
     with pytest.raises(InputError, match="layout = 'hwx': choose auto, chw"):
         own_images.read_images("nothing.npy", "hwx")
     with pytest.raises(InputError, match=r"ends in \.npy"):

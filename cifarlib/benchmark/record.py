@@ -122,8 +122,8 @@ def summary_text(record: dict) -> str:
     compared = "; ".join(f"{spread(ratios(record, k, base))} times as fast as {what}" for k, what in rivals.items())
     fresh = [100 * (ratio - 1) for ratio in ratios(record, base, twin(base, augmentation="once"))]
     return (
-        f"An epoch of {TRAIN_IMAGES:,} images takes {base} **{as_seconds(median(epoch_seconds(record, base)))}** in "
-        f"{record['precision']}: {compared}. New crops and flips in every epoch cost it {spread(fresh, 1)} % over "
+        f"On {record['device_name']} an epoch of {TRAIN_IMAGES:,} images takes our loop **{as_seconds(median(epoch_seconds(record, base)))}** "
+        f"in {record['precision']}: {compared}. New crops and flips in every epoch cost it {spread(fresh, 1)} % over "
         f"drawing them once. (Medians of {record['repeats']} repeats, smallest and largest.)"
     )
 

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
-from matplotlib.ticker import LogFormatter
+from matplotlib.ticker import LogFormatter, LogLocator, NullLocator
 from torch import Tensor, nn
 
 from cifarlib.data import CLASSES
@@ -85,7 +85,8 @@ def named_rows(height: float, alt: str, names: Collection[str], xlabel: str) -> 
 def legend_of_names(axes: Axes) -> None:
     """Each name once, however many rows have it."""
     handles = {name: handle for handle, name in zip(*axes.get_legend_handles_labels(), strict=True)}
-    axes.legend(handles.values(), handles.keys(), frameon=True, fontsize=8)
+    handles = dict(sorted(handles.items(), key=lambda item: item[0] == "paper"))  # ours first
+    axes.figure.legend(handles.values(), handles.keys(), loc="outside upper right", ncols=len(handles), fontsize=8)
 
 
 def interval_bars(shares: np.ndarray, counts: np.ndarray) -> np.ndarray:
@@ -108,7 +109,7 @@ def loss_and_accuracy(height: float, alt: str) -> tuple[Figure, Axes, Axes]:
 def training_curves(history: Sequence[dict], epochs: int, label_smoothing: float) -> Figure:
     """Loss per image and accuracy over epochs 1 to ``epochs``, training and validation, with the loss's floor."""
     last, validates = history[-1], not np.isnan(history[-1]["validation_accuracy"])
-    alt = f"Two line charts over {last['epoch']} epochs. Training ends at loss {last['train_loss']:.3f} and accuracy "
+    alt = f"Two line charts over {last['epoch']} epoch{'s' * (last['epoch'] > 1)}. Training ends at loss {last['train_loss']:.3f} and accuracy "
     alt += f"{last['train_accuracy']:.1%}"
     alt += f", validation at {last['validation_loss']:.3f} and {last['validation_accuracy']:.1%}." if validates else "."
     figure, left, right = loss_and_accuracy(3.6, alt)
@@ -174,7 +175,7 @@ def mistakes(images: Tensor, logits: np.ndarray, labels: np.ndarray, n: int = 12
     chosen, words, titles = most_confident(logits, labels, n, right=False), [], []
     for index, predicted, probability in chosen:
         answer, true = CLASSES[predicted], CLASSES[int(labels[index])]
-        words.append(f"a {true} taken for {answer}")
+        words.append(f"{true} taken for {answer}")
         titles.append(f"says {answer}, {100 * probability:.0f} %\nis {true}")
     return gallery([images[i] for i, *_ in chosen], titles, 6, f"Pictures of confident mistakes: {', '.join(words)}.")
 
@@ -213,10 +214,14 @@ def loss_curves(histories: dict[str, list[list[dict]]], smoothing: dict[str, flo
             look = RUN_LOOKS[run] | {"markersize": 4, "markevery": max(1, n // 10), "label": run}
             axes.plot(range(1, n + 1), curves.mean(1), **look)
             if axes is left and (floor := smoothing_floor(smoothing[run])):
-                line = axes.axhline(floor, color=colour, linestyle=":", linewidth=1)
+                line = axes.axhline(floor, color=BLACK, linestyle=":", linewidth=1)
                 axes.legend([line], [f"floor of {run}: {floor:.3f}"], loc="upper right", frameon=True)
     left.set(title="Training loss", ylim=(0, None))
-    right.set_title("Validation accuracy")
+    # the first epochs would press the last ones, which count, into a few pixels
+    later = [
+        100 * row["validation_accuracy"] for seeds in histories.values() for h in seeds for row in h[len(h) // 3 :]
+    ]
+    right.set(title="Validation accuracy", ylim=(min(later) - 2, max(later) + 2))
     right.legend(loc="lower right", frameon=True, ncols=2)
     return figure
 
@@ -357,7 +362,7 @@ def gallery(images: Sequence[Tensor], titles: Sequence[str], columns: int, alt: 
 
 
 def crop_names(crops: Tensor) -> list[str]:
-    """Of crops (n, 3), see ``draw_crops``: pixels down and right, and whether flipped."""
+    """Of crops (n, 3), see ``draw_crops``: how far the window moves down and right, and whether the crop is flipped."""
     return [f"{dy:+d}, {dx:+d}{', flipped' * flip}" for dy, dx, flip in crops.tolist()]
 
 
@@ -367,7 +372,7 @@ def preprocessing(image: Tensor, label_name: str, statistics: tuple[Tensor, Tens
     crops, paddings, index = draw_crops(seed, 1, 6), ("reflect", "constant"), torch.zeros(6, dtype=torch.int64)
     alt = (
         f"One picture ({label_name}) as it is, under three normalisations and two paddings of {RunParams.crop} pixels, and "
-        f"cropped and flipped six times under each padding, shifted down and right by: {'; '.join(crop_names(crops))}."
+        f"cropped and flipped six times under each padding, the window moved down and right by: {'; '.join(crop_names(crops))}."
     )
     by_mode = {mode: make_normalizer(image[None], mode, statistics) for mode in MODES}
     images = [image, *(normalizer.apply(image[None])[0] for normalizer in by_mode.values())]
@@ -389,6 +394,12 @@ def lines(series: dict[str, tuple[Sequence, Sequence]], alt: str, legend: str | 
     for (name, (x, y)), look in zip(series.items(), LOOKS, strict=False):
         axes.plot(x, y, **look, markersize=5, label=name)
     axes.set(**settings)
+    for axis in (axes.xaxis, axes.yaxis):
+        low, high = axis.get_view_interval()
+        if axis.get_scale() == "log" and high < 1000 * low:  # too few powers of ten to read a value between them
+            axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axis.set_major_formatter("{x:g}")
+            axis.set_minor_locator(NullLocator())
     axes.legend(frameon=True, title=legend)
     return figure
 

@@ -47,7 +47,7 @@ def _histogram(axes: Axes, values: Tensor, title: str) -> None:
     for channel, (name, look) in zip(values.unbind(1), RGB.items(), strict=True):
         counts, edges = np.histogram(channel, 24, limits, density=True)
         axes.plot((edges[1:] + edges[:-1]) / 2, counts, **look, label=name)
-    axes.set(title=title, yticks=[], ylim=(0, None))
+    axes.set(title=title, yticks=[], ylim=(0, None), ylabel="share of pixels")
 
 
 @styled
@@ -60,7 +60,7 @@ def value_histograms(images: Tensor, statistics: tuple[Tensor, Tensor]) -> Figur
     _histogram(grid[0], images.float(), "as they are (0 to 255)")
     for axes, (name, values) in zip(grid[1:], panels.items(), strict=True):
         _histogram(axes, values, name)
-    grid[0].legend(frameon=True)
+    figure.legend(*grid[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
     return figure
 
 
@@ -82,7 +82,7 @@ def as_seen(
         picture(axes, shown, title)
     _histogram(grid["L"], image[None].float(), "values as they are (0 to 255)")
     _histogram(grid["R"], plain, f"normalised by {normalization}")
-    grid["L"].legend(frameon=True)
+    figure.legend(*grid["L"].get_legend_handles_labels(), loc="outside lower center", ncols=3)
     return figure
 
 

@@ -57,6 +57,9 @@ def article(path: Path) -> Article:
     language = notebook.metadata.get("language_info", {}).get("name") or "python"
     cells = Cells(path.parent, language)
     result = Article(html.escape(path.stem), [], "", cells)
+    code = [cell for cell in notebook.cells if cell.cell_type == "code" and "".join(cell.get("source") or "").strip()]
+    if code and not any(cell.get("execution_count") or cell.get("outputs") for cell in code):
+        cells.notes.append("it has not been executed, so there are no results in it: run all its cells and save it")
     tags = [set(cell.get("metadata", {}).get("tags", [])) for cell in notebook.cells]
     hidden = {"remove-cell"}
     if any({"parameters", "remove-cell"} <= of_cell for of_cell in tags):
@@ -77,6 +80,7 @@ def article(path: Path) -> Article:
     _resolve_captions(result)
     _resolve_anchors(result)
     _resolve_citations(result)
+    _keep_with_number(result)
     return result
 
 
@@ -180,6 +184,13 @@ def _resolve_citations(article: Article) -> None:
             appendix.insert_before(references)
         else:
             article.pages[max(article.pages) + 1] = references
+
+
+def _keep_with_number(article: Article) -> None:
+    """No line ends between a number and its "%"."""
+    for text in [text for page in article.pages.values() for text in page.find_all(string=re.compile(r"\d %"))]:
+        if not text.find_parent(["pre", "code", "script"]):
+            text.replace_with(re.sub(r"(?<=\d) %", "\u00a0%", text))
 
 
 def leave_out_code(article: Article, kind: str) -> None:

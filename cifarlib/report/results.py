@@ -175,7 +175,10 @@ def collect(
             runs.setdefault(s, set()).add(run)
     if asked and not runs:
         folder = output_folder or "outputs"
-        raise InputError(f"epochs = {epochs}, stop_epoch = {stop_epoch}: no record below {folder} has this schedule")
+        there = "; ".join(sorted({str(s) for s in every["schedule"][own]})) or "no record at all"
+        raise InputError(
+            f"epochs = {epochs}, stop_epoch = {stop_epoch}: no record below {folder} has this schedule; there is: {there}"
+        )
     chosen = max(runs, key=lambda s: (s.train_images, s.is_the_papers, len(runs[s]), s.last_epoch), default=Schedule())
     return _of_schedule(every, chosen)
 

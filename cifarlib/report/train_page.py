@@ -119,7 +119,9 @@ class Progress:
             text = f"loss {row['train_loss']:.4f}"
             if not math.isnan(row["validation_accuracy"]):
                 text += f", validation {100 * row['validation_accuracy']:.2f} %"
-            self.bar.set_postfix_str(f"{text}, {row['train_seconds']:.1f} s an epoch", refresh=False)
+            self.bar.set_postfix_str(
+                f"{text}, {row['train_seconds'] + row['validation_seconds']:.1f} s an epoch", refresh=False
+            )
             if len(history) < total and time.perf_counter() - self.last_drawn > 5:
                 self.show(history)
         self.bar.update(epochs - self.bar.n)

@@ -68,7 +68,7 @@ def texts_of(folder):
         "disagreements": article.disagreements(judged, fast_judged),
         "table_1": table_1(results).to_string(),
         "claims": article.both_recipes(judged, fast_judged, "").frame.to_string(),
-        "smoothing": claims_table(results, "smoothing").to_string(),
+        "smoothing": str(vars(article.claims_table(judge(results, load_claims("smoothing")), "", "tbl"))),
         "costs": article.costs(results, fast, "").frame.to_string(),
         "others": str(article.other_records(results, fast, "")),
         "environment": article.environment({"paper": results, "fast": fast}, "").frame.to_string(),
@@ -304,6 +304,13 @@ def test_what_pre_processing_saves_comes_from_the_benchmark():
     row = article.speed_table([record], "").frame.set_index("device").loc["a CPU"]
     assert (row["fresh augmentation"], row["drawn once"]) == ("444 s", "399 s")
     assert row["time saved"] == "10 % (0 to 20)"
+
+
+def test_a_table_of_comparisons_without_any_record_is_a_sentence(tmp_path):
+    make_record(tmp_path, "run6", stop_epoch=95)
+    judged = judge(collect(tmp_path), load_claims("smoothing"))
+    sentence = article.claims_table(judged, "A caption.", "tbl").data
+    assert sentence.startswith("No record yet for: smoothing alone (mean loss) (7-mean − 6), summing the loss alone")
 
 
 def test_a_missing_run_is_named_with_the_command_that_makes_it(grid, tmp_path):

@@ -137,6 +137,7 @@ def test_progress_ends_as_one_line_and_one_figure(shown, monkeypatch, capsys):
         "validation_loss": 1.6,
         "validation_accuracy": 0.4,
         "train_seconds": 3.0,
+        "validation_seconds": 0.5,
     }
     history = []
     progress(0.0, history)
@@ -146,4 +147,4 @@ def test_progress_ends_as_one_line_and_one_figure(shown, monkeypatch, capsys):
         progress(float(epoch), history)
     assert [bundle["text/plain"][:9] for bundle in shown] == ["Figure 1."]
     line = capsys.readouterr().out.splitlines()[-1]
-    assert line.startswith("run7 seed 0: epoch 2.0 of 2, loss 1.5000, validation 40.00 %, 3.0 s an epoch")
+    assert line.startswith("run7 seed 0: epoch 2.0 of 2, loss 1.5000, validation 40.00 %, 3.5 s an epoch")

@@ -241,6 +241,24 @@ def test_old_and_silent_notebooks_export(which, tmp_path, capsys):
     assert "mine.pdf (" in capsys.readouterr().out
 
 
+def test_a_notebook_that_was_not_executed_is_said_to_be(tmp_path, capsys):
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("x = 1")])
+    nbformat.write(notebook, tmp_path / "mine.ipynb")
+    export.export(tmp_path / "mine.ipynb", ["html"])
+    assert "it has not been executed" in capsys.readouterr().err
+    notebook.cells[0].execution_count = 1
+    nbformat.write(notebook, tmp_path / "mine.ipynb")
+    export.export(tmp_path / "mine.ipynb", ["html"])
+    assert capsys.readouterr().err == ""
+
+
+def test_no_line_ends_between_a_number_and_its_per_cent(tmp_path):
+    nbformat.write(nbformat.v4.new_notebook(cells=[text("93.1 % and `7 % 2`")]), tmp_path / "mine.ipynb")
+    export.export(tmp_path / "mine.ipynb", ["html"])
+    page = (tmp_path / "mine.html").read_text()
+    assert "93.1\u00a0% and <code>7 % 2</code>" in page
+
+
 def test_an_error_names_its_cell_and_quotes_its_first_line(tmp_path, monkeypatch):
     cells = [text("# Fine"), text("see [later](#Later)"), text("too bad\n\nmore"), text("## Later")]
     nbformat.write(nbformat.v4.new_notebook(cells=cells), tmp_path / "bad.ipynb")
