@@ -137,7 +137,8 @@ def beside_the_paper(results: Results) -> str:
     return (
         f"Ours lie above the paper's in {(gaps > 0).sum()} of {len(gaps)} runs; the differences are {signed(gaps.min())} to "
         f"{signed(gaps.max())} points. The lowest and the highest of these runs are {np.ptp(ours):.2f} points "
-        f"apart here, {np.ptp(theirs):.2f} in the paper."
+        f"apart here, {np.ptp(theirs):.2f} in the paper. What causes the differences is open: the paper's code is not public, and "
+        "each reading in the section “Choices” may differ from it."
     )
 
 
@@ -316,8 +317,8 @@ def sizes(fast: dict[str, Judged], papers: dict[str, Claim]) -> str:
             if abs(papers[name].papers_value() - j.estimate.value) > error * stats.t.ppf(0.975, j.estimate.freedom):
                 others.append(f"{j.claim.title} ({signed(papers[name].papers_value())})")
     return (
-        "A verdict is on the sign alone. Of another size in the paper, by more than chance if its single runs deviate as our seeds "
-        f"do (95 %), are: {', '.join(others)}." * bool(others)
+        "A verdict is on the sign alone. The paper's sizes that differ from ours by more than chance (95 %, if its single runs "
+        f"deviate as our seeds do): {', '.join(others)}." * bool(others)
     )
 
 
@@ -351,7 +352,7 @@ def conclusions(
     images = [j.claim.title for j in by_images(fast, tested).values() if not j.claim.ours]
     if brief:
         notes = [f"{len(pooling)} hold only with the deviation pooled over all runs"] * bool(pooling)
-        notes += [f"{len(images)} would be others on the test images"] * bool(images)
+        notes += [f"{len(images)} would change on the test images"] * bool(images)
         return "; ".join(texts) + "." + f" Of these verdicts {' and '.join(notes)}." * bool(notes)
     notes = [f"Only with the deviation pooled over all runs: {', '.join(pooling)}."] * bool(pooling)
     notes += [f"Another verdict on the test images: {', '.join(images)}."] * bool(images)
@@ -365,6 +366,8 @@ def still_open(compared: Results, fast: dict[str, Judged]) -> str:
     parts += ["all that rests on one seed of the paper's own schedule"] * (
         1 in set(compared.table.groupby("run").size())
     )
+    missing = [run for run in all_runs(compared.schedule) if run not in compared.runs]
+    parts += [f"what needs records that are not there ({', '.join(missing)})"] * bool(missing)
     parts += [f"what its epochs after {compared.schedule.stop_epoch} would add"] * bool(compared.schedule.stop_epoch)
     return f"Still open: {', '.join([*parts, 'the private test set of the course'])}."
 

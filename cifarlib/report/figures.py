@@ -222,7 +222,7 @@ def loss_curves(histories: dict[str, list[list[dict]]], smoothing: dict[str, flo
         100 * row["validation_accuracy"] for seeds in histories.values() for h in seeds for row in h[len(h) // 3 :]
     ]
     right.set(title="Validation accuracy", ylim=(min(later) - 2, max(later) + 2))
-    right.legend(loc="lower right", frameon=True, ncols=2)
+    figure.legend(*right.get_legend_handles_labels(), loc="outside lower center", ncols=len(histories))
     return figure
 
 
