@@ -24,7 +24,7 @@ LAYOUTS = {"chw": "channel by channel (chw, as CIFAR's files)", "hwc": "pixel by
 def existing_path(name: str, path: str | Path) -> Path:
     """JupyterLab starts a notebook in its folder, papermill where it was called: both may mean the project's root."""
     path = user_path(name, path)
-    candidates = dict.fromkeys((path.absolute(), project_root() / path))
+    candidates = dict.fromkeys((path, project_root() / path))
     for candidate in candidates:
         if candidate.exists():
             return candidate
@@ -33,7 +33,7 @@ def existing_path(name: str, path: str | Path) -> Path:
     ]
     beside = f"; beside it there is {', '.join(near)}" if near and path.parent.name else ""
     raise InputError(
-        f"{name} = {str(path)!r}: there is no such file or folder, looked for {' and '.join(map(str, candidates))}{beside}"
+        f"{name} = {str(path)!r}: there is no such file or folder, looked for {' and '.join(dict.fromkeys(str(c.absolute()) for c in candidates))}{beside}"
     )
 
 

@@ -89,7 +89,7 @@ def train(
     chosen_device = pick_device(device)
     folder = checkpoint.open_folder(params, output_folder)
     try:
-        with FileLock(folder / ".lock", timeout=2), repeatable(deterministic):  # 2 s: `make status` holds it, too
+        with FileLock(folder / ".lock", timeout=0.5), repeatable(deterministic):  # status holds it briefly
             run = prepare(params, data, folder, chosen_device, precision, resume, deterministic)
             fit(run, progress, capture)
             leave_record(run)

@@ -359,6 +359,7 @@ def test_two_processes_do_not_write_to_one_folder(small, tmp_path):
     first = start(tmp_path)
     while not list(tmp_path.glob("**/.lock")) or not first.stdout.readline():
         time.sleep(0.05)
+    first.send_signal(signal.SIGSTOP)  # or it would be done before the other gives up
     try:
         with pytest.raises(InputError, match="another process is training in"):
             train(load_params(7, **SHORT), small, tmp_path)
