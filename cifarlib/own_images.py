@@ -24,17 +24,14 @@ LAYOUTS = {"chw": "channel by channel (chw, as CIFAR's files)", "hwc": "pixel by
 def existing_path(name: str, path: str | Path) -> Path:
     """JupyterLab starts a notebook in its folder, papermill where it was called: both may mean the project's root."""
     path = user_path(name, path)
-    candidates = dict.fromkeys((path, project_root() / path))
-    for candidate in candidates:
+    for candidate in (path, project_root() / path):
         if candidate.exists():
             return candidate
-    near = [
-        p.name for candidate in candidates if candidate.parent.is_dir() for p in sorted(candidate.parent.iterdir())[:5]
-    ]
+    places = dict.fromkeys((path.absolute(), project_root() / path))
+    near = [p.name for place in places if place.parent.is_dir() for p in sorted(place.parent.iterdir())[:5]]
     beside = f"; beside it there is {', '.join(near)}" if near and path.parent.name else ""
-    raise InputError(
-        f"{name} = {str(path)!r}: there is no such file or folder, looked for {' and '.join(dict.fromkeys(str(c.absolute()) for c in candidates))}{beside}"
-    )
+    places = " and ".join(map(str, places))
+    raise InputError(f"{name} = {str(path)!r}: there is no such file or folder, looked for {places}{beside}")
 
 
 class OwnImages(NamedTuple):

@@ -373,13 +373,12 @@ def still_open(compared: Results, fast: dict[str, Judged]) -> str:
 
 
 def difference_text(j: Judged, paper: float) -> str:
-    """ " (+2.66 points, the paper +4.00)", or nats; "" without an estimate."""
+    """ " (+2.66 points, the paper +4.00)"; "" without an estimate."""
     if not j.estimate:
         return ""
-    digits, unit = (3, "nats") if j.claim.measure == "early_loss" else (2, "points")
     beside = f", the paper {signed(paper)}" * (not math.isnan(paper))
     within = f", within ±{MARGIN:g}" * (not j.claim.sign and j.verdict == "reproduced")
-    return f" ({signed(j.estimate.value, digits)} {unit}{within}{beside})"
+    return f" ({signed(j.estimate.value)} points{within}{beside})"
 
 
 def seconds_by_device(results: Results, run: str) -> pd.Series:

@@ -86,11 +86,12 @@ def judge(results, claims: dict[str, Claim], pooled: bool = True) -> dict[str, J
 
     pooled: one deviation between seeds for all of ``results.runs``; else each run's own (Welch).
     """
-    estimates, p = {}, {}
+    estimates, p, variances = {}, {}, {}
+    for measure in {claim.measure for claim in claims.values()}:
+        variances[measure] = statistics.pooled_variance([results.values(run, measure) for run in results.runs])
     for name, claim in claims.items():
         arms = [(weight, results.values(run, claim.measure)) for run, weight in claim.arms.items()]
-        every = [results.values(run, claim.measure) for run in results.runs]
-        variance = statistics.pooled_variance(every) if pooled else None
+        variance = variances[claim.measure] if pooled else None
         estimates[name] = statistics.contrast(arms, variance) if all(values for _, values in arms) else None
         if claim.sign:
             judgeable = estimates[name] and estimates[name].seeds >= VERDICT_SEEDS
