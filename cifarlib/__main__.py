@@ -39,7 +39,9 @@ def status(options: argparse.Namespace) -> None:
     from cifarlib.params import load_params
 
     runs, schedule = _runs(options), _schedule(options)
-    every = dict.fromkeys(load_params(run, seed=seed, **schedule) for seed in options.seeds for run in runs)
+    every = dict.fromkeys(
+        load_params(run, seed=seed, **schedule) for seed in options.seeds for run in runs
+    )
     outputs, no_answer = outputs_folder(options.output_folder), ""
     for params in every if options.wait else ():
         grid.wait_for(params, outputs)
@@ -51,7 +53,9 @@ def status(options: argparse.Namespace) -> None:
             raise
         no_answer = f"{error}\n"
     if options.todo:
-        text = "".join(f"{grid.as_todo(cell, options.slurm)}\n" for cell in cells if cell.state != "done")
+        text = "".join(
+            f"{grid.as_todo(cell, options.slurm)}\n" for cell in cells if cell.state != "done"
+        )
     else:
         text = f"{grid.summary(cells) if options.brief else grid.full_text(cells)}\n"
     sys.stdout.write(text + no_answer)
@@ -65,13 +69,19 @@ def results(options: argparse.Namespace) -> None:
     from cifarlib.report.results import collect_like, results_markdown
 
     fast, asked = collect_like("fast", options.output_folder), load_claims("paper", "fast")
-    judged = judge(fast, asked), judge(fast, asked, pooled=False), judge(fast, on_test_images(asked))
+    judged = (
+        judge(fast, asked),
+        judge(fast, asked, pooled=False),
+        judge(fast, on_test_images(asked)),
+    )
     print(article.conclusions(*judged, load_claims("paper")), end="\n\n")
     print(results_markdown(records.finished(options.output_folder)))
     if options.figure:
         from cifarlib.report.figures import as_svg, run_accuracies
 
-        records.write_text(options.figure, as_svg(run_accuracies(*article.accuracies(fast), base="fast")))
+        records.write_text(
+            options.figure, as_svg(run_accuracies(*article.accuracies(fast), base="fast"))
+        )
 
 
 def export(options: argparse.Namespace) -> None:
@@ -82,16 +92,21 @@ def export(options: argparse.Namespace) -> None:
 
 
 def handin(options: argparse.Namespace) -> None:
-    """one zip of predictions, code, network, report and notebooks, proved to predict the same again"""
+    """one zip of predictions, code, network, report and notebooks, proved to predict the same
+    again"""
     from cifarlib.handin import hand_in
     from cifarlib.params import load_params
 
     asked = {name: getattr(options, name) for name in ("seed", "epochs", "stop_epoch")}
     run = load_params(options.run).run
     folders = options.output_folder, options.data_folder
-    path = hand_in(options.name, run, options.images, options.layout, *folders, options.check, **asked)
+    path = hand_in(
+        options.name, run, options.images, options.layout, *folders, options.check, **asked
+    )
     if path:
-        print(f"{path} ({path.stat().st_size / 1e6:.1f} MB): unpacked, it made the same predictions again")
+        print(
+            f"{path} ({path.stat().st_size / 1e6:.1f} MB): unpacked, it made the same predictions again"
+        )
 
 
 def gpu(options: argparse.Namespace) -> None:
@@ -99,7 +114,14 @@ def gpu(options: argparse.Namespace) -> None:
     from cifarlib.gpu_session import use
 
     folders = options.output_folder, options.data_folder
-    if not use(options.minutes, options.device, *folders, _runs(options), options.seeds, **_schedule(options)):
+    if not use(
+        options.minutes,
+        options.device,
+        *folders,
+        _runs(options),
+        options.seeds,
+        **_schedule(options),
+    ):
         sys.exit("error: a part failed, see above")
 
 
@@ -107,7 +129,9 @@ def _runs(options: argparse.Namespace) -> list[str]:
     """What was given, each pattern replaced by the names that match it."""
     from cifarlib.params import run_names
 
-    return [run for pattern in options.runs for run in fnmatch.filter(run_names(), pattern) or [pattern]]
+    return [
+        run for pattern in options.runs for run in fnmatch.filter(run_names(), pattern) or [pattern]
+    ]
 
 
 def _schedule(options: argparse.Namespace) -> dict:
@@ -127,9 +151,13 @@ def _parameters(options: argparse.Namespace) -> dict:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m cifarlib", description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m cifarlib", description=__doc__.partition("\n")[0]
+    )
     every = (data, train, execute, status, results, export, handin, gpu)
-    commands = parser.add_subparsers(required=True, metavar=" | ".join(command.__name__ for command in every))
+    commands = parser.add_subparsers(
+        required=True, metavar=" | ".join(command.__name__ for command in every)
+    )
     parsers = {f: commands.add_parser(f.__name__, help=f.__doc__) for f in every}
     parsers[data].add_argument("folder", nargs="?", help="default: data/ of the project")
     parsers[execute].add_argument("notebook", type=Path)
@@ -156,24 +184,38 @@ def _parser() -> argparse.ArgumentParser:
         "--wait": "first wait for other processes training these runs",
     }.items():
         parsers[status].add_argument(name, action="store_true", help=meaning)
-    parsers[results].add_argument("--figure", type=Path, help="where the figure of the fast recipe goes, as SVG")
+    parsers[results].add_argument(
+        "--figure", type=Path, help="where the figure of the fast recipe goes, as SVG"
+    )
     parsers[gpu].add_argument("minutes", type=float)
     parsers[gpu].add_argument("--device", default="cuda")
-    parsers[gpu].add_argument("--runs", nargs="+", default=["*"], help="as of status; default: all of params/")
-    parsers[gpu].add_argument("--seeds", nargs="+", type=int, help="default: as many as the time reaches for")
+    parsers[gpu].add_argument(
+        "--runs", nargs="+", default=["*"], help="as of status; default: all of params/"
+    )
+    parsers[gpu].add_argument(
+        "--seeds", nargs="+", type=int, help="default: as many as the time reaches for"
+    )
     parsers[gpu].add_argument("--data-folder")
     for command in (status, gpu):
         for name in ("--epochs", "--stop-epoch", "--train-images"):
             parsers[command].add_argument(name, type=int)
     for command in (status, results, gpu):
-        parsers[command].add_argument("--output-folder", help="where the records lie; default: outputs/ of the project")
+        parsers[command].add_argument(
+            "--output-folder", help="where the records lie; default: outputs/ of the project"
+        )
     parsers[export].add_argument("notebook", type=Path)
-    parsers[export].add_argument("--to", choices=("html", "pdf", "tex"), action="append", help="only this one")
+    parsers[export].add_argument(
+        "--to", choices=("html", "pdf", "tex"), action="append", help="only this one"
+    )
     parsers[handin].add_argument("name", help="First_Last: the name of the zip")
     parsers[handin].add_argument("--run", default="7")
-    parsers[handin].add_argument("--images", help="what to predict; default: CIFAR-10's test images")
+    parsers[handin].add_argument(
+        "--images", help="what to predict; default: CIFAR-10's test images"
+    )
     parsers[handin].add_argument("--layout", default="auto", help="of flat rows: auto, chw or hwc")
-    parsers[handin].add_argument("--check", action="store_true", help="only look whether all is there but the report")
+    parsers[handin].add_argument(
+        "--check", action="store_true", help="only look whether all is there but the report"
+    )
     parsers[handin].add_argument("--data-folder")
     parsers[handin].add_argument("--output-folder")
     for name in ("--seed", "--epochs", "--stop-epoch"):
@@ -181,7 +223,8 @@ def _parser() -> argparse.ArgumentParser:
     for command, each in parsers.items():
         each.set_defaults(command=command)
     for each in (parser, *parsers.values()):
-        each.error = lambda message: sys.exit(f"error: {message} (--help says more)")  # without the lines of usage
+        # without the lines of usage
+        each.error = lambda message: sys.exit(f"error: {message} (--help says more)")
     return parser
 
 

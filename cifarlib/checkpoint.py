@@ -1,4 +1,5 @@
-"""A run under way: its folder, and ``unfinished/checkpoint.safetensors`` there, from which it can go on."""
+"""A run under way: its folder, and ``unfinished/checkpoint.safetensors`` there, from which it can
+go on."""
 
 import shutil
 import tempfile
@@ -16,7 +17,8 @@ FREE_BYTES = 100_000_000  # what a run may need: checkpoint and record, each twi
 
 
 def open_folder(params: RunParams, output_folder: str | Path | None = None) -> Path:
-    """The run's folder, made and known to be writable with room for a run; below outputs/ unless given.
+    """The run's folder, made and known to be writable with room for a run; below outputs/ unless
+    given.
 
     Raises InputError before anything expensive.
     """
@@ -28,9 +30,13 @@ def open_folder(params: RunParams, output_folder: str | Path | None = None) -> P
             file.write(b"can this be written?")
         free = shutil.disk_usage(folder).free
     except OSError as error:
-        raise InputError(f"output_folder = {str(output_folder)!r} cannot be written: {error}") from None
+        raise InputError(
+            f"output_folder = {str(output_folder)!r} cannot be written: {error}"
+        ) from None
     if free < FREE_BYTES:
-        raise InputError(f"{folder} has {free / 1e6:.0f} MB free, a run needs {FREE_BYTES / 1e6:.0f} MB")
+        raise InputError(
+            f"{folder} has {free / 1e6:.0f} MB free, a run needs {FREE_BYTES / 1e6:.0f} MB"
+        )
     return folder
 
 
@@ -45,24 +51,32 @@ class Checkpoint:
 
     def restore(self, training: Training) -> None:
         """Puts the state into model and optimizer."""
-        model = {k.removeprefix("model."): v for k, v in self.tensors.items() if k.startswith("model.")}
+        model = {
+            k.removeprefix("model."): v for k, v in self.tensors.items() if k.startswith("model.")
+        }
         training.model.load_state_dict(model)
         optimizer, state = training.optimizer, {}
         trained = [p for group in optimizer.param_groups for p in group["params"]]
         for name, tensor in self.tensors.items():
             if name.startswith("optimizer."):
                 _, index, key = name.split(".")
-                if tensor.dim():  # in the parameter's own memory format: fused kernels walk both side by side
+                # in the parameter's own memory format: fused kernels walk both side by side
+                if tensor.dim():
                     tensor = torch.empty_like(trained[int(index)]).copy_(tensor)
                 state.setdefault(int(index), {})[key] = tensor
         if training.lookahead:
             for name, average in training.lookahead.averages.items():
                 average.copy_(self.tensors[f"lookahead.{name}"])
-        optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+        optimizer.load_state_dict(
+            {"state": state, "param_groups": optimizer.state_dict()["param_groups"]}
+        )
 
 
-def save(folder: Path, training: Training, identity: dict, sessions: list[dict], history: list[dict]) -> None:
-    """Writes the checkpoint, and history and log so far beside it. Raises OSError that says what is kept."""
+def save(
+    folder: Path, training: Training, identity: dict, sessions: list[dict], history: list[dict]
+) -> None:
+    """Writes the checkpoint, and history and log so far beside it. Raises OSError that says what is
+    kept."""
     tensors = {f"model.{k}": v for k, v in training.model.state_dict().items()}
     for index, state in training.optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{index}.{k}": v for k, v in state.items() if isinstance(v, Tensor)}
@@ -70,7 +84,9 @@ def save(folder: Path, training: Training, identity: dict, sessions: list[dict],
         tensors |= {f"lookahead.{k}": v for k, v in training.lookahead.averages.items()}
     description = {"identity": identity, "history": history, "sessions": sessions}
     try:
-        tensor_files.save_tensors(folder / "unfinished" / "checkpoint.safetensors", tensors, description)
+        tensor_files.save_tensors(
+            folder / "unfinished" / "checkpoint.safetensors", tensors, description
+        )
         records.write_text(folder / "unfinished" / "history.csv", records.history_csv(history))
         records.write_text(folder / "unfinished" / "log.txt", records.log_epochs(history))
     except OSError as error:
@@ -81,8 +97,8 @@ def save(folder: Path, training: Training, identity: dict, sessions: list[dict],
 
 
 def read(folder: Path, params: RunParams, identity: dict) -> Checkpoint | None:
-    """The folder's checkpoint, None where there is none. Raises InputError where it is damaged, or of a run of another
-    identity; a precision of "auto" takes any."""
+    """The folder's checkpoint, None where there is none. Raises InputError where it is damaged, or
+    of a run of another identity; a precision of "auto" takes any."""
     path = folder / "unfinished" / "checkpoint.safetensors"
     if not path.exists():
         return None
@@ -94,7 +110,13 @@ def read(folder: Path, params: RunParams, identity: dict) -> Checkpoint | None:
     theirs = description.get("identity", {})
     others = {k: v for k, v in identity.items() if k not in params.settings() and v != "auto"}
     different = params.changes_since(theirs)
-    different += [f"{name} {theirs.get(name)!r}, now {v!r}" for name, v in others.items() if theirs.get(name) != v]
+    different += [
+        f"{name} {theirs.get(name)!r}, now {v!r}"
+        for name, v in others.items()
+        if theirs.get(name) != v
+    ]
     if different:
-        raise InputError(f"{path} belongs to a run of other parameters ({'; '.join(different)}). {way_out}")
+        raise InputError(
+            f"{path} belongs to a run of other parameters ({'; '.join(different)}). {way_out}"
+        )
     return Checkpoint(tensors, theirs, description["sessions"], description["history"])

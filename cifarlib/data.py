@@ -1,8 +1,8 @@
 """CIFAR-10 as verified tensors, split 40,000 / 10,000 / 10,000.
 
-The data are the six batches of the binary layout (10,000 records of a label byte and 3,072 bytes, channel by channel),
-one after the other in one file, whose SHA-256 is checked on every load. fetch.py gets them where they are missing.
-"""
+The data are the six batches of the binary layout (10,000 records of a label byte and 3,072 bytes,
+channel by channel), one after the other in one file, whose SHA-256 is checked on every load.
+fetch.py gets them where they are missing."""
 
 import hashlib
 import logging
@@ -22,13 +22,15 @@ from cifarlib.records import write_atomically
 log = logging.getLogger(__name__)
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
-DATA_SHA256 = "013ba16d14ecc4829da62bf2af648ca30f600491ecb3e7f329c827db0dd17522"  # of the six batches in one file
+# of the six batches in one file
+DATA_SHA256 = "013ba16d14ecc4829da62bf2af648ca30f600491ecb3e7f329c827db0dd17522"
 FILE = "cifar10.bin"
 
 
 @dataclass(frozen=True)
 class Cifar10:
-    """The images as uint8 (N, 3, 32, 32), the labels as int64 (N,), N = 40,000 / 10,000 / 10,000."""
+    """The images as uint8 (N, 3, 32, 32), the labels as int64 (N,), N = 40,000 / 10,000 /
+    10,000."""
 
     train_images: Tensor
     train_labels: Tensor
@@ -49,22 +51,25 @@ class Cifar10:
         """The validation images train as well, so that nothing is left to validate on."""
         images = torch.cat([self.train_images, self.validation_images])
         labels = torch.cat([self.train_labels, self.validation_labels])
-        return Cifar10(images, labels, images[:0], labels[:0], self.test_images, self.test_labels, self.sha256)
+        return Cifar10(
+            images, labels, images[:0], labels[:0], self.test_images, self.test_labels, self.sha256
+        )
 
 
 def load_cifar10(folder: str | Path | None = None) -> Cifar10:
-    """CIFAR-10 from ``folder`` (default: data/ of the project), fetched into it where it is not there yet.
+    """CIFAR-10 from ``folder`` (default: data/ of the project), fetched into it where it is not
+    there yet.
 
-    What was put into it by hand serves as well: see fetch.BROUGHT. Raises InputError where the data are neither there nor
-    to be had.
-    """
+    What was put into it by hand serves as well: see fetch.BROUGHT. Raises InputError where the data
+    are neither there nor to be had."""
     folder = user_path("data_folder", folder) or project_root() / "data"
     folder = folder.parent if fetch.is_brought(folder) else folder
     content = _read_file(folder)
     if content is None:
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            with FileLock(folder / ".lock"):  # of two processes, one fetches and the other then finds the file
+            # of two processes, one fetches and the other then finds the file
+            with FileLock(folder / ".lock"):
                 content = _read_file(folder)
                 if content is None:
                     content = fetch.fetch_batches(folder)
@@ -73,7 +78,9 @@ def load_cifar10(folder: str | Path | None = None) -> Cifar10:
             content = content or fetch.read_brought(folder, failures := [])
             problem = f"data_folder = {str(folder)!r} cannot be written: {error}"
             if content is None:
-                raise InputError("; ".join([f"{problem}, and holds no CIFAR-10", *failures])) from None
+                raise InputError(
+                    "; ".join([f"{problem}, and holds no CIFAR-10", *failures])
+                ) from None
             log.warning("%s. What is there is read anew each time", problem)
     records = torch.from_numpy(np.frombuffer(content, np.uint8).reshape(-1, fetch.RECORD_BYTES))
     labels = records[:, 0].long()
@@ -83,7 +90,8 @@ def load_cifar10(folder: str | Path | None = None) -> Cifar10:
 
 
 def _read_file(folder: Path) -> bytearray | None:
-    """The verified content of the file; None where it is missing or damaged (then it is made anew)."""
+    """The verified content of the file; None where it is missing or damaged (then it is made
+    anew)."""
     try:
         with open(folder / FILE, "rb") as file:
             content = bytearray(os.fstat(file.fileno()).st_size)

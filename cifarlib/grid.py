@@ -1,4 +1,5 @@
-"""The grid of Table 1: what of it is done, stale, unfinished, failed or missing. GNU make and Slurm do the running.
+"""The grid of Table 1: what of it is done, stale, unfinished, failed or missing. GNU make and Slurm
+do the running.
 
 ``python -m cifarlib status 1 2 run7-mean --seeds 0 1 --epochs 8`` prints a table; see --help.
 """
@@ -19,14 +20,23 @@ from filelock import FileLock, Timeout
 from cifarlib import InputError, records
 from cifarlib.params import RunParams
 
-SLURM_ENDED = {"BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY",
-               "PREEMPTED", "TIMEOUT"}  # fmt: skip
+SLURM_ENDED = {
+    "BOOT_FAIL",
+    "CANCELLED",
+    "COMPLETED",
+    "DEADLINE",
+    "FAILED",
+    "NODE_FAIL",
+    "OUT_OF_MEMORY",
+    "PREEMPTED",
+    "TIMEOUT",
+}
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One run with one seed. state: done, stale, unfinished, failed, running or missing; reason: why it is in that
-    state; task, slurm_state: its array task and what Slurm says of it."""
+    """One run with one seed. state: done, stale, unfinished, failed, running or missing; reason:
+    why it is in that state; task, slurm_state: its array task and what Slurm says of it."""
 
     params: RunParams
     folder: Path
@@ -62,11 +72,16 @@ def read_cell(params: RunParams, output_folder: Path) -> Cell:
             return Cell(params, folder, "failed", failure)
         if (folder / "unfinished" / "checkpoint.safetensors").exists():
             return Cell(params, folder, "unfinished", saved)
-        return Cell(params, folder, "missing", str(error) if (folder / "record.json").exists() else "")
+        return Cell(
+            params, folder, "missing", str(error) if (folder / "record.json").exists() else ""
+        )
     changes = params.changes_since(record["parameters"])
-    # the failure is of a stale record's new training, or of what a good one's notebook shows after it
+    # the failure is of a stale record's new training, or of what a good one's notebook shows after
+    # it
     state = "done" if not changes else "failed" if failure else "stale"
-    return Cell(params, folder, state, "; ".join([*changes, failure] if failure else changes), record)
+    return Cell(
+        params, folder, state, "; ".join([*changes, failure] if failure else changes), record
+    )
 
 
 def is_locked(folder: Path) -> bool:
@@ -98,17 +113,21 @@ def notebook_error(path: Path) -> str:
         return ""
     for cell in cells:
         for output in cell.get("outputs", []):
-            if output.get("output_type") == "error" and output["ename"] not in ("KeyboardInterrupt", "Interrupted"):
+            if output.get("output_type") == "error" and output["ename"] not in (
+                "KeyboardInterrupt",
+                "Interrupted",
+            ):
                 return f"{output['ename']}: {output['evalue']}"
     return ""
 
 
 def ask_slurm(cells: list[Cell], output_folder: Path) -> list[Cell]:
-    """The cells with their newest Slurm task. One whose task is over and left no record has failed, whatever ended it.
+    """The cells with their newest Slurm task. One whose task is over and left no record has failed,
+    whatever ended it.
 
-    slurm/submit.sh leaves <output_folder>/slurm/<time>/cells.txt, whose line i task i trains and logs to i.log, and
-    gives that folder to Slurm as the jobs' comment. squeue tells all: accounting needs a database that many lack.
-    """
+    slurm/submit.sh leaves <output_folder>/slurm/<time>/cells.txt, whose line i task i trains and
+    logs to i.log, and gives that folder to Slurm as the jobs' comment. squeue tells all: accounting
+    needs a database that many lack."""
     command = ["squeue", "--noheader", "--array", "--states=all", "--format=%F_%K %T %k"]
     try:
         listed = subprocess.run(command, capture_output=True, text=True)
@@ -131,8 +150,17 @@ def ask_slurm(cells: list[Cell], output_folder: Path) -> list[Cell]:
     for cell in cells:
         task, state, log = newest.get(cell.params.folder, ("", "", None))
         cell = dataclasses.replace(cell, task=task, slurm_state=state)
-        if log and log.exists() and not cell.queued and cell.state in ("missing", "unfinished", "failed"):
-            lines = [line for line in log.read_text(errors="replace").splitlines() if line and line[:4] != "make"]
+        if (
+            log
+            and log.exists()
+            and not cell.queued
+            and cell.state in ("missing", "unfinished", "failed")
+        ):
+            lines = [
+                line
+                for line in log.read_text(errors="replace").splitlines()
+                if line and line[:4] != "make"
+            ]
             reason = cell.reason if cell.state == "failed" else lines[-1] if lines else state
             cell = dataclasses.replace(cell, state="failed", reason=f"{reason} ({log})")
         with_tasks.append(cell)
@@ -140,11 +168,14 @@ def ask_slurm(cells: list[Cell], output_folder: Path) -> list[Cell]:
 
 
 def duration_left(cells: list[Cell]) -> float | None:
-    """Seconds that the epochs left will take at the pace of this grid's own epochs, as many runs at once as there are
-    now; None before the first epoch."""
+    """Seconds that the epochs left will take at the pace of this grid's own epochs, as many runs at
+    once as there are now; None before the first epoch."""
     paces = {}
     for cell in cells:
-        seconds = [row["train_seconds"] + row["validation_seconds"] for row in records.unfinished_history(cell.folder)]
+        seconds = [
+            row["train_seconds"] + row["validation_seconds"]
+            for row in records.unfinished_history(cell.folder)
+        ]
         if cell.record or seconds:
             paces[cell.params.run] = statistics.median(seconds or cell.record["epoch_seconds"])
     if not paces:
@@ -160,12 +191,15 @@ def summary(cells: list[Cell]) -> str:
     order = ("done", "running", "unfinished", "stale", "failed", "missing")
     text = ", ".join(f"{states[state]} {state}" for state in order if states[state])
     left = duration_left(cells)
-    return text + (f"; about {datetime.timedelta(minutes=math.ceil(left / 60))} left" if left else "")
+    return text + (
+        f"; about {datetime.timedelta(minutes=math.ceil(left / 60))} left" if left else ""
+    )
 
 
 def made_on(record: dict) -> list[dict]:
-    """device, device_name, precision and convolutions of each of a record's sessions, in which the run was started or
-    resumed; a record made before they were noted has them of its last session alone."""
+    """device, device_name, precision and convolutions of each of a record's sessions, in which the
+    run was started or resumed; a record made before they were noted has them of its last session
+    alone."""
     last = {name: record.get(name, "unknown") for name in records.MADE_ON}
     return [
         {name: session.get(name, last[name]) for name in records.MADE_ON}
@@ -174,11 +208,14 @@ def made_on(record: dict) -> list[dict]:
 
 
 def made_differently(compared: Sequence[dict]) -> str:
-    """In what the rounding of these records may differ, and in which of them: "convolutions Winograd in run1 (seeds 1, 2),
-    else PyTorch"; "" where all were made alike."""
+    """In what the rounding of these records may differ, and in which of them: "convolutions
+    Winograd in run1 (seeds 1, 2), else PyTorch"; "" where all were made alike."""
     texts = []
     for name in records.MADE_ON:
-        values = [" / ".join(dict.fromkeys(session[name] for session in made_on(record))) for record in compared]
+        values = [
+            " / ".join(dict.fromkeys(session[name] for session in made_on(record)))
+            for record in compared
+        ]
         (usual, _), *rarer = Counter(values).most_common() or [("", 0)]
         parts = []
         for value, _ in rarer:
@@ -186,7 +223,10 @@ def made_differently(compared: Sequence[dict]) -> str:
             for record, its_value in zip(compared, values, strict=True):
                 if its_value == value:
                     seeds.setdefault(record["run"], []).append(str(record["seed"]))
-            runs = [f"{run} (seed{'s' * (len(of) > 1)} {', '.join(of)})" for run, of in sorted(seeds.items())]
+            runs = [
+                f"{run} (seed{'s' * (len(of) > 1)} {', '.join(of)})"
+                for run, of in sorted(seeds.items())
+            ]
             parts.append(f"{value} in {', '.join(runs)}")
         if parts:
             texts.append(f"{name.replace('_', ' ')} {', '.join(parts)}, else {usual}")
@@ -203,23 +243,31 @@ def as_table(cells: list[Cell]) -> str:
             row["slurm"] = f"{cell.slurm_state} {cell.task}"
         record = cell.record if cell.state in ("done", "stale") else None
         for part in ("validation", "test"):
-            accuracy = record and record[f"{part}_accuracy"]  # None of validation where all images train
+            # None of validation where all images train
+            accuracy = record and record[f"{part}_accuracy"]
             row[f"{part} %"] = "" if accuracy is None else f"{100 * accuracy:.2f}"
         row["s/epoch"] = f"{statistics.median(record['epoch_seconds']):.1f}" if record else ""
         rows.append({**row, "": cell.reason.ljust(max(len(other.reason) for other in cells))})
-    return "\n".join(line.rstrip() for line in pd.DataFrame(rows).to_string(index=False).splitlines())
+    return "\n".join(
+        line.rstrip() for line in pd.DataFrame(rows).to_string(index=False).splitlines()
+    )
 
 
 def as_todo(cell: Cell, with_slurm: bool) -> str:
-    """``run/seed`` as make's targets have it; with Slurm also the folder and, if queued, the task."""
+    """``run/seed`` as make's targets have it; with Slurm also the folder and, if queued, the
+    task."""
     more = f" {cell.params.folder} {cell.task if cell.queued else ''}" if with_slurm else ""
     return f"{cell.params.run}/{cell.params.seed}{more}".rstrip()
 
 
 def of_other_settings(cells: list[Cell]) -> str:
     """Says where what is missing has a record under another folder name; "" where nothing has."""
-    found = [path for cell in cells if cell.state == "missing"
-             for path in sorted(cell.folder.parent.glob(f"seed{cell.params.seed}-*/record.json"))[:1]]  # fmt: skip
+    found = [
+        path
+        for cell in cells
+        if cell.state == "missing"
+        for path in sorted(cell.folder.parent.glob(f"seed{cell.params.seed}-*/record.json"))[:1]
+    ]
     if not found:
         return ""
     return (

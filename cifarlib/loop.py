@@ -11,7 +11,14 @@ from torch import Tensor, nn
 
 from cifarlib.model import CLASSES, BatchNorm
 from cifarlib.params import RunParams
-from cifarlib.preprocess import BEFORE_TRAINING, Normalizer, alternating_flips, crop_and_flip, draw_crops, draw_order
+from cifarlib.preprocess import (
+    BEFORE_TRAINING,
+    Normalizer,
+    alternating_flips,
+    crop_and_flip,
+    draw_crops,
+    draw_order,
+)
 
 
 @dataclass
@@ -28,22 +35,30 @@ class Training:
     lookahead: "Lookahead | None" = None
 
     def __post_init__(self) -> None:
-        # float16 has no numbers below 6e-8: unscaled, up to 41 % of a layer's gradients would be zero. The scale is fixed, so
-        # that nothing has to be saved; a step whose gradients are not all finite is left out
+        # float16 has no numbers below 6e-8: unscaled, up to 41 % of a layer's gradients would be
+        # zero. The scale is fixed, so that nothing has to be saved; a step whose gradients are not
+        # all finite is left out
         self.scale = 128.0 * (self.params.batch_size if self.params.loss_reduction == "mean" else 1)
-        self.scaler = torch.amp.GradScaler(self.images.device.type, self.scale, enabled=self.dtype == torch.float16)
+        self.scaler = torch.amp.GradScaler(
+            self.images.device.type, self.scale, enabled=self.dtype == torch.float16
+        )
 
 
 class Lookahead:
-    """Reference [1]'s running average of a network's weights and statistics, to which they return every ``IMAGES``; it
-    forgets ever more slowly, and at the end of the schedule the average remains."""
+    """Reference [1]'s running average of a network's weights and statistics, to which they return
+    every ``IMAGES``; it forgets ever more slowly, and at the end of the schedule the average
+    remains."""
 
     IMAGES = 5120
 
     def __init__(self, params: RunParams, model: nn.Module):
         self.model, self.total = model, params.epochs * params.steps_per_epoch
         self.interval = max(1, self.IMAGES // params.batch_size)
-        self.averages = {name: value.clone() for name, value in model.state_dict().items() if value.is_floating_point()}
+        self.averages = {
+            name: value.clone()
+            for name, value in model.state_dict().items()
+            if value.is_floating_point()
+        }
 
     @torch.no_grad()
     def after(self, step: int) -> None:
@@ -56,14 +71,20 @@ class Lookahead:
 
 
 def make_optimizer(params: RunParams, model: nn.Module) -> torch.optim.Optimizer:
-    """SGD, SGD with Nesterov momentum (coupled weight decay) or AdamW (decoupled), over what is trained.
+    """SGD, SGD with Nesterov momentum (coupled weight decay) or AdamW (decoupled), over what is
+    trained.
 
-    A group's ``times_rate`` is how many times the rate of a step it learns with: 1, and ``bias_rate`` for BatchNorm's
-    biases, whose weight decay is divided by it.
-    """
-    biases = [m.bias for m in model.modules() if isinstance(m, BatchNorm)] if params.bias_rate != 1 else []
+    A group's ``times_rate`` is how many times the rate of a step it learns with: 1, and
+    ``bias_rate`` for BatchNorm's biases, whose weight decay is divided by it."""
+    biases = (
+        [m.bias for m in model.modules() if isinstance(m, BatchNorm)]
+        if params.bias_rate != 1
+        else []
+    )
     trained = [p for p in model.parameters() if p.requires_grad]
-    groups = [{"params": [p for p in trained if not any(p is bias for bias in biases)], "times_rate": 1.0}]
+    groups = [
+        {"params": [p for p in trained if not any(p is bias for bias in biases)], "times_rate": 1.0}
+    ]
     if biases:
         decay = params.weight_decay / params.bias_rate
         groups.append({"params": biases, "times_rate": params.bias_rate, "weight_decay": decay})
@@ -76,18 +97,23 @@ def make_optimizer(params: RunParams, model: nn.Module) -> torch.optim.Optimizer
 
 
 def forward(model: nn.Module, x: Tensor, dtype: torch.dtype) -> Tensor:
-    """Logits (B, 10) in float32 of normalised images (B, 3, 32, 32), under autocast to ``dtype``."""
-    with torch.autocast(x.device.type, dtype=dtype, enabled=dtype != torch.float32, cache_enabled=False):
+    """Logits (B, 10) in float32 of normalised images (B, 3, 32, 32), under autocast to
+    ``dtype``."""
+    with torch.autocast(
+        x.device.type, dtype=dtype, enabled=dtype != torch.float32, cache_enabled=False
+    ):
         logits = model(x)
     return logits.float()
 
 
 def train_step(training: Training, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """One update from images (B, 3, 32, 32) and labels (B,): the loss in the run's reduction and the logits (B, 10) from
-    before the update, both still on the device."""
+    """One update from images (B, 3, 32, 32) and labels (B,): the loss in the run's reduction and
+    the logits (B, 10) from before the update, both still on the device."""
     params, optimizer = training.params, training.optimizer
     logits = forward(training.model, x, training.dtype)
-    loss = F.cross_entropy(logits, y, label_smoothing=params.label_smoothing, reduction=params.loss_reduction)
+    loss = F.cross_entropy(
+        logits, y, label_smoothing=params.label_smoothing, reduction=params.loss_reduction
+    )
     optimizer.zero_grad(set_to_none=True)
     training.scaler.scale(loss).backward()
     training.scaler.step(optimizer)
@@ -96,8 +122,8 @@ def train_step(training: Training, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor
 
 
 def epoch_plan(params: RunParams, epoch: int, n: int) -> tuple[Tensor, Tensor | None]:
-    """What epoch 1, 2, ... does with n images, on the CPU: their order (n,) and in that order their crops and flips
-    (n, 3), None without augmentation."""
+    """What epoch 1, 2, ... does with n images, on the CPU: their order (n,) and in that order their
+    crops and flips (n, 3), None without augmentation."""
     order, once = draw_order(params.seed, epoch, n), params.augmentation == "once"
     if params.augmentation == "none":
         return order, None
@@ -109,8 +135,11 @@ def epoch_plan(params: RunParams, epoch: int, n: int) -> tuple[Tensor, Tensor | 
     return order, crops
 
 
-def epoch_row(params: RunParams, epoch: int, loss_sum: Tensor, right: Tensor, last_loss: Tensor) -> dict:
-    """An epoch's line of the history from the sums of its steps' losses and right answers; waits for the device."""
+def epoch_row(
+    params: RunParams, epoch: int, loss_sum: Tensor, right: Tensor, last_loss: Tensor
+) -> dict:
+    """An epoch's line of the history from the sums of its steps' losses and right answers; waits
+    for the device."""
     steps = params.steps_per_epoch
     images = steps * params.batch_size
     return {
@@ -122,14 +151,19 @@ def epoch_row(params: RunParams, epoch: int, loss_sum: Tensor, right: Tensor, la
     }
 
 
-def train_epoch(training: Training, epoch: int, on_step: Callable[[int], object] = lambda step: None) -> dict:
-    """Epoch 1, 2, ... over the images; the device is read once, at the end. Returns the epoch's line of the history.
+def train_epoch(
+    training: Training, epoch: int, on_step: Callable[[int], object] = lambda step: None
+) -> dict:
+    """Epoch 1, 2, ... over the images; the device is read once, at the end. Returns the epoch's
+    line of the history.
 
     ``on_step(steps done)`` is called after every step.
     """
     params, images = training.params, training.images
     steps, size = params.steps_per_epoch, params.batch_size
-    order, crops = (None if t is None else t.to(images.device) for t in epoch_plan(params, epoch, len(images)))
+    order, crops = (
+        None if t is None else t.to(images.device) for t in epoch_plan(params, epoch, len(images))
+    )
     loss_sum = torch.zeros((), device=images.device)
     right = torch.zeros((), dtype=torch.int64, device=images.device)
     training.model.train()
@@ -138,7 +172,13 @@ def train_epoch(training: Training, epoch: int, on_step: Callable[[int], object]
             group["lr"] = group["times_rate"] * params.learning_rate_at((epoch - 1) * steps + step)
         batch = slice(step * size, (step + 1) * size)
         index = order[batch]
-        x = crop_and_flip(images, training.normalizer, index, None if crops is None else crops[batch], params.padding)
+        x = crop_and_flip(
+            images,
+            training.normalizer,
+            index,
+            None if crops is None else crops[batch],
+            params.padding,
+        )
         y = training.labels[index]
         loss, logits = train_step(training, x, y)
         loss_sum += loss
@@ -151,12 +191,16 @@ def train_epoch(training: Training, epoch: int, on_step: Callable[[int], object]
 
 @torch.no_grad()
 def predict_logits(
-    model: nn.Module, images: Tensor, normalizer: Normalizer, dtype: torch.dtype = torch.float32,
-    batch_size: int | None = None, views: bool = False,
-) -> Tensor:  # fmt: skip
-    """Logits (N, 10), float32 on the images' device, of uint8 images (N, 3, 32, 32) and their normalizer, in evaluation
-    mode; after training in float16, computed in float32. views: with test-time augmentation, the weighted mean over
-    ``weighted_views`` of each image."""
+    model: nn.Module,
+    images: Tensor,
+    normalizer: Normalizer,
+    dtype: torch.dtype = torch.float32,
+    batch_size: int | None = None,
+    views: bool = False,
+) -> Tensor:
+    """Logits (N, 10), float32 on the images' device, of uint8 images (N, 3, 32, 32) and their
+    normalizer, in evaluation mode; after training in float16, computed in float32. views: with
+    test-time augmentation, the weighted mean over ``weighted_views`` of each image."""
     dtype = torch.float32 if dtype == torch.float16 else dtype
     was_training = model.training
     batch_size = batch_size or (250 if images.device.type == "cpu" else 2000)
@@ -171,8 +215,9 @@ def predict_logits(
 
 
 def weighted_views(x: Tensor) -> list[tuple[float, Tensor]]:
-    """Reference [1]'s six views of images (B, 3, H, W), with their weights: the images, and shifted by one pixel up and
-    left and down and right, the rim mirrored, each of the three also flipped left to right."""
+    """Reference [1]'s six views of images (B, 3, H, W), with their weights: the images, and shifted
+    by one pixel up and left and down and right, the rim mirrored, each of the three also flipped
+    left to right."""
     height, width = x.shape[2:]
     padded = F.pad(x, (1, 1, 1, 1), "reflect")
     shifted = [padded[:, :, i : i + height, i : i + width] for i in (0, 2)]
@@ -182,7 +227,9 @@ def weighted_views(x: Tensor) -> list[tuple[float, Tensor]]:
 
 def right_answers(logits: Tensor | np.ndarray, labels: Tensor | np.ndarray) -> np.ndarray:
     """Which images' largest logit, of equal ones the first, is their label's: (N,) booleans."""
-    logits, labels = (x.cpu().numpy() if isinstance(x, Tensor) else np.asarray(x) for x in (logits, labels))
+    logits, labels = (
+        x.cpu().numpy() if isinstance(x, Tensor) else np.asarray(x) for x in (logits, labels)
+    )
     return logits.argmax(1) == labels
 
 

@@ -1,4 +1,5 @@
-"""The network of the paper's Appendix A.1: 1,972,792 parameters, the architecture of airbench94 [1].
+"""The network of the paper's Appendix A.1: 1,972,792 parameters, the architecture of airbench94
+[1].
 
 ``print(Network())`` shows the structure that the paper prints.
 [1] Keller Jordan, 94% on CIFAR-10 in 3.29 Seconds on a Single GPU, 2024.
@@ -13,9 +14,9 @@ CLASSES = 10
 
 
 def convolution3x3(c_in: int, c_out: int, dirac: bool) -> nn.Conv2d:
-    """A 3x3 convolution without bias. dirac: it starts as the identity on its first c_in filters; the others keep
-    PyTorch's default initialisation. Nothing holds the weights near the identity afterwards: DiracNets reparameterise
-    throughout training, which is not the same."""
+    """A 3x3 convolution without bias. dirac: it starts as the identity on its first c_in filters;
+    the others keep PyTorch's default initialisation. Nothing holds the weights near the identity
+    afterwards: DiracNets reparameterise throughout training, which is not the same."""
     convolution = nn.Conv2d(c_in, c_out, kernel_size=3, padding="same", bias=False)
     if dirac:
         nn.init.dirac_(convolution.weight[:c_in].detach())
@@ -31,7 +32,8 @@ class BatchNorm(nn.BatchNorm2d):
 
 
 class Block(nn.Module):
-    """conv1, 2x2 max-pooling, norm1, GELU, conv2, norm2, GELU: (N, c_in, H, W) -> (N, c_out, H//2, W//2)."""
+    """conv1, 2x2 max-pooling, norm1, GELU, conv2, norm2, GELU: (N, c_in, H, W) -> (N, c_out, H//2,
+    W//2)."""
 
     def __init__(self, c_in: int, c_out: int, dirac: bool = True):
         super().__init__()
@@ -57,9 +59,9 @@ class Scale(nn.Module):
 class Network(nn.Module):
     """Images (N, 3, 32, 32), normalised, to logits (N, 10).
 
-    filters: (24, 3, 2, 2) from ``whitening.filters_from_images``, then frozen while the bias trains; None (the paper's
-    "No" whitening) leaves the first layer at PyTorch's default initialisation, trained.
-    """
+    filters: (24, 3, 2, 2) from ``whitening.filters_from_images``, then frozen while the bias
+    trains; None (the paper's "No" whitening) leaves the first layer at PyTorch's default
+    initialisation, trained."""
 
     def __init__(self, filters: Tensor | None = None, dirac: bool = True):
         super().__init__()
@@ -87,7 +89,8 @@ class Network(nn.Module):
 
 
 def build_model(seed: int, filters: Tensor | None = None, dirac: bool = True) -> Network:
-    """A network whose random weights depend on ``seed`` alone, on the CPU; the global generator is left as it was."""
+    """A network whose random weights depend on ``seed`` alone, on the CPU; the global generator is
+    left as it was."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return Network(filters, dirac)

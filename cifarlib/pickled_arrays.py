@@ -1,8 +1,9 @@
-"""NumPy arrays and plain containers in a pickle, such as CIFAR's own batches, read without running what it asks for.
+"""NumPy arrays and plain containers in a pickle, such as CIFAR's own batches, read without running
+what it asks for.
 
-A pickle names functions that its reader calls. Here harmless classes stand in for the few names that an array
-needs, and any other name is an error. Not even NumPy's own functions serve: they trust the memory layout in the file.
-"""
+A pickle names functions that its reader calls. Here harmless classes stand in for the few names
+that an array needs, and any other name is an error. Not even NumPy's own functions serve: they
+trust the memory layout in the file."""
 
 import pickle
 import re
@@ -22,7 +23,9 @@ class _Dtype:
 
     def numpy(self) -> np.dtype:
         if not re.fullmatch(r"[<>=|]([bui][1248]|f[248]|[SU]\d+)", self.order + self.code):
-            raise ValueError(f"an array of {self.code}: only numbers and text are read from a pickle")
+            raise ValueError(
+                f"an array of {self.code}: only numbers and text are read from a pickle"
+            )
         return np.dtype(self.order + self.code)
 
 
@@ -34,7 +37,9 @@ class _Array:
 
     def __setstate__(self, state: tuple) -> None:
         _, shape, dtype, by_columns, content = state
-        self.array = np.frombuffer(content, dtype.numpy()).reshape(shape, order="F" if by_columns else "C")
+        self.array = np.frombuffer(content, dtype.numpy()).reshape(
+            shape, order="F" if by_columns else "C"
+        )
 
     def __array__(self, dtype=None, copy=None) -> np.ndarray:
         return np.asarray(self.array, dtype)
@@ -73,18 +78,25 @@ class _Unpickler(pickle.Unpickler):
         try:
             return self.STAND_INS[full_name.replace("numpy._core", "numpy.core")]
         except KeyError:
-            raise ValueError(f"it asks for {full_name}, and only NumPy arrays are read from a pickle") from None
+            raise ValueError(
+                f"it asks for {full_name}, and only NumPy arrays are read from a pickle"
+            ) from None
 
 
 def read_pickled_arrays(file: Path) -> dict[str, np.ndarray]:
-    """The arrays by name: of a dict its keys, of a list or tuple of different arrays "0", "1", ..., of one array (or a
-    list of equal shapes) "array". Raises ValueError where the file is damaged or holds anything else."""
+    """The arrays by name: of a dict its keys, of a list or tuple of different arrays "0", "1", ...,
+    of one array (or a list of equal shapes) "array". Raises ValueError where the file is damaged or
+    holds anything else."""
     with open(file, "rb") as opened:
         try:
-            content = _Unpickler(opened, encoding="bytes").load()  # Python 2's str, as in CIFAR's batches, are bytes
+            # Python 2's str, as in CIFAR's batches, are bytes
+            content = _Unpickler(opened, encoding="bytes").load()
             if isinstance(content, dict):
                 return {_text(name): np.asarray(value) for name, value in content.items()}
-            if isinstance(content, (list, tuple)) and len({np.shape(value) for value in content}) > 1:
+            if (
+                isinstance(content, (list, tuple))
+                and len({np.shape(value) for value in content}) > 1
+            ):
                 return {str(i): np.asarray(value) for i, value in enumerate(content)}
             return {"array": np.asarray(content)}
         except Exception as error:  # a damaged pickle fails in any way

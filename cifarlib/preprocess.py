@@ -1,5 +1,5 @@
-"""What the network sees of an image: normalised, and cropped and flipped at random, a whole batch at once on its device
-(paper, section 1.2)."""
+"""What the network sees of an image: normalised, and cropped and flipped at random, a whole batch
+at once on its device (paper, section 1.2)."""
 
 from dataclasses import dataclass
 
@@ -12,8 +12,8 @@ BEFORE_TRAINING = 0  # the "epoch" of crops and flips that are drawn once, befor
 
 @dataclass(frozen=True)
 class Normalizer:
-    """Subtracts ``mean`` and divides by ``std``, both in grey levels (0 to 255): one value a colour channel for all
-    images, (1, 3, 1, 1), or values of each image's own, (N, 1 or 3, 1, 1)."""
+    """Subtracts ``mean`` and divides by ``std``, both in grey levels (0 to 255): one value a colour
+    channel for all images, (1, 3, 1, 1), or values of each image's own, (N, 1 or 3, 1, 1)."""
 
     mean: Tensor
     std: Tensor
@@ -23,8 +23,9 @@ class Normalizer:
         return self if len(self.mean) == 1 else Normalizer(self.mean[index], self.std[index])
 
     def apply(self, images: Tensor) -> Tensor:
-        """uint8 images (N, 3, H, W) to float32 of the same shape, in channels_last memory format; contiguous on MPS, where
-        BatchNorm's gradients on channels_last were wrong (PyTorch issue 175189)."""
+        """uint8 images (N, 3, H, W) to float32 of the same shape, in channels_last memory format;
+        contiguous on MPS, where BatchNorm's gradients on channels_last were wrong (PyTorch issue
+        175189)."""
         layout = torch.contiguous_format if images.device.type == "mps" else torch.channels_last
         return images.contiguous(memory_format=layout).float().sub_(self.mean).div_(self.std)
 
@@ -33,7 +34,8 @@ class Normalizer:
 
 
 def channel_statistics(images: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation (3,) of each colour channel over uint8 images (N, 3, H, W), on the scale 0 to 1."""
+    """Mean and standard deviation (3,) of each colour channel over uint8 images (N, 3, H, W), on
+    the scale 0 to 1."""
     sums = torch.zeros(2, images.shape[1], dtype=torch.int64)  # sums of integers are exact
     for part in images.split(1000):
         x = part.long()
@@ -45,31 +47,33 @@ def channel_statistics(images: Tensor) -> tuple[Tensor, Tensor]:
 def make_normalizer(images: Tensor, mode: str, statistics: tuple[Tensor, Tensor]) -> Normalizer:
     """The normalizer of uint8 images (N, 3, 32, 32), on their device.
 
-    mode "channel": by ``statistics``, the training split's ``channel_statistics``. "image-channel": by each image's own
-    mean and deviation per channel. "length": by each image's one mean and deviation of its 3,072 values. (Paper,
-    section 1.2.)
-    """
+    mode "channel": by ``statistics``, the training split's ``channel_statistics``. "image-channel":
+    by each image's own mean and deviation per channel. "length": by each image's one mean and
+    deviation of its 3,072 values. (Paper, section 1.2.)"""
     if mode == "channel":
         return Normalizer(*(255 * s.to(images.device).view(1, 3, 1, 1) for s in statistics))
     dims = {"image-channel": (2, 3), "length": (1, 2, 3)}[mode]
-    parts = [torch.std_mean(p.float(), dim=dims, keepdim=True, correction=0) for p in images.split(1000)]
+    parts = [
+        torch.std_mean(p.float(), dim=dims, keepdim=True, correction=0) for p in images.split(1000)
+    ]
     std, mean = (torch.cat(values) for values in zip(*parts, strict=True))
     return Normalizer(mean, std.clamp_min(1e-3))  # an image of one colour becomes zero
 
 
 def draw_crops(seed: int, epoch: int, n: int, crop: int = 4) -> Tensor:
-    """How each of n images is cropped and flipped in this epoch: int64 (n, 3) of dy, dx in -crop..crop, flip in 0, 1.
+    """How each of n images is cropped and flipped in this epoch: int64 (n, 3) of dy, dx in
+    -crop..crop, flip in 0, 1.
 
-    A function of (seed, epoch) alone: equal on every device, and nothing has to be saved for a resumed run.
-    """
+    A function of (seed, epoch) alone: equal on every device, and nothing has to be saved for a
+    resumed run."""
     generator = np.random.default_rng((seed, epoch, 0))
     shift = generator.integers(-crop, crop + 1, (n, 2))
     return torch.from_numpy(np.concatenate([shift, generator.integers(0, 2, (n, 1))], axis=1))
 
 
 def alternating_flips(seed: int, epoch: int, n: int) -> Tensor:
-    """Which of images 0 to n-1 are flipped in this epoch, int64 (n,) of 0, 1: a coin each, drawn once, and in every
-    other epoch its other side."""
+    """Which of images 0 to n-1 are flipped in this epoch, int64 (n,) of 0, 1: a coin each, drawn
+    once, and in every other epoch its other side."""
     return (torch.from_numpy(np.random.default_rng((seed, 2)).integers(0, 2, n)) + epoch) % 2
 
 
@@ -78,13 +82,15 @@ def draw_order(seed: int, epoch: int, n: int) -> Tensor:
     return torch.from_numpy(np.random.default_rng((seed, epoch, 1)).permutation(n))
 
 
-def crop_and_flip(images: Tensor, normalizer: Normalizer, index: Tensor, crops: Tensor | None, padding: str) -> Tensor:
+def crop_and_flip(
+    images: Tensor, normalizer: Normalizer, index: Tensor, crops: Tensor | None, padding: str
+) -> Tensor:
     """The batch ``images[index]``, normalised, padded, cropped back and flipped as ``crops`` says.
 
-    images: uint8 (N, 3, H, W) in channels_last memory format; normalizer: theirs; index: int64 (B,); crops: int64
-    (B, 3), see ``draw_crops``, or None for neither crop nor flip. padding "reflect" mirrors without repeating the edge,
-    "constant" puts zero after normalisation. Returns float32 (B, 3, H, W): one gather of pixels, padding by arithmetic.
-    """
+    images: uint8 (N, 3, H, W) in channels_last memory format; normalizer: theirs; index: int64
+    (B,); crops: int64 (B, 3), see ``draw_crops``, or None for neither crop nor flip. padding
+    "reflect" mirrors without repeating the edge, "constant" puts zero after normalisation. Returns
+    float32 (B, 3, H, W): one gather of pixels, padding by arithmetic."""
     c, height, width = images.shape[1:]
     if crops is None:
         crops = torch.zeros(len(index), 3, dtype=torch.int64, device=images.device)
@@ -97,7 +103,9 @@ def crop_and_flip(images: Tensor, normalizer: Normalizer, index: Tensor, crops: 
         y = height - 1 - (height - 1 - y.abs()).abs()
         x = width - 1 - (width - 1 - x.abs()).abs()
     else:
-        inside = ((y >= 0) & (y < height))[:, None, :, None] & ((x >= 0) & (x < width))[:, None, None, :]
+        inside = ((y >= 0) & (y < height))[:, None, :, None] & ((x >= 0) & (x < width))[
+            :, None, None, :
+        ]
         y, x = y.clamp(0, height - 1), x.clamp(0, width - 1)
     position = (index[:, None] * height + y)[:, :, None] * width + x[:, None, :]
     pixels = images.permute(0, 2, 3, 1).reshape(-1, c).index_select(0, position.flatten())

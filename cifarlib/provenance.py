@@ -21,20 +21,26 @@ PACKAGES = ("torch", "torchvision", "numpy", "papermill", "matplotlib", "scipy",
 
 def _git(*arguments: str) -> str | None:
     try:
-        done = subprocess.run(["git", *arguments], cwd=project_root(), capture_output=True, text=True, timeout=20)
+        done = subprocess.run(
+            ["git", *arguments], cwd=project_root(), capture_output=True, text=True, timeout=20
+        )
     except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout.strip() if done.returncode == 0 else None
 
 
 def code_version() -> dict:
-    """commit: of the checkout, else of the variable CIFARLIB_COMMIT, else None. dirty: whether cifarlib/ or params/
-    differ from that commit; None where git cannot tell."""
+    """commit: of the checkout, else of the variable CIFARLIB_COMMIT, else None. dirty: whether
+    cifarlib/ or params/ differ from that commit; None where git cannot tell."""
     top, root = _git("rev-parse", "--show-toplevel"), project_root().resolve()
     if top and Path(top).resolve() == root and Path(__file__).resolve().is_relative_to(root):
         status = _git("status", "--porcelain", "--", "cifarlib", "params")
-        return {"commit": _git("rev-parse", "HEAD"), "dirty": None if status is None else bool(status)}
-    return {"commit": os.environ.get("CIFARLIB_COMMIT"), "dirty": None}  # a copy, or installed elsewhere
+        return {
+            "commit": _git("rev-parse", "HEAD"),
+            "dirty": None if status is None else bool(status),
+        }
+    # a copy, or installed elsewhere
+    return {"commit": os.environ.get("CIFARLIB_COMMIT"), "dirty": None}
 
 
 def package_versions() -> dict[str, str]:

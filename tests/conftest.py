@@ -1,6 +1,7 @@
 import os
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: tests run two at a time, and their threads would wait
+# before torch: tests run two at a time, and their threads would wait
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import shutil
 from collections.abc import Callable
@@ -15,12 +16,26 @@ from cifarlib.params import load_params
 from cifarlib.train import train
 
 for name in [name for name in os.environ if name.startswith("MAKE")]:
-    del os.environ[name]  # pytest may run under make itself, and a make that a test calls would say so in every line
+    # pytest may run under make itself, and a make that a test calls would say so in every line
+    del os.environ[name]
 
-SLOW = ("test_slurm", "test_browser", "test_grid", "test_notebooks", "test_train", "test_export", "test_measure")
-# it replaces PyTorch's inside, tried in these versions; what it tests, CUDA tests on a GPU test as well
-collect_ignore = [] if torch.__version__.startswith(("2.11.", "2.15.")) else ["device/test_fake_cuda.py"]
-DEVICES = ["cpu"] + ["cuda"] * torch.cuda.is_available() + ["mps"] * torch.backends.mps.is_available()
+SLOW = (
+    "test_slurm",
+    "test_browser",
+    "test_grid",
+    "test_notebooks",
+    "test_train",
+    "test_export",
+    "test_measure",
+)
+# it replaces PyTorch's inside, tried in these versions; what it tests, CUDA tests on a GPU test as
+# well
+collect_ignore = (
+    [] if torch.__version__.startswith(("2.11.", "2.15.")) else ["device/test_fake_cuda.py"]
+)
+DEVICES = (
+    ["cpu"] + ["cuda"] * torch.cuda.is_available() + ["mps"] * torch.backends.mps.is_available()
+)
 
 
 @pytest.fixture(scope="session")
@@ -50,9 +65,9 @@ def copy_of_project() -> Callable[[Path], Path]:
             source = project_root() / name
             ignored = shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints")
             folder.mkdir(parents=True, exist_ok=True)
-            shutil.copytree(source, folder / name, ignore=ignored) if source.is_dir() else shutil.copy(
-                source, folder / name
-            )
+            shutil.copytree(
+                source, folder / name, ignore=ignored
+            ) if source.is_dir() else shutil.copy(source, folder / name)
         (folder / "data").symlink_to((project_root() / "data").resolve())
         return folder
 
@@ -61,7 +76,8 @@ def copy_of_project() -> Callable[[Path], Path]:
 
 @pytest.fixture
 def exact_convolutions(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without TF32, which rounds a GPU's float32 to ten bits, and the search for kernels, which may find another one."""
+    """Without TF32, which rounds a GPU's float32 to ten bits, and the search for kernels, which may
+    find another one."""
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
     monkeypatch.setattr(torch.backends.cudnn, "benchmark", False)
 
@@ -78,7 +94,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """In CI nothing may be skipped: CIFARLIB_NO_SKIPS=1 turns a skip into a failure."""
-    if hasattr(session.config, "workerinput"):  # one of several workers, which does not see what the others skipped
+    # one of several workers, which does not see what the others skipped
+    if hasattr(session.config, "workerinput"):
         return
     skipped = session.config.pluginmanager.get_plugin("terminalreporter").stats.get("skipped", [])
     if skipped and os.environ.get("CIFARLIB_NO_SKIPS"):

@@ -11,9 +11,11 @@ from cifarlib.whitening import whitening_filters
 IMAGES = 1000
 
 
-def make_record(output_folder: Path, run: str, seed: int = 0, accuracy: float = 0.9, **overrides) -> Path:
-    """A complete record of a run whose validation accuracy is ``accuracy`` to within an image, its test accuracy half a
-    point less."""
+def make_record(
+    output_folder: Path, run: str, seed: int = 0, accuracy: float = 0.9, **overrides
+) -> Path:
+    """A complete record of a run whose validation accuracy is ``accuracy`` to within an image, its
+    test accuracy half a point less."""
     import torch
 
     p = load_params(run, seed=seed, **overrides)
@@ -26,46 +28,97 @@ def make_record(output_folder: Path, run: str, seed: int = 0, accuracy: float = 
         labels = rng.integers(0, 10, IMAGES)
         right = np.arange(IMAGES) < round(share * IMAGES)
         logits = rng.normal(0, 0.5, (IMAGES, 10))
-        logits[np.arange(IMAGES), np.where(right, labels, (labels + rng.integers(1, 10, IMAGES)) % 10)] += (
-            4 + rng.random(IMAGES)
+        logits[
+            np.arange(IMAGES), np.where(right, labels, (labels + rng.integers(1, 10, IMAGES)) % 10)
+        ] += 4 + rng.random(IMAGES)
+        predictions[part], predictions[f"{part}_labels"] = (
+            logits.astype(np.float16),
+            labels.astype(np.uint8),
         )
-        predictions[part], predictions[f"{part}_labels"] = logits.astype(np.float16), labels.astype(np.uint8)
         shares[f"{part}_accuracy"], shares[f"{part}_loss"] = float(right.mean()), 0.5
     history = [
         {
-            "epoch": e, "learning_rate": 0.08, "train_loss": 0.9 + 1.2 * 0.7**e + 0.01 * rng.random(),
-            "train_accuracy": 0.8, "last_batch_loss": 1.0, "validation_loss": 1.0,
-            "validation_accuracy": shares["validation_accuracy"] * (1 - 0.5**e), "train_seconds": 13.0, "validation_seconds": 0.5,
+            "epoch": e,
+            "learning_rate": 0.08,
+            "train_loss": 0.9 + 1.2 * 0.7**e + 0.01 * rng.random(),
+            "train_accuracy": 0.8,
+            "last_batch_loss": 1.0,
+            "validation_loss": 1.0,
+            "validation_accuracy": shares["validation_accuracy"] * (1 - 0.5**e),
+            "train_seconds": 13.0,
+            "validation_seconds": 0.5,
         }
         for e in range(1, p.last_epoch + 1)
-    ]  # fmt: skip
+    ]
     history[-1]["validation_accuracy"] = shares["validation_accuracy"]
     np.savez_compressed(staged / "predictions.npz", **predictions)
     square = torch.randn(12, 12, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
     np.save(staged / "first_layer.npy", whitening_filters(square @ square.T).numpy())
     records.write_text(staged / "history.csv", records.history_csv(history))
-    records.write_text(staged / "log.txt", records.log_epochs(history) + "Checkpoint has been created.\n")
-    made_on = {"device": "cpu", "device_name": "a made-up device", "precision": "float32", "convolutions": "PyTorch"}
+    records.write_text(
+        staged / "log.txt", records.log_epochs(history) + "Checkpoint has been created.\n"
+    )
+    made_on = {
+        "device": "cpu",
+        "device_name": "a made-up device",
+        "precision": "float32",
+        "convolutions": "PyTorch",
+    }
     records.finish(
         folder,
         {
-            "run": run, "question": p.question, "seed": seed, "epochs": p.epochs, "stop_epoch": p.stop_epoch,
-            "epochs_trained": p.last_epoch, "train_images": p.train_images, "validation_images": IMAGES,
-            "test_images": IMAGES, **shares, "train_loss": history[-1]["train_loss"],
-            "loss_reduction": p.loss_reduction, **made_on, "sessions": [{"first_epoch": 1, **made_on}],
-            "data_sha256": "0" * 64, "commit": "1" * 40, "dirty": False, "parameters": p.settings(),
-            "packages": {"torch": "0"}, "epoch_seconds": [13.5] * p.last_epoch,
+            "run": run,
+            "question": p.question,
+            "seed": seed,
+            "epochs": p.epochs,
+            "stop_epoch": p.stop_epoch,
+            "epochs_trained": p.last_epoch,
+            "train_images": p.train_images,
+            "validation_images": IMAGES,
+            "test_images": IMAGES,
+            **shares,
+            "train_loss": history[-1]["train_loss"],
+            "loss_reduction": p.loss_reduction,
+            **made_on,
+            "sessions": [{"first_epoch": 1, **made_on}],
+            "data_sha256": "0" * 64,
+            "commit": "1" * 40,
+            "dirty": False,
+            "parameters": p.settings(),
+            "packages": {"torch": "0"},
+            "epoch_seconds": [13.5] * p.last_epoch,
         },
-    )  # fmt: skip
+    )
     return folder
 
 
-def make_grid(output_folder: Path, seeds: int = 3, epochs: int = 8, spread: float = 0.001, **schedule) -> None:
+def make_grid(
+    output_folder: Path, seeds: int = 3, epochs: int = 8, spread: float = 0.001, **schedule
+) -> None:
     """All runs and variants, near the paper's accuracies."""
-    means = {"run1": 87.7, "run2": 90.7, "run3": 90.7, "run4": 91.1, "run5": 91.4, "run6": 92.0, "run7": 93.2,
-             "run4-reflect": 91.4, "run4-nesterov": 91.1, "run6-image-channel": 91.9, "run6-sum": 92.9,
-             "run7-mean": 92.2, "run7-preprocessed": 89.0}  # fmt: skip
+    means = {
+        "run1": 87.7,
+        "run2": 90.7,
+        "run3": 90.7,
+        "run4": 91.1,
+        "run5": 91.4,
+        "run6": 92.0,
+        "run7": 93.2,
+        "run4-reflect": 91.4,
+        "run4-nesterov": 91.1,
+        "run6-image-channel": 91.9,
+        "run6-sum": 92.9,
+        "run7-mean": 92.2,
+        "run7-preprocessed": 89.0,
+    }
     rng = np.random.default_rng(0)
     for run, mean in means.items():
         for seed in range(seeds):
-            make_record(output_folder, run, seed, mean / 100 + rng.normal(0, spread), epochs=epochs, **schedule)
+            make_record(
+                output_folder,
+                run,
+                seed,
+                mean / 100 + rng.normal(0, spread),
+                epochs=epochs,
+                **schedule,
+            )

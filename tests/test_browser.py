@@ -1,4 +1,5 @@
-"""JupyterLab as `make lab` starts it from a fresh copy of the project, used as a person would, in headless Chromium."""
+"""JupyterLab as `make lab` starts it from a fresh copy of the project, used as a person would, in
+headless Chromium."""
 
 import os
 import re
@@ -15,7 +16,9 @@ import pytest
 from cifarlib import records
 
 sync_api = pytest.importorskip("playwright.sync_api")
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+CHROMIUM = next(
+    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
+)
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
 
 MINUTES = 60_000  # of playwright's milliseconds
@@ -45,14 +48,22 @@ def lab(project):
     command = ["make", "lab", "SETUP=", f"BIN={Path(sys.executable).parent}", f"LAB={settings}"]
     runtime, log = project / ".runtime", project / "lab.log"
     ours = {
-        "PYTHONPATH": str(project), "JUPYTER_CONFIG_DIR": str(project / ".jupyter"), "JUPYTER_RUNTIME_DIR": str(runtime),
-    }  # fmt: skip
+        "PYTHONPATH": str(project),
+        "JUPYTER_CONFIG_DIR": str(project / ".jupyter"),
+        "JUPYTER_RUNTIME_DIR": str(runtime),
+    }
     with open(log, "w") as file:
         server = subprocess.Popen(
-            command, cwd=project, stdout=file, stderr=file, env={**os.environ, **ours}, start_new_session=True
+            command,
+            cwd=project,
+            stdout=file,
+            stderr=file,
+            env={**os.environ, **ours},
+            start_new_session=True,
         )
     end = time.monotonic() + 120
-    while not (pages := [*runtime.glob("jpserver-file-to-run-*-open.html")]):  # what Jupyter hands to a browser
+    # what Jupyter hands to a browser
+    while not (pages := [*runtime.glob("jpserver-file-to-run-*-open.html")]):
         assert server.poll() is None, log.read_text()
         assert time.monotonic() < end, log.read_text()
         time.sleep(0.2)
@@ -68,13 +79,18 @@ def page(lab):
         page = browser.new_page(viewport={"width": 1300, "height": 1300})
         page.set_default_timeout(3 * MINUTES)
         page.goto(lab)
-        page.wait_for_function("window.jupyterapp?.shell?.currentWidget?.content?.widgets?.length > 0")
+        page.wait_for_function(
+            "window.jupyterapp?.shell?.currentWidget?.content?.widgets?.length > 0"
+        )
         yield page
         browser.close()
 
 
 def command(page, name, **arguments):
-    page.evaluate("([name, args]) => jupyterapp.commands.execute(name, args).then(() => null)", [name, arguments])
+    page.evaluate(
+        "([name, args]) => jupyterapp.commands.execute(name, args).then(() => null)",
+        [name, arguments],
+    )
 
 
 class Lab:
@@ -92,7 +108,11 @@ class Lab:
 
     def edit_parameters(self, **values):
         """Replaces literals in the parameters cell, as one would by typing."""
-        cell = next(i for i, cell in enumerate(self.before.cells) if "parameters" in cell.metadata.get("tags", []))
+        cell = next(
+            i
+            for i, cell in enumerate(self.before.cells)
+            if "parameters" in cell.metadata.get("tags", [])
+        )
         source = self.before.cells[cell].source
         for name, value in values.items():
             source, n = re.subn(rf"(?m)^({name}: [^=]+= )[^#]*#", rf"\g<1>{value!r}  #", source)
@@ -111,7 +131,9 @@ class Lab:
         command(self.page, "docmanager:save")
         notebook = nbformat.read(self.path, as_version=4)
         nbformat.validate(notebook)
-        assert [cell.source for cell in notebook.cells] == [cell.source for cell in self.before.cells]
+        assert [cell.source for cell in notebook.cells] == [
+            cell.source for cell in self.before.cells
+        ]
         assert [cell.id for cell in notebook.cells] == [cell.id for cell in self.before.cells]
         return notebook
 
@@ -139,7 +161,9 @@ def html_of(notebook):
 
 
 def assert_clean(notebook):
-    assert [o for o in outputs(notebook) if o.output_type == "error" or o.get("name") == "stderr"] == []
+    assert [
+        o for o in outputs(notebook) if o.output_type == "error" or o.get("name") == "stderr"
+    ] == []
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
     assert [cell.execution_count for cell in code if cell.execution_count is None] == []
 
@@ -165,7 +189,9 @@ def test_all_cells_run_twice_in_one_kernel(opened, name):
 def test_slider_and_drop_down_change_the_figure(opened, page, name):
     notebook = opened(name)
     notebook.run_all()
-    index = next(i for i, cell in enumerate(notebook.before.cells) if "display.explore(" in cell.source)
+    index = next(
+        i for i, cell in enumerate(notebook.before.cells) if "display.explore(" in cell.source
+    )
     page.evaluate("i => jupyterapp.shell.currentWidget.content.scrollToItem(i, 'start')", index)
     cell = page.locator(".jp-CodeCell:visible", has=page.locator(".widget-slider"))
     image = cell.locator("figure img")
@@ -194,7 +220,8 @@ def test_the_stop_button_interrupts_training_and_the_next_run_resumes(opened, pa
         assert time.monotonic() < end
         page.wait_for_timeout(50)
     page.locator(".jp-NotebookPanel-toolbar [data-jp-item-name=interrupt]:visible").click()
-    # the page may hear of it late on a busy machine, and its last word on the kernel be that of the cell before
+    # the page may hear of it late on a busy machine, and its last word on the kernel be that of the
+    # cell before
     page.wait_for_function(
         "jupyterapp.shell.currentWidget.content.widgets.some("
         "w => w.model.type === 'code' && w.model.outputs.toJSON().some(o => o.output_type === 'error'))",
@@ -203,7 +230,9 @@ def test_the_stop_button_interrupts_training_and_the_next_run_resumes(opened, pa
     stopped = notebook.saved()
     errors = [o for o in outputs(stopped) if o.output_type == "error"]
     assert len(errors) == 1
-    assert re.search(r"Epochs 1 to \d of 3 are saved in .*: run the same again", "".join(errors[0].traceback))
+    assert re.search(
+        r"Epochs 1 to \d of 3 are saved in .*: run the same again", "".join(errors[0].traceback)
+    )
     assert not (folder / "record.json").exists()
 
     notebook.run_all()

@@ -9,11 +9,19 @@ from cifarlib import project_root
 
 
 def cifarlib(*arguments):
-    return subprocess.run([sys.executable, "-m", "cifarlib", *map(str, arguments)], capture_output=True, text=True)
+    return subprocess.run(
+        [sys.executable, "-m", "cifarlib", *map(str, arguments)], capture_output=True, text=True
+    )
 
 
 def make(*arguments):
-    command = ["make", "--no-print-directory", "SETUP=", f"BIN={Path(sys.executable).parent}", *map(str, arguments)]
+    command = [
+        "make",
+        "--no-print-directory",
+        "SETUP=",
+        f"BIN={Path(sys.executable).parent}",
+        *map(str, arguments),
+    ]
     return subprocess.run(command, cwd=project_root(), capture_output=True, text=True)
 
 
@@ -27,18 +35,36 @@ def test_runs_and_seeds_are_read_as_people_write_them(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (("train", "RUN=7 6"), """run = '7 6': one is trained at a time; make table RUNS="7 6" SEEDS="0" trains"""),
-        (("train", "SEED=0,1"), """seed = '0,1': one is trained at a time; make table RUNS="7" SEEDS="0,1" trains"""),
+        (
+            ("train", "RUN=7 6"),
+            """run = '7 6': one is trained at a time; make table RUNS="7 6" SEEDS="0" trains""",
+        ),
+        (
+            ("train", "SEED=0,1"),
+            """seed = '0,1': one is trained at a time; make table RUNS="7" SEEDS="0,1" trains""",
+        ),
         (("train", "SEED=-1"), "seed = -1: give a number from 0"),
         (("train", "EPOCHS=abc"), "epochs = 'abc': give a value of type int"),
         (("train", "EPOCHS=1 2"), "epochs = '1 2': give a value of type int"),
         (("table", "RUNS=run1 it's"), """run = "it's": no file params/it's.yaml"""),
         (("pdf",), "make pdf needs a notebook: make pdf NB="),
         (("html", "NB=it's mine.ipynb"), "no notebook it's mine.ipynb"),
-        (("train", r"OUTPUTS=C:\Users\me"), r"output_folder = 'C:\\Users\\me': give a folder of this machine"),
-        (("status", "OUTPUTS=s3://bucket/x"), "output_folder = 's3://bucket/x': give a folder of this machine"),
-        (("report", "OUTPUTS=s3://bucket/x"), "'s3://bucket/x/report.ipynb': give a folder of this machine"),
-        (("data", "DATA=C:/Users/me"), "data_folder = 'C:/Users/me': give a folder of this machine"),
+        (
+            ("train", r"OUTPUTS=C:\Users\me"),
+            r"output_folder = 'C:\\Users\\me': give a folder of this machine",
+        ),
+        (
+            ("status", "OUTPUTS=s3://bucket/x"),
+            "output_folder = 's3://bucket/x': give a folder of this machine",
+        ),
+        (
+            ("report", "OUTPUTS=s3://bucket/x"),
+            "'s3://bucket/x/report.ipynb': give a folder of this machine",
+        ),
+        (
+            ("data", "DATA=C:/Users/me"),
+            "data_folder = 'C:/Users/me': give a folder of this machine",
+        ),
     ],
 )
 def test_bad_input_to_make_is_one_line_and_an_exit_code(arguments, says):
@@ -53,7 +79,9 @@ def test_bad_input_to_make_is_one_line_and_an_exit_code(arguments, says):
 def test_a_mistyped_variable_is_refused_before_anything_runs():
     done = make("train", "EPOCH=10", "IMAGE=512", "SBATCH=--a=b --c")
     assert done.returncode == 2
-    assert done.stderr.endswith("there is no variable EPOCH IMAGE: `make` lists what can be given.  Stop.\n")
+    assert done.stderr.endswith(
+        "there is no variable EPOCH IMAGE: `make` lists what can be given.  Stop.\n"
+    )
     assert done.stdout == ""
 
 
@@ -98,5 +126,7 @@ def test_a_damaged_record_is_one_line(tmp_path):
     (tmp_path / "run7" / "seed0" / "record.json").write_text("{}")
     done = cifarlib("results", "--output-folder", tmp_path)
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr.startswith(f"error: {tmp_path / 'run7' / 'seed0' / 'record.json'} is damaged")
+    assert done.stderr.startswith(
+        f"error: {tmp_path / 'run7' / 'seed0' / 'record.json'} is damaged"
+    )
     assert done.stderr.count("\n") == 1

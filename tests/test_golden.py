@@ -1,7 +1,8 @@
-"""Short histories against committed ones, so that a change of result is noticed and needs a new TRAINING_VERSION.
+"""Short histories against committed ones, so that a change of result is noticed and needs a new
+TRAINING_VERSION.
 
-After an intended change: raise TRAINING_VERSION in params.py, then ``python tests/test_golden.py`` writes the file anew.
-"""
+After an intended change: raise TRAINING_VERSION in params.py, then ``python tests/test_golden.py``
+writes the file anew."""
 
 import json
 import tempfile
@@ -29,11 +30,14 @@ LOSSES = ("train_loss", "last_batch_loss", "validation_loss")
 
 
 def history_of(run: str) -> dict:
-    """Two epochs of a few steps in float32 on a CPU: learning rates, losses, and the plan of the second epoch."""
+    """Two epochs of a few steps in float32 on a CPU: learning rates, losses, and the plan of the
+    second epoch."""
     p = load_params(run, seed=1, epochs=2, train_images=RUNS[run])
     order, crops = epoch_plan(p, 2, p.train_images)
     with tempfile.TemporaryDirectory() as folder:
-        where = train(p, load_cifar10().head(RUNS[run], 250, 10), folder, device="cpu", precision="float32")
+        where = train(
+            p, load_cifar10().head(RUNS[run], 250, 10), folder, device="cpu", precision="float32"
+        )
         history = records.read_history(where)
     rows = [{name: row[name] for name in ("learning_rate", *LOSSES)} for row in history]
     return {"rows": rows, "order": order[:20].tolist(), "crops": crops[:20].tolist()}
@@ -42,18 +46,26 @@ def history_of(run: str) -> dict:
 @pytest.mark.parametrize("run", RUNS)
 def test_a_run_trains_to_the_committed_history(run):
     golden = json.loads(FILE.read_text())
-    assert golden["training_version"] == TRAINING_VERSION, "TRAINING_VERSION was raised: write the file anew"
+    assert golden["training_version"] == TRAINING_VERSION, (
+        "TRAINING_VERSION was raised: write the file anew"
+    )
     ours, expected = history_of(run), golden["histories"][run]
     assert ours["order"] == expected["order"]
     assert ours["crops"] == expected["crops"]
     for row, theirs in zip(ours["rows"], expected["rows"], strict=True):
         assert row["learning_rate"] == theirs["learning_rate"]
         for name in LOSSES:
-            assert row[name] == pytest.approx(theirs[name], rel=1e-3), f"{name}: raise TRAINING_VERSION if intended"
+            assert row[name] == pytest.approx(theirs[name], rel=1e-3), (
+                f"{name}: raise TRAINING_VERSION if intended"
+            )
 
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
     lines = [f"{json.dumps(run)}: {json.dumps(history_of(run))}" for run in RUNS]
-    text = f'{{"training_version": {TRAINING_VERSION}, "histories": {{\n' + ",\n".join(lines) + "\n}}\n"
+    text = (
+        f'{{"training_version": {TRAINING_VERSION}, "histories": {{\n'
+        + ",\n".join(lines)
+        + "\n}}\n"
+    )
     FILE.write_text(text)

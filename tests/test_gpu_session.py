@@ -39,9 +39,13 @@ def test_what_cannot_be_used_is_said_before_anything_else(given, error, tmp_path
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_part_that_fails_leaves_the_others_and_what_is_done_stays_done(tmp_path, monkeypatch, capsys):
+def test_a_part_that_fails_leaves_the_others_and_what_is_done_stays_done(
+    tmp_path, monkeypatch, capsys
+):
     monkeypatch.setattr(
-        gpu_session, "TESTS", ("tests/test_loop.py::test_views_are_the_weighted_mean_of_six_predictions",)
+        gpu_session,
+        "TESTS",
+        ("tests/test_loop.py::test_views_are_the_weighted_mean_of_six_predictions",),
     )
     monkeypatch.setattr(gpu_session, "SHORT", {"epochs": 1, "train_images": 128})
     monkeypatch.setattr(gpu_session, "BENCHMARK", "raise SystemExit('the benchmark broke')")
@@ -59,7 +63,12 @@ def test_a_part_that_fails_leaves_the_others_and_what_is_done_stays_done(tmp_pat
     for run in ("run6", "run7"):
         assert f"{run}/seed0-epochs1-images256/record.json" in names
         assert f"{run}/seed0-epochs1-images256/predictions.npz" in names
-    assert {"gpu/tests.log", "gpu/benchmark.log", "gpu/parts.json", "benchmark/gpu/record.json"} <= set(names)
+    assert {
+        "gpu/tests.log",
+        "gpu/benchmark.log",
+        "gpu/parts.json",
+        "benchmark/gpu/record.json",
+    } <= set(names)
     assert not [name for name in names if name.endswith("safetensors")]
     first = capsys.readouterr().out
     assert first.index("run7/seed0-epochs1-images256: validation") < first.index(
@@ -72,7 +81,9 @@ def test_a_part_that_fails_leaves_the_others_and_what_is_done_stays_done(tmp_pat
     assert use(*given, **TINY)
     assert "records: done" in capsys.readouterr().out
     monkeypatch.setattr(gpu_session, "device_name", lambda device: "another")
-    monkeypatch.setattr(gpu_session, "run_python", lambda session, log, *arguments: f"failed, see {log}")
+    monkeypatch.setattr(
+        gpu_session, "run_python", lambda session, log, *arguments: f"failed, see {log}"
+    )
     monkeypatch.setattr(gpu_session, "train_all", lambda session, todo: "done")
     assert not use(1, *given[1:], **TINY)  # nothing of what one device did is taken for another's
     assert "benchmark: not begun, needs a session of more than 1 minutes" in capsys.readouterr().out
@@ -89,12 +100,20 @@ def test_when_the_time_is_over_a_run_keeps_its_epochs_and_goes_on_later(tmp_path
     assert (tmp_path / params[0].folder / "unfinished" / "checkpoint.safetensors").exists()
     assert not (tmp_path / params[1].folder).exists()
     now = time.time()
-    assert train_all(Session("cpu", tmp_path, None, now, now), params) == "stopped when the time was over, 0 done"
+    assert (
+        train_all(Session("cpu", tmp_path, None, now, now), params)
+        == "stopped when the time was over, 0 done"
+    )
 
 
 def test_a_run_that_fails_is_named_and_the_next_is_trained(tmp_path, capsys):
     broken = load_params(
-        "run7", epochs=2, train_images=256, learning_rate=1000.0, optimizer="adamw", weight_decay=900.0
+        "run7",
+        epochs=2,
+        train_images=256,
+        learning_rate=1000.0,
+        optimizer="adamw",
+        weight_decay=900.0,
     )
     good, now = load_params(7, epochs=1, train_images=128), time.time()
     state = train_all(Session("cpu", tmp_path, None, now, now + 300), [broken, good])

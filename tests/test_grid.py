@@ -28,12 +28,27 @@ def folder_of(run, outputs, schedule=TINY):
 
 def make_table(outputs, runs="run6 run7", epochs=1):
     here = ["SETUP=", f"BIN={Path(sys.executable).parent}"]
-    command = ["make", "table", f"RUNS={runs}", f"EPOCHS={epochs}", "IMAGES=128", f"OUTPUTS={outputs}", *here]
-    return command, {"cwd": project_root(), "text": True, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    command = [
+        "make",
+        "table",
+        f"RUNS={runs}",
+        f"EPOCHS={epochs}",
+        "IMAGES=128",
+        f"OUTPUTS={outputs}",
+        *here,
+    ]
+    return command, {
+        "cwd": project_root(),
+        "text": True,
+        "stdout": subprocess.PIPE,
+        "stderr": subprocess.STDOUT,
+    }
 
 
 def history(folder):
-    return [{k: v for k, v in row.items() if "seconds" not in k} for row in records.read_history(folder)]
+    return [
+        {k: v for k, v in row.items() if "seconds" not in k} for row in records.read_history(folder)
+    ]
 
 
 def state(run, outputs, schedule=TINY):
@@ -86,7 +101,9 @@ def undisturbed(cifar10, tmp_path_factory):
 
 
 @pytest.mark.parametrize("victim", ["make", "papermill", "kernel"])
-def test_sigkill_leaves_nothing_that_looks_done_and_the_next_call_completes_it(victim, undisturbed, tmp_path):
+def test_sigkill_leaves_nothing_that_looks_done_and_the_next_call_completes_it(
+    victim, undisturbed, tmp_path
+):
     command, options = make_table(tmp_path, runs="run7", epochs=2)
     first = subprocess.Popen(command, **options)
     folder = folder_of("run7", tmp_path, LONGER)
@@ -109,51 +126,83 @@ def test_states_of_a_folder(tmp_path, small):
     p = load_params(7, **LONGER)
     assert state("run7", tmp_path, LONGER).state == "missing"
     folder = train(p, small, tmp_path, device="cpu")
-    assert (state("run7", tmp_path, LONGER).state, state("run7", tmp_path, LONGER).epochs_left) == ("done", 0)
+    assert (state("run7", tmp_path, LONGER).state, state("run7", tmp_path, LONGER).epochs_left) == (
+        "done",
+        0,
+    )
 
     with FileLock(folder / ".lock"):
         assert state("run7", tmp_path, LONGER).state == "running"
 
     whole = grid.read_cell(load_params(7), tmp_path)
-    assert f"Of what is missing 1 has a record of another length, such as {folder}" in grid.full_text([whole])
+    assert (
+        f"Of what is missing 1 has a record of another length, such as {folder}"
+        in grid.full_text([whole])
+    )
     (folder / ".lock").unlink()
     (folder / ".lock").mkdir()  # as a colleague's lock, it cannot be opened
     assert state("run7", tmp_path, LONGER).state == "done"
     (folder / ".lock").rmdir()
 
     record = json.loads((folder / "record.json").read_text())
-    for name, value, reason in (("momentum", 0.5, "momentum 0.5, now 0.9"),
-                                ("training_version", 0, "training_version 0, now 1")):  # fmt: skip
+    for name, value, reason in (
+        ("momentum", 0.5, "momentum 0.5, now 0.9"),
+        ("training_version", 0, "training_version 0, now 1"),
+    ):
         changed = {**record, "parameters": {**record["parameters"], name: value}}
         (folder / "record.json").write_text(json.dumps(changed))
-        assert (state("run7", tmp_path, LONGER).state, state("run7", tmp_path, LONGER).reason) == ("stale", reason)
+        assert (state("run7", tmp_path, LONGER).state, state("run7", tmp_path, LONGER).reason) == (
+            "stale",
+            reason,
+        )
         assert state("run7", tmp_path, LONGER).epochs_left == 2
-    older = {k: v for k, v in record["parameters"].items() if k not in ("training_version", "augmentation")}
+    older = {
+        k: v
+        for k, v in record["parameters"].items()
+        if k not in ("training_version", "augmentation")
+    }
     (folder / "record.json").write_text(json.dumps({**record, "parameters": older}))
     assert state("run7", tmp_path, LONGER).state == "done"  # made before these parameters existed
     (folder / "record.json").write_text(json.dumps(record))
-    (folder / "unfinished").mkdir()  # trained again: how far it is has nothing to do with the older record
-    (folder / "unfinished" / "history.csv").write_text("\n".join((folder / "history.csv").read_text().splitlines()[:2]))
+    # trained again: how far it is has nothing to do with the older record
+    (folder / "unfinished").mkdir()
+    (folder / "unfinished" / "history.csv").write_text(
+        "\n".join((folder / "history.csv").read_text().splitlines()[:2])
+    )
     with FileLock(folder / ".lock"):
         assert state("run7", tmp_path, LONGER).reason == "1 of 2 epochs saved"
         assert state("run7", tmp_path, LONGER).epochs_left == 1
     shutil.rmtree(folder / "unfinished")
 
     (folder / "record.json").write_text(json.dumps(changed))
-    broken = {"cells": [{"outputs": [{"output_type": "error", "ename": "Diverged", "evalue": "the loss is nan"}]}]}
+    broken = {
+        "cells": [
+            {
+                "outputs": [
+                    {"output_type": "error", "ename": "Diverged", "evalue": "the loss is nan"}
+                ]
+            }
+        ]
+    }
     (folder / "train.ipynb").write_text(json.dumps(broken))
     assert state("run7", tmp_path, LONGER).state == "failed"
-    assert state("run7", tmp_path, LONGER).reason == "training_version 0, now 1; Diverged: the loss is nan"
+    assert (
+        state("run7", tmp_path, LONGER).reason
+        == "training_version 0, now 1; Diverged: the loss is nan"
+    )
     (folder / "record.json").write_text(json.dumps(record))
     assert (state("run7", tmp_path, LONGER).state, state("run7", tmp_path, LONGER).reason) == (
-        "done", "Diverged: the loss is nan",
-    )  # fmt: skip
+        "done",
+        "Diverged: the loss is nan",
+    )
     (folder / "train.ipynb").unlink()
 
     (folder / "record.json").unlink()
     (folder / "unfinished").mkdir()
     (folder / "unfinished" / "checkpoint.safetensors").touch()
-    (folder / "unfinished" / "history.csv").write_text("\n".join((folder / "history.csv").read_text().splitlines()[:2]))
+    (folder / "unfinished" / "history.csv").write_text(
+        "\n".join((folder / "history.csv").read_text().splitlines()[:2])
+    )
     (folder / "history.csv").unlink()
     cell = state("run7", tmp_path, LONGER)
     assert (cell.state, cell.reason, cell.epochs_left) == ("unfinished", "1 of 2 epochs saved", 1)
@@ -162,13 +211,22 @@ def test_states_of_a_folder(tmp_path, small):
 def test_what_a_record_was_made_on_is_that_of_each_session():
     one = {"device": "cpu", "device_name": "A", "precision": "float32", "convolutions": "Winograd"}
     other = {**one, "device_name": "B", "convolutions": "PyTorch"}
-    assert grid.made_on({**other, "sessions": [{**one, "commit": "1"}, {**other, "commit": "2"}]}) == [one, other]
-    assert grid.made_on({**other, "sessions": [{"commit": "1"}]}) == [other]  # before sessions noted it
+    assert grid.made_on(
+        {**other, "sessions": [{**one, "commit": "1"}, {**other, "commit": "2"}]}
+    ) == [one, other]
+    # before sessions noted it
+    assert grid.made_on({**other, "sessions": [{"commit": "1"}]}) == [other]
     assert grid.made_on(other) == [other]
 
 
 def test_records_that_were_made_differently_are_named():
-    alike = {"device": "cpu", "device_name": "A", "precision": "float32", "convolutions": "Winograd", "run": "run7"}
+    alike = {
+        "device": "cpu",
+        "device_name": "A",
+        "precision": "float32",
+        "convolutions": "Winograd",
+        "run": "run7",
+    }
     two = [{**alike, "seed": 0}, {**alike, "seed": 1}]
     assert grid.made_differently(two) == grid.made_differently([]) == ""
     resumed = {**alike, "seed": 2, "sessions": [alike, {**alike, "convolutions": "PyTorch"}]}
@@ -180,7 +238,11 @@ def test_records_that_were_made_differently_are_named():
 
 def test_a_check_that_fails_is_no_run_that_is_done(tmp_path):
     for broken in ({"BIN": str(tmp_path / "nowhere")}, {"RUNS": "7"}):
-        given = {"SETUP": "", "BIN": str(Path(sys.executable).parent), "OUTPUTS": str(tmp_path / "out")} | broken
+        given = {
+            "SETUP": "",
+            "BIN": str(Path(sys.executable).parent),
+            "OUTPUTS": str(tmp_path / "out"),
+        } | broken
         command = ["make", "cell/nope/0", *(f"{k}={v}" for k, v in given.items())]
         done = subprocess.run(command, cwd=project_root(), capture_output=True, text=True)
         assert done.returncode != 0, done.stdout
@@ -202,7 +264,9 @@ def test_bad_input_is_one_line_before_anything_is_fetched_or_trained(wrong, says
             f"DATA={tmp_path / 'data'}",
         ]
         command = ["make", "--no-print-directory", target, *given, wrong]
-        done = subprocess.run(command, cwd=project_root(), env=environment, capture_output=True, text=True)
+        done = subprocess.run(
+            command, cwd=project_root(), env=environment, capture_output=True, text=True
+        )
         assert done.returncode != 0
         (line,) = [line for line in done.stderr.splitlines() if not line.startswith("make")]
         assert line.startswith("error: ")
@@ -215,8 +279,13 @@ def test_time_left_counts_epochs_under_way_and_runs_side_by_side(tmp_path):
     for seed in (0, 1):
         p = load_params(7, seed=seed, epochs=4)
         (tmp_path / p.folder / "unfinished").mkdir(parents=True)
-        rows = [dict.fromkeys(records.HISTORY, 0) | {"epoch": 1, "train_seconds": 90, "validation_seconds": 10}]
-        records.write_text(tmp_path / p.folder / "unfinished" / "history.csv", records.history_csv(rows))
+        rows = [
+            dict.fromkeys(records.HISTORY, 0)
+            | {"epoch": 1, "train_seconds": 90, "validation_seconds": 10}
+        ]
+        records.write_text(
+            tmp_path / p.folder / "unfinished" / "history.csv", records.history_csv(rows)
+        )
         cells.append(grid.Cell(p, tmp_path / p.folder, "running"))
     assert grid.duration_left(cells) == 300
     assert grid.duration_left([cells[0], dataclasses.replace(cells[1], state="unfinished")]) == 600
@@ -226,8 +295,19 @@ def test_time_left_counts_epochs_under_way_and_runs_side_by_side(tmp_path):
 def test_slurm_without_sbatch_names_what_does_the_same(tmp_path):
     for tool in ("make", "bash"):
         (tmp_path / tool).symlink_to(shutil.which(tool))
-    command = ["make", "slurm", f"OUTPUTS={tmp_path / 'out'}", "SETUP=", f"BIN={Path(sys.executable).parent}"]
-    options = {"cwd": project_root(), "env": {"PATH": str(tmp_path)}, "capture_output": True, "text": True}
+    command = [
+        "make",
+        "slurm",
+        f"OUTPUTS={tmp_path / 'out'}",
+        "SETUP=",
+        f"BIN={Path(sys.executable).parent}",
+    ]
+    options = {
+        "cwd": project_root(),
+        "env": {"PATH": str(tmp_path)},
+        "capture_output": True,
+        "text": True,
+    }
     done = subprocess.run(command, **options)
     assert done.returncode != 0
     assert "error: no sbatch on this machine: make table" in done.stderr
@@ -237,7 +317,16 @@ def test_slurm_without_sbatch_names_what_does_the_same(tmp_path):
 def test_a_slurm_that_does_not_answer_hides_no_record_and_gets_no_second_submission(tmp_path):
     (tmp_path / "squeue").write_text("#!/bin/sh\necho squeue: nobody there >&2; exit 1\n")
     (tmp_path / "squeue").chmod(0o755)
-    command = [sys.executable, "-m", "cifarlib", "status", "7", "--slurm", "--output-folder", str(tmp_path)]
+    command = [
+        sys.executable,
+        "-m",
+        "cifarlib",
+        "status",
+        "7",
+        "--slurm",
+        "--output-folder",
+        str(tmp_path),
+    ]
     environment = {**os.environ, "PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}"}
     options = {"cwd": project_root(), "env": environment, "capture_output": True, "text": True}
     asked = subprocess.run(command, **options)
@@ -249,7 +338,8 @@ def test_a_slurm_that_does_not_answer_hides_no_record_and_gets_no_second_submiss
 
 
 def test_a_task_that_slurm_has_forgotten_is_still_named_with_its_last_word(tmp_path, monkeypatch):
-    """Slurm forgets a job minutes after its end, and one killed for its memory leaves no word in the notebook."""
+    """Slurm forgets a job minutes after its end, and one killed for its memory leaves no word in
+    the notebook."""
     (tmp_path / "squeue").write_text("#!/bin/sh\necho 7_N/A RUNNING another job of mine\n")
     (tmp_path / "squeue").chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
@@ -257,7 +347,9 @@ def test_a_task_that_slurm_has_forgotten_is_still_named_with_its_last_word(tmp_p
     jobs.mkdir(parents=True)
     cells = [grid.read_cell(load_params(run, **TINY), tmp_path) for run in ("run6", "run7")]
     (jobs / "cells.txt").write_text("".join(f"{c.params.run}/0 {c.params.folder}\n" for c in cells))
-    (jobs / "2.log").write_text("== run7/0: job 3\nslurmstepd: error: Detected 1 oom-kill event\nmake: *** Error 137\n")
+    (jobs / "2.log").write_text(
+        "== run7/0: job 3\nslurmstepd: error: Detected 1 oom-kill event\nmake: *** Error 137\n"
+    )
     asked = grid.ask_slurm(cells, tmp_path)
     assert [(c.state, c.queued) for c in asked] == [("missing", False), ("failed", False)]
     assert asked[1].reason == f"slurmstepd: error: Detected 1 oom-kill event ({jobs / '2.log'})"
@@ -265,8 +357,19 @@ def test_a_task_that_slurm_has_forgotten_is_still_named_with_its_last_word(tmp_p
 
 def test_asking_for_states_imports_no_torch(tmp_path):
     """It is asked several times a run, and torch alone takes seconds."""
-    code = "import sys; from cifarlib.__main__ import main; main(); assert 'torch' not in sys.modules"
-    command = [sys.executable, "-c", code, "status", "7", "--slurm", "--output-folder", str(tmp_path)]
+    code = (
+        "import sys; from cifarlib.__main__ import main; main(); assert 'torch' not in sys.modules"
+    )
+    command = [
+        sys.executable,
+        "-c",
+        code,
+        "status",
+        "7",
+        "--slurm",
+        "--output-folder",
+        str(tmp_path),
+    ]
     done = subprocess.run(command, cwd=project_root(), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 

@@ -1,4 +1,5 @@
-"""Who may import whom: data flows one way, and a room beside the core is entered from above alone."""
+"""Who may import whom: data flows one way, and a room beside the core is entered from above
+alone."""
 
 import ast
 import itertools
@@ -39,10 +40,16 @@ def imports_of(path: Path, known: dict[str, Path]) -> set[str]:
     found = set()
     for node in ast.walk(ast.parse(path.read_text())):
         names = []
-        if isinstance(node, ast.ImportFrom) and node.module and node.module.partition(".")[0] == "cifarlib":
+        if (
+            isinstance(node, ast.ImportFrom)
+            and node.module
+            and node.module.partition(".")[0] == "cifarlib"
+        ):
             names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
         elif isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names if alias.name.partition(".")[0] == "cifarlib"]
+            names = [
+                alias.name for alias in node.names if alias.name.partition(".")[0] == "cifarlib"
+            ]
         found |= {name.removeprefix("cifarlib").removeprefix(".") for name in names} & set(known)
     return found
 

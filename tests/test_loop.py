@@ -43,14 +43,18 @@ def test_prediction_depends_on_no_batch_and_leaves_the_mode(device):
 
 
 def test_the_mean_loss_is_per_image_and_smoothed_as_in_training():
-    logits, labels = torch.log_softmax(torch.tensor([[1.0, 2, 3], [3, 0, 1]]), 1), torch.tensor([2, 1])
+    logits, labels = (
+        torch.log_softmax(torch.tensor([[1.0, 2, 3], [3, 0, 1]]), 1),
+        torch.tensor([2, 1]),
+    )
     plain = -(logits[0, 2] + logits[1, 1]) / 2
     assert mean_loss(logits, labels, 0.0) == pytest.approx(float(plain))
     assert mean_loss(logits, labels, 0.3) == pytest.approx(float(0.7 * plain - 0.3 * logits.mean()))
 
 
 def test_views_are_the_weighted_mean_of_six_predictions(device):
-    """Centre 1/2, the two shifts 1/4 each, and of each of them the mean of the image and its mirror image."""
+    """Centre 1/2, the two shifts 1/4 each, and of each of them the mean of the image and its mirror
+    image."""
     model = build_model(0).to(device)
     images = torch.randint(0, 256, (20, 3, 32, 32), dtype=torch.uint8, device=device)
     normalizer = make_normalizer(images, "length", (torch.zeros(3), torch.ones(3)))
@@ -97,16 +101,23 @@ def test_batchnorms_biases_learn_faster_and_decay_as_much_less():
     assert [b.shape for b in biases["params"]] == [(64,), (64,), (256,), (256,), (256,), (256,)]
     assert (weights["times_rate"], biases["times_rate"]) == (1, 64)
     assert biases["weight_decay"] == pytest.approx(weights["weight_decay"] / 64)
-    assert len(weights["params"]) + 6 == sum(parameter.requires_grad for parameter in model.parameters())
+    assert len(weights["params"]) + 6 == sum(
+        parameter.requires_grad for parameter in model.parameters()
+    )
     (only,) = make_optimizer(load_params(7), model).param_groups
     assert len(only["params"]) == len(weights["params"]) + 6
 
 
 def training_on(p, small, device, dtype):
     """A network, and the batch of its first step."""
-    images, labels = small.train_images[: p.batch_size].to(device), small.train_labels[: p.batch_size].to(device)
+    images, labels = (
+        small.train_images[: p.batch_size].to(device),
+        small.train_labels[: p.batch_size].to(device),
+    )
     normalizer = make_normalizer(images, p.normalization, channel_statistics(images))
-    model = build_model(0, torch.randn(24, 3, 2, 2, generator=torch.Generator().manual_seed(0))).to(device)
+    model = build_model(0, torch.randn(24, 3, 2, 2, generator=torch.Generator().manual_seed(0))).to(
+        device
+    )
     training = Training(p, model, make_optimizer(p, model), images, labels, normalizer, dtype)
     return training, normalizer.apply(images), labels
 
@@ -125,7 +136,8 @@ def test_one_step_is_the_same_on_every_device(small, device):
 
 @pytest.mark.parametrize("run", ["run7", "run7-mean", "run1"])
 def test_float16_loses_no_gradient(run, small, device):
-    """The mean over a batch has the smaller gradients; AdamW shows them, as it divides each by its own size."""
+    """The mean over a batch has the smaller gradients; AdamW shows them, as it divides each by its
+    own size."""
     p, gradients = load_params(run), {}
     for dtype in (torch.float32, torch.float16):
         training, x, y = training_on(p, small, device, dtype)
@@ -165,7 +177,8 @@ def test_after_training_in_float16_prediction_is_in_float32(small, device):
 
 
 def test_lookahead_is_its_authors_update():
-    """Every five steps of 1,024 images: average.lerp_(w, 1 - d), w = average, d = 0.95^5 (t / T)^3; d = 1 at the end."""
+    """Every five steps of 1,024 images: average.lerp_(w, 1 - d), w = average, d = 0.95^5 (t / T)^3;
+    d = 1 at the end."""
     p = load_params("fast-batch1024", epochs=1, train_images=12 * 1024)
     model = torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.BatchNorm1d(2))
     lookahead = Lookahead(p, model)

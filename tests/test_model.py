@@ -29,8 +29,15 @@ def test_printing_shows_the_papers_structure():
 def test_feature_maps_shrink_as_in_the_paper():
     shapes = []
     model = Network()
-    for layer in (model.net[0], *(block.pool for block in model.net[2:5]), model.net[5], model.net[8]):
-        layer.register_forward_hook(lambda module, inputs, output: shapes.append(tuple(output.shape[1:])))
+    for layer in (
+        model.net[0],
+        *(block.pool for block in model.net[2:5]),
+        model.net[5],
+        model.net[8],
+    ):
+        layer.register_forward_hook(
+            lambda module, inputs, output: shapes.append(tuple(output.shape[1:]))
+        )
     model(torch.zeros(2, 3, 32, 32))
     assert shapes == [(24, 31, 31), (64, 15, 15), (256, 7, 7), (256, 3, 3), (256, 1, 1), (10,)]
 

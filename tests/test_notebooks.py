@@ -25,8 +25,11 @@ ARTICLES = ("start", "explore", "whitening", "train", "predict")
 
 def papermill(*arguments, cwd, notebook=TRAIN):
     return [sys.executable, "-m", "papermill", str(notebook), *map(str, arguments)], {
-        "cwd": cwd, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True,
-    }  # fmt: skip
+        "cwd": cwd,
+        "stdout": subprocess.PIPE,
+        "stderr": subprocess.STDOUT,
+        "text": True,
+    }
 
 
 def pairs(**parameters):
@@ -38,18 +41,28 @@ def test_notebooks_are_stored_clean_and_thin(path):
     notebook = nbformat.read(path, as_version=4)
     nbformat.validate(notebook)
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
-    assert not any(cell.outputs or cell.execution_count for cell in code), "run: jupyter nbconvert --clear-output"
+    assert not any(cell.outputs or cell.execution_count for cell in code), (
+        "run: jupyter nbconvert --clear-output"
+    )
     assert "parameters" in code[0].metadata["tags"]
     assert notebook.cells[0].source.startswith("# ")
-    assert all(len(cell.source.splitlines()) <= 10 for cell in code[1:])  # the first: a line a parameter
+    # the first: a line a parameter
+    assert all(len(cell.source.splitlines()) <= 10 for cell in code[1:])
 
 
-@pytest.mark.parametrize("name", ["explore", "whitening", "predict", "report"])  # train's takes a training to make
+# train's takes a training to make
+@pytest.mark.parametrize("name", ["explore", "whitening", "predict", "report"])
 def test_the_executed_copies_are_of_the_notebooks_as_they_are(name):
     folders = project_root() / "notebooks", project_root() / "outputs" / "notebooks"
-    ours, executed = (nbformat.read(folder / f"{name}.ipynb", as_version=4).cells for folder in folders)
-    written = [cell for cell in executed if "injected-parameters" not in cell.metadata.get("tags", [])]
-    assert [cell.source for cell in written] == [cell.source for cell in ours], "run: make notebooks"
+    ours, executed = (
+        nbformat.read(folder / f"{name}.ipynb", as_version=4).cells for folder in folders
+    )
+    written = [
+        cell for cell in executed if "injected-parameters" not in cell.metadata.get("tags", [])
+    ]
+    assert [cell.source for cell in written] == [cell.source for cell in ours], (
+        "run: make notebooks"
+    )
 
 
 def test_every_parameter_is_listed_with_its_meaning():
@@ -75,8 +88,9 @@ def test_every_parameter_is_listed_with_its_meaning():
 
 @pytest.fixture(scope="module")
 def executed(tmp_path_factory):
-    """run 7 on 128 images for 2 epochs, started from a foreign folder, killed with its kernel in the middle, and
-    started again by the same command. Gives the executed notebook's path and the record's folder."""
+    """run 7 on 128 images for 2 epochs, started from a foreign folder, killed with its kernel in
+    the middle, and started again by the same command. Gives the executed notebook's path and the
+    record's folder."""
     folder = tmp_path_factory.mktemp("elsewhere")
     parameters = pairs(run=7, epochs=2, train_images=128, output_folder="out")
     command, options = papermill("executed.ipynb", *parameters, cwd=folder)
@@ -94,8 +108,11 @@ def executed(tmp_path_factory):
     return folder / "executed.ipynb", record
 
 
-def test_jupyterlab_shows_a_finished_run_and_trains_it_again_when_asked(executed, tmp_path, monkeypatch):
-    monkeypatch.setenv("JPY_SESSION_NAME", "notebooks/train.ipynb")  # as Jupyter's server starts a kernel
+def test_jupyterlab_shows_a_finished_run_and_trains_it_again_when_asked(
+    executed, tmp_path, monkeypatch
+):
+    # as Jupyter's server starts a kernel
+    monkeypatch.setenv("JPY_SESSION_NAME", "notebooks/train.ipynb")
     folder = tmp_path / "out" / executed[1].relative_to(executed[1].parents[1])
     shutil.copytree(executed[1], folder)
     parameters = {"run": 7, "epochs": 2, "train_images": 128, "output_folder": tmp_path / "out"}
@@ -118,7 +135,9 @@ def outputs(path):
 
 
 def html_of(path):
-    return "".join(o["data"]["text/html"] for o in outputs(path) if "text/html" in o.get("data", {}))
+    return "".join(
+        o["data"]["text/html"] for o in outputs(path) if "text/html" in o.get("data", {})
+    )
 
 
 def text_of(path):
@@ -136,7 +155,9 @@ def test_papermill_resumes_a_killed_run(executed):
 
 
 def test_the_first_output_says_how_long_it_takes(executed):
-    assert re.search(r"About \d+ (s|min).* on this (CPU|GPU)", outputs(executed[0])[0]["data"]["text/markdown"])
+    assert re.search(
+        r"About \d+ (s|min).* on this (CPU|GPU)", outputs(executed[0])[0]["data"]["text/markdown"]
+    )
 
 
 def test_the_executed_notebook_shows_what_a_reader_expects(executed):
@@ -145,23 +166,40 @@ def test_the_executed_notebook_shows_what_a_reader_expects(executed):
     text = html_of(executed[0]) + "".join(o.get("data", {}).get("text/markdown", "") for o in shown)
     record = records.read_record(executed[1])
     for needed in (
-        "1,972,792", record["question"], record["data_sha256"], f"{100 * record['test_accuracy']:.2f} %",
-        f"{100 * record['validation_accuracy']:.2f} %", "95 % interval", "no comparison", "model.safetensors",
-        f"convolutions: {record['convolutions']}", "the hardest, ",
-    ):  # fmt: skip
+        "1,972,792",
+        record["question"],
+        record["data_sha256"],
+        f"{100 * record['test_accuracy']:.2f} %",
+        f"{100 * record['validation_accuracy']:.2f} %",
+        "95 % interval",
+        "no comparison",
+        "model.safetensors",
+        f"convolutions: {record['convolutions']}",
+        "the hardest, ",
+    ):
         assert needed in text, needed
 
 
 def test_every_figure_has_number_caption_and_alt_text(executed):
     figures = re.findall(
-        r'<img src="data:image/svg[^>]* alt="([^"]*)".*?<b>Figure (\d)\.</b> ([^<]+)<', html_of(executed[0])
+        r'<img src="data:image/svg[^>]* alt="([^"]*)".*?<b>Figure (\d)\.</b> ([^<]+)<',
+        html_of(executed[0]),
     )
     assert [number for _, number, _ in figures] == ["1", "2", "3", "4"]
     assert all(len(alt) > 40 and len(caption) > 30 for alt, _, caption in figures)
 
 
 def test_one_line_of_progress_is_left(executed, tmp_path):
-    command = [sys.executable, "-m", "nbconvert", "--to", "html", "--output-dir", str(tmp_path), str(executed[0])]
+    command = [
+        sys.executable,
+        "-m",
+        "nbconvert",
+        "--to",
+        "html",
+        "--output-dir",
+        str(tmp_path),
+        str(executed[0]),
+    ]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     page = (tmp_path / "executed.html").read_text()
@@ -179,7 +217,9 @@ def test_one_line_of_progress_is_left(executed, tmp_path):
     ],
 )
 def test_bad_input_is_one_clear_error_and_exit_1(parameters, says, tmp_path):
-    command, options = papermill("out.ipynb", *pairs(output_folder="out", **parameters), cwd=tmp_path)
+    command, options = papermill(
+        "out.ipynb", *pairs(output_folder="out", **parameters), cwd=tmp_path
+    )
     done = subprocess.run(command, **options)
     assert done.returncode == 1
     assert f"InputError: {says}" in done.stdout.replace("parameter '", "'")
@@ -189,15 +229,23 @@ def test_bad_input_is_one_clear_error_and_exit_1(parameters, says, tmp_path):
 
 def test_a_second_pass_in_one_kernel_raises_no_false_alarm(tmp_path):
     notebook = nbformat.read(TRAIN, as_version=4)
-    notebook.cells[1].source += f"\noutput_folder = {str(tmp_path)!r}\ntrain_images = 128\nepochs = 1"
-    notebook.cells += [nbformat.from_dict({**cell, "id": f"again-{i}"}) for i, cell in enumerate(notebook.cells)]
-    NotebookClient(notebook, timeout=300, kernel_name="python3", resources={"metadata": {"path": tmp_path}}).execute()
+    notebook.cells[
+        1
+    ].source += f"\noutput_folder = {str(tmp_path)!r}\ntrain_images = 128\nepochs = 1"
+    notebook.cells += [
+        nbformat.from_dict({**cell, "id": f"again-{i}"}) for i, cell in enumerate(notebook.cells)
+    ]
+    NotebookClient(
+        notebook, timeout=300, kernel_name="python3", resources={"metadata": {"path": tmp_path}}
+    ).execute()
     record = json.loads((tmp_path / "run7" / "seed0-epochs1-images128" / "record.json").read_text())
     assert record["epochs_trained"] == 1
 
 
 def papermill_on(name, cwd, **parameters):
-    command, options = papermill(f"{name}.ipynb", *pairs(**parameters), cwd=cwd, notebook=TRAIN.with_stem(name))
+    command, options = papermill(
+        f"{name}.ipynb", *pairs(**parameters), cwd=cwd, notebook=TRAIN.with_stem(name)
+    )
     return subprocess.run(command, **options)
 
 
@@ -210,7 +258,9 @@ def test_the_start_page_leads_to_every_notebook():
     assert len(executed_copies) == 5
 
 
-@pytest.mark.parametrize("path", [path for path in NOTEBOOKS if path.stem in ARTICLES], ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path", [path for path in NOTEBOOKS if path.stem in ARTICLES], ids=lambda path: path.stem
+)
 def test_a_sentence_stands_before_every_figure_and_a_conclusion_at_the_end(path):
     cells = nbformat.read(path, as_version=4).cells
     sentence = False
@@ -221,7 +271,9 @@ def test_a_sentence_stands_before_every_figure_and_a_conclusion_at_the_end(path)
         elif cell.cell_type == "markdown" or "display.Text(" in cell.source:
             sentence = True
     titles = [cell.source for cell in cells if cell.cell_type == "markdown"]
-    assert titles[-1].startswith("## What this showed" if path.stem != "start" else "## Where to go on")
+    assert titles[-1].startswith(
+        "## What this showed" if path.stem != "start" else "## Where to go on"
+    )
     assert cells[-1].cell_type == "code"
 
 
@@ -233,14 +285,18 @@ def test_predict_takes_the_best_run_7_of_the_output_folder(tiny_run, tmp_path):
 
 @pytest.mark.parametrize("name", ["start", "explore", "whitening", "predict"])
 def test_each_notebook_is_an_article_in_under_two_minutes(name, tiny_run, tmp_path):
-    parameters = {"predict": {"model": tiny_run}, "whitening": {"output_folder": tmp_path}}.get(name, {})
+    parameters = {"predict": {"model": tiny_run}, "whitening": {"output_folder": tmp_path}}.get(
+        name, {}
+    )
     done = papermill_on(name, tmp_path, **parameters)
     assert done.returncode == 0, done.stdout
     path = tmp_path / f"{name}.ipynb"
     assert nbformat.read(path, as_version=4).metadata.papermill.duration < 120  # seconds
     assert not any(o.output_type == "error" or o.get("name") == "stderr" for o in outputs(path))
     figures = re.findall(r' alt="([^"]*)"[^>]*>.*?<b>Figure (\d+)\.</b> ([^<]+)<', html_of(path))
-    assert [number for _, number, _ in figures] == [str(i + 1) for i in range(html_of(path).count("<figure"))]
+    assert [number for _, number, _ in figures] == [
+        str(i + 1) for i in range(html_of(path).count("<figure"))
+    ]
     assert all(len(alt) > 60 and len(caption) > 20 for alt, _, caption in figures)
     if name == "whitening":
         assert "`make train RUN=3 EPOCHS=10` makes one" in path.read_text()
@@ -268,14 +324,16 @@ def test_a_folder_of_pictures_is_said_as_it_was_read(cifar10, tiny_run, tmp_path
     for i, label in enumerate(cifar10.test_labels[:12].tolist()):
         folder = tmp_path / "mine" / CLASSES[label]
         folder.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(cifar10.test_images[i].permute(1, 2, 0).numpy()).save(folder / f"{i + 1}.png")
+        Image.fromarray(cifar10.test_images[i].permute(1, 2, 0).numpy()).save(
+            folder / f"{i + 1}.png"
+        )
     (tmp_path / "mine" / "14.heic").write_bytes(b"a cat")
     done = papermill_on("predict", tmp_path, images="mine", model=tiny_run)
     assert done.returncode == 0, done.stdout
     text = text_of(tmp_path / "predict.ipynb")
-    assert text.index("**Warning: predictions for 12 of 13 files.** Left out: `14.heic`") < text.index(
-        "The first images"
-    )
+    assert text.index(
+        "**Warning: predictions for 12 of 13 files.** Left out: `14.heic`"
+    ) < text.index("The first images")
     table = pd.read_csv(tmp_path / "predictions.csv")
     right = (table["image"].str.split("/").str[0] == table["class"]).sum()
     assert f"Of 12 images with a label, {right} are answered right" in text
@@ -301,4 +359,5 @@ def test_bad_input_to_predict_is_one_clear_error_before_any_work(parameters, say
     done = papermill_on("predict", tmp_path, **{"data_folder": "none", **parameters})
     assert done.returncode == 1
     assert f"InputError: {says}" in done.stdout
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["predict.ipynb", "small.npy"]  # no data fetched, either
+    # no data fetched, either
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["predict.ipynb", "small.npy"]

@@ -58,7 +58,10 @@ GREY = np.full((4, 3072), 100, np.uint8)
 @pytest.mark.parametrize(
     ("array", "says"),
     [
-        (GREY[:, :100], r"uint8 \(4, 100\): expected \(N, 32, 32, 3\), .* or \(N, 3072\), values 0 to 255"),
+        (
+            GREY[:, :100],
+            r"uint8 \(4, 100\): expected \(N, 32, 32, 3\), .* or \(N, 3072\), values 0 to 255",
+        ),
         (GREY[0], r"\(3072,\): expected"),
         (GREY[:0], "no images"),
         (GREY.astype(str), "expected numbers"),
@@ -69,7 +72,10 @@ GREY = np.full((4, 3072), 100, np.uint8)
         (GREY.astype(int) - 101, "values from -1 to -1: expected 0 to 255$"),
         (GREY * 3.0, "to 300: expected 0 to 255"),
         (np.where(np.arange(3072), GREY, np.nan), "some of its values are nan or infinite"),
-        (np.array([{}, 3], dtype=object), "is no array file or picture that can be read: .*Python objects"),
+        (
+            np.array([{}, 3], dtype=object),
+            "is no array file or picture that can be read: .*Python objects",
+        ),
     ],
     ids=[
         "shape",
@@ -98,7 +104,11 @@ def test_a_wrong_array_is_one_clear_error(array, says, tmp_path):
     [
         ("my.npy", b"", "is no array file"),
         ("my.npy", b"image,1,2,3", "is no array file"),
-        ("my.txt", b"a cat", r"my\.txt' is no array file or picture .*: of no kind that Pillow reads"),
+        (
+            "my.txt",
+            b"a cat",
+            r"my\.txt' is no array file or picture .*: of no kind that Pillow reads",
+        ),
         ("my.png", b"", r"my\.png' is no array file or picture"),
         ("my.pkl", b"a cat", r"my\.pkl' is no array file or picture"),
         ("my.pkl", b"\x80\x04", "Ran out of input"),
@@ -108,7 +118,11 @@ def test_a_wrong_array_is_one_clear_error(array, says, tmp_path):
             b"DDS \x7c" + bytes(123),
             r"my\.dds' is no array file or picture that can be read: Unknown pixel format",
         ),
-        ("folder/a.heic", b"a cat", r"no pictures that can be read in this folder: `a\.heic` \(of no kind"),
+        (
+            "folder/a.heic",
+            b"a cat",
+            r"no pictures that can be read in this folder: `a\.heic` \(of no kind",
+        ),
         ("folder/._a.png", b"a cat", "no pictures that can be read in this folder$"),
     ],
 )
@@ -122,7 +136,9 @@ def test_a_file_of_another_kind_is_one_clear_error(name, content, says, tmp_path
 
 def test_a_truncated_file_is_one_clear_error(tmp_path):
     np.save(tmp_path / "my.npy", GREY)
-    Image.fromarray(np.random.default_rng(0).integers(0, 255, (99, 99, 3), np.uint8)).save(tmp_path / "my.png")
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (99, 99, 3), np.uint8)).save(
+        tmp_path / "my.png"
+    )
     for name in ("my.npy", "my.png"):
         content = (tmp_path / name).read_bytes()
         (tmp_path / name).write_bytes(content[: len(content) // 2])
@@ -131,7 +147,8 @@ def test_a_truncated_file_is_one_clear_error(tmp_path):
 
 
 def test_pictures_of_any_size_become_what_they_show(small, tmp_path):
-    """An image enlarged, its background grown to the left and right, comes back nearly as it was."""
+    """An image enlarged, its background grown to the left and right, comes back nearly as it
+    was."""
     image = Image.fromarray(hwc(small.test_images[1:2])[0])
     wide = Image.new("RGB", (640, 413), "red")
     wide.paste(image.resize((413, 413), Image.Resampling.BICUBIC), (113, 0))
@@ -144,7 +161,8 @@ def test_pictures_of_any_size_become_what_they_show(small, tmp_path):
     assert labels is None
     assert not notes
     assert images.shape == (3, 3, 32, 32)
-    assert (images[1].float() - small.test_images[1].float()).abs().mean() < 8  # grey levels; another image: 60
+    # grey levels; another image: 60
+    assert (images[1].float() - small.test_images[1].float()).abs().mean() < 8
     assert (images[2] == 255).all()
 
 
@@ -154,7 +172,9 @@ def test_pictures_of_sixteen_bits_and_of_floating_point_numbers(tmp_path):
     images = own_images.read_images(tmp_path / "deep.png").images
     assert (images[0].float() - torch.from_numpy(ramp / 257.0)).abs().max() <= 0.5
     Image.fromarray(ramp.astype(np.float32) / 65535).save(tmp_path / "float.tiff")
-    with pytest.raises(InputError, match=r"float\.tiff' .*32 bits, save it with 8 or 16 bits a channel"):
+    with pytest.raises(
+        InputError, match=r"float\.tiff' .*32 bits, save it with 8 or 16 bits a channel"
+    ):
         own_images.read_images(tmp_path / "float.tiff")
 
 
@@ -169,16 +189,27 @@ def test_what_is_said_of_the_layout_of_rows(small, tmp_path):
     assert own_images.read_images(tmp_path / "told.npy", "hwc").notes == ()
     given = own_images.read_images(tmp_path / "told.npy", "chw")
     assert torch.equal(given.images, torch.from_numpy(rows).reshape(-1, 3, 32, 32))
-    assert given.notes == ("**Warning: `layout` is chw, but neighbouring values tell that it is hwc.**",)
-    assert "Warning: the values do not tell" in own_images.read_images(tmp_path / "noise.npy").notes[0]
+    assert given.notes == (
+        "**Warning: `layout` is chw, but neighbouring values tell that it is hwc.**",
+    )
+    assert (
+        "Warning: the values do not tell" in own_images.read_images(tmp_path / "noise.npy").notes[0]
+    )
     assert own_images.read_images(tmp_path / "noise.npy", "hwc").notes == ()
 
 
 def test_the_layout_of_nearly_every_single_image_is_told_and_none_wrongly(cifar10):
-    """In colour and in grey, where a pixel's three values are equal and neighbours in one of the layouts."""
+    """In colour and in grey, where a pixel's three values are equal and neighbours in one of the
+    layouts."""
     colour = cifar10.validation_images[::50]
-    for images in (colour, colour.float().mean(1, keepdim=True).round().byte().expand(-1, 3, -1, -1)):
-        for layout, rows in (("chw", images.reshape(-1, 3072).numpy()), ("hwc", hwc(images).reshape(-1, 3072))):
+    for images in (
+        colour,
+        colour.float().mean(1, keepdim=True).round().byte().expand(-1, 3, -1, -1),
+    ):
+        for layout, rows in (
+            ("chw", images.reshape(-1, 3072).numpy()),
+            ("hwc", hwc(images).reshape(-1, 3072)),
+        ):
             told = [own_images._tell_layout(row[None]) for row in rows]
             assert set(told) <= {layout, None}
             assert told.count(None) <= 2
@@ -196,14 +227,18 @@ def test_array_files_are_told_by_their_content(small, tmp_path):
     shutil.copy(tmp_path / "one.npz", tmp_path / "renamed.npy")
     np.save(tmp_path / "lower.npy", array)
     shutil.move(tmp_path / "lower.npy", tmp_path / "UPPER.NPY")
-    np.savez_compressed(tmp_path / "labelled.npz", x=array, y=small.test_labels[:9, None], names=["a"] * 9)
+    np.savez_compressed(
+        tmp_path / "labelled.npz", x=array, y=small.test_labels[:9, None], names=["a"] * 9
+    )
     for name in ("one.npz", "renamed.npy", "UPPER.NPY", "labelled.npz"):
         assert torch.equal(own_images.read_images(tmp_path / name).images, small.test_images[:9])
     own = own_images.read_images(tmp_path / "labelled.npz")
     assert torch.equal(own.labels, small.test_labels[:9])
     assert own.notes == ("The images are the array `x`; not used: `names`.",)
     np.savez(tmp_path / "two.npz", x_train=array, x_test=array[:2])
-    with pytest.raises(InputError, match=r"holds x_train \(9, 32, 32, 3\), x_test .*: expected one array of images"):
+    with pytest.raises(
+        InputError, match=r"holds x_train \(9, 32, 32, 3\), x_test .*: expected one array of images"
+    ):
         own_images.read_images(tmp_path / "two.npz")
     with zipfile.ZipFile(tmp_path / "pictures.zip", "w") as archive:
         archive.writestr("a.png", b"a cat")
@@ -224,7 +259,9 @@ def test_a_folder_is_read_in_natural_order_and_what_is_left_out_is_named(tmp_pat
     assert own.ids == ["1", "2", "3", "10", "11", "12"]
     assert own.images[:, 0, 0, 0].tolist() == [1, 2, 3, 10, 11, 12]
     (note,) = own.notes
-    assert note.startswith("**Warning: predictions for 6 of 10 files.** Left out: `7.heic` (of no kind ")
+    assert note.startswith(
+        "**Warning: predictions for 6 of 10 files.** Left out: `7.heic` (of no kind "
+    )
     assert "`13.png` (" in note
     assert "`more` (" in note
     assert "`notes.txt` (" in note
@@ -242,14 +279,23 @@ def test_a_folder_without_end_of_other_files_is_one_line(tmp_path):
 
 
 def test_subfolders_named_after_classes_give_the_labels(tmp_path):
-    for name in ("cat/2.png", "cat/10.png", "Dog/2.png", "wolf/1.png", "8.png", ".ipynb_checkpoints/8.png"):
+    for name in (
+        "cat/2.png",
+        "cat/10.png",
+        "Dog/2.png",
+        "wolf/1.png",
+        "8.png",
+        ".ipynb_checkpoints/8.png",
+    ):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         Image.new("RGB", (40, 32)).save(tmp_path / name)
     own = own_images.read_images(tmp_path)
     assert own.names == ["8.png", "cat/2.png", "cat/10.png", "Dog/2.png", "wolf/1.png"]
     assert own.ids == own.names  # 2.png is there twice
     assert own.labels.tolist() == [-1, 3, 3, 5, -1]
-    assert own.notes == ("2 of 5 pictures have no label, for their folder is no class of CIFAR-10: `.`, `wolf`.",)
+    assert own.notes == (
+        "2 of 5 pictures have no label, for their folder is no class of CIFAR-10: `.`, `wolf`.",
+    )
     logits = torch.eye(10)[[0, 3, 5, 5, 5]]
     note = predict.accuracy_note(logits, own.labels)
     assert note == "Of 3 images with a label, 2 are answered right: accuracy **66.67 %**."

@@ -21,9 +21,15 @@ TABLE1 = {  # the paper's Table 1, column by column, as decoded
 def test_runs_are_the_rows_of_table_1(run):
     p = load_params(run)
     assert TABLE1[run] == (
-        p.batch_size, p.whitening, p.padding, p.optimizer, p.normalization, p.label_smoothing, p.loss_reduction,
+        p.batch_size,
+        p.whitening,
+        p.padding,
+        p.optimizer,
+        p.normalization,
+        p.label_smoothing,
+        p.loss_reduction,
         p.learning_rate,
-    )  # fmt: skip
+    )
     assert (p.epochs, p.weight_decay, p.momentum, p.augmentation) == (200, 0.02, 0.9, "per_epoch")
 
 
@@ -61,13 +67,31 @@ def test_an_unknown_run_lists_what_exists(run):
 @pytest.mark.parametrize(
     ("key", "value"),
     [
-        ("epochs", 0), ("epochs", -1), ("epochs", "ten"), ("epochs", 1.5), ("epochs", True), ("seed", -1),
-        ("seed", 2**32), ("seed", "0"), ("stop_epoch", 0), ("stop_epoch", 201), ("train_images", 50_001),
-        ("train_images", 100), ("learning_rate", -0.1), ("learning_rate", float("nan")), ("learning_rate", "1e-3"),
-        ("label_smoothing", 1.5), ("padding", "mirror"), ("optimizer", "adam"), ("loss_reduction", "none"),
-        ("augmentation", "always"), ("normalization", 3), ("whitening", "yes"), ("whitening", 1),
+        ("epochs", 0),
+        ("epochs", -1),
+        ("epochs", "ten"),
+        ("epochs", 1.5),
+        ("epochs", True),
+        ("seed", -1),
+        ("seed", 2**32),
+        ("seed", "0"),
+        ("stop_epoch", 0),
+        ("stop_epoch", 201),
+        ("train_images", 50_001),
+        ("train_images", 100),
+        ("learning_rate", -0.1),
+        ("learning_rate", float("nan")),
+        ("learning_rate", "1e-3"),
+        ("label_smoothing", 1.5),
+        ("padding", "mirror"),
+        ("optimizer", "adam"),
+        ("loss_reduction", "none"),
+        ("augmentation", "always"),
+        ("normalization", 3),
+        ("whitening", "yes"),
+        ("whitening", 1),
     ],
-)  # fmt: skip
+)
 def test_a_value_that_cannot_be_is_named(key, value):
     with pytest.raises(InputError, match=key) as caught:
         load_params(7, **{key: value})
@@ -101,10 +125,17 @@ def test_a_bad_params_file_is_named_with_its_fault(tmp_path, monkeypatch, text, 
 
 def test_an_own_experiment_needs_only_a_file(tmp_path, monkeypatch):
     (tmp_path / "params").mkdir()
-    (tmp_path / "params" / "own.yaml").write_text("# Does it?\nbatch_size: 64\nepochs: 30\nlearning_rate: 1")
+    (tmp_path / "params" / "own.yaml").write_text(
+        "# Does it?\nbatch_size: 64\nepochs: 30\nlearning_rate: 1"
+    )
     monkeypatch.setattr(params, "project_root", lambda: tmp_path)
     p = load_params("own", seed=3)
-    assert (p.question, p.batch_size, p.learning_rate, p.folder) == ("Does it?", 64, 1.0, "own/seed3")
+    assert (p.question, p.batch_size, p.learning_rate, p.folder) == (
+        "Does it?",
+        64,
+        1.0,
+        "own/seed3",
+    )
 
 
 def test_the_folder_names_every_override():
@@ -112,7 +143,10 @@ def test_the_folder_names_every_override():
     assert load_params(7, epochs=200, train_images=40_000, stop_epoch=None).folder == "run7/seed0"
     assert load_params(7, seed=2, epochs=10).folder == "run7/seed2-epochs10"
     assert load_params("run7-mean", stop_epoch=95).folder == "run7-mean/seed0-stop95"
-    assert load_params(1, epochs=4, stop_epoch=2, train_images=2000).folder == "run1/seed0-epochs4-stop2-images2000"
+    assert (
+        load_params(1, epochs=4, stop_epoch=2, train_images=2000).folder
+        == "run1/seed0-epochs4-stop2-images2000"
+    )
 
 
 def test_overrides_of_what_is_trained_show_and_choose_the_rate():
@@ -145,7 +179,10 @@ def test_params_are_frozen():
 
 
 def test_defaults_need_no_file_entry():
-    assert yaml.safe_load((project_root() / "params/run6.yaml").read_text())["batch_size"] == RunParams("x").batch_size
+    assert (
+        yaml.safe_load((project_root() / "params/run6.yaml").read_text())["batch_size"]
+        == RunParams("x").batch_size
+    )
 
 
 def test_the_folder_is_known_without_reading_a_file(monkeypatch):
@@ -164,7 +201,11 @@ def test_changes_since_a_record_are_named():
 
 
 def test_a_parameter_that_a_record_does_not_know_had_its_default():
-    older = {k: v for k, v in load_params(7).settings().items() if k not in ("augmentation", "whitening_eps")}
+    older = {
+        k: v
+        for k, v in load_params(7).settings().items()
+        if k not in ("augmentation", "whitening_eps")
+    }
     assert load_params(7).changes_since(older) == []
     assert load_params("run7-preprocessed").changes_since(older | {"run": "run7-preprocessed"}) == [
         "augmentation 'per_epoch', now 'once'"
@@ -194,7 +235,8 @@ FAST_ARMS = {
     "fast-length": {"normalization"},
     "fast-image-channel": {"normalization"},
     "fast-batch1024": {"batch_size", "weight_decay"},
-    "fast-no-smoothing": {"label_smoothing", "learning_rate", "weight_decay"},  # the rate goes with the loss
+    # the rate goes with the loss
+    "fast-no-smoothing": {"label_smoothing", "learning_rate", "weight_decay"},
     "fast-preprocessed": {"augmentation"},
     "fast-no-dirac": {"dirac"},
     "fast-adamw": {"optimizer", "learning_rate", "weight_decay"},
@@ -211,9 +253,12 @@ def test_an_arm_differs_from_the_fast_recipe_in_one_thing():
 
 
 def test_the_fast_recipes_rate_and_decay_follow_its_authors_formulas():
-    """Rate 11.5 and decay 0.0153 per 1,024 images and (1 + 1 / (1 - momentum)), the decay independent of the rate."""
+    """Rate 11.5 and decay 0.0153 per 1,024 images and (1 + 1 / (1 - momentum)), the decay
+    independent of the rate."""
     for run, rate in (("fast", 11.5), ("fast-batch1024", 11.5), ("fast-no-smoothing", 5)):
         p = load_params(run)
         k = 1024 * (1 + 1 / (1 - p.momentum))
         assert p.learning_rate == pytest.approx(rate / k, rel=1e-3)
-        assert p.weight_decay == pytest.approx(0.0153 * p.batch_size / k / p.learning_rate, rel=1e-3)
+        assert p.weight_decay == pytest.approx(
+            0.0153 * p.batch_size / k / p.learning_rate, rel=1e-3
+        )

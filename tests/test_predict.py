@@ -34,7 +34,9 @@ def test_predictions_overwrite_predictions_alone(tmp_path):
     with pytest.raises(InputError, match=r"would overwrite .*labels\.csv"):
         predict.output_path(tmp_path / "labels.npy", tmp_path / "my.npy")
     (tmp_path / "labels.npy").touch()  # the table beside it is of an earlier call
-    assert predict.output_path(tmp_path / "labels.npy", tmp_path / "my.npy") == tmp_path / "labels.npy"
+    assert (
+        predict.output_path(tmp_path / "labels.npy", tmp_path / "my.npy") == tmp_path / "labels.npy"
+    )
 
 
 def test_a_file_of_test_images_gets_the_answers_of_the_record(cifar10, tiny_run):
@@ -50,20 +52,34 @@ def test_block_outputs_lead_to_the_logits(cifar10, tiny_run):
     model, description = predict.load_model(tiny_run)
     image = cifar10.test_images[3]
     outputs = predict.block_outputs(model, description, image)
-    shapes = {"whitening": (24, 31, 31), "block 1": (64, 15, 15), "block 2": (256, 7, 7), "block 3": (256, 3, 3)}
+    shapes = {
+        "whitening": (24, 31, 31),
+        "block 1": (64, 15, 15),
+        "block 2": (256, 7, 7),
+        "block 3": (256, 3, 3),
+    }
     assert {name: tuple(output.shape) for name, output in outputs.items()} == shapes
-    logits = model.net[5:](outputs["block 3"][None].to(next(model.parameters()).device)).detach().cpu()
-    torch.testing.assert_close(logits, predict.logits_of(model, description, image[None]), atol=1e-4, rtol=1e-4)
+    logits = (
+        model.net[5:](outputs["block 3"][None].to(next(model.parameters()).device)).detach().cpu()
+    )
+    torch.testing.assert_close(
+        logits, predict.logits_of(model, description, image[None]), atol=1e-4, rtol=1e-4
+    )
 
 
 def test_the_default_model_is_the_longest_with_weights(tiny_run, tmp_path, monkeypatch):
     monkeypatch.setattr(own_images, "project_root", lambda: tmp_path)
     monkeypatch.setattr("cifarlib.project_root", lambda: tmp_path)
-    with pytest.raises(InputError, match=r"no run 7 with its weights .*: `make train RUN=7 EPOCHS=10` makes one"):
+    with pytest.raises(
+        InputError, match=r"no run 7 with its weights .*: `make train RUN=7 EPOCHS=10` makes one"
+    ):
         predict.find_model()
     for name, epochs, accuracy in (
-        ("seed0", 9, 0.9), ("seed0-epochs10", 10, 0.4), ("seed1", 20, 0.9), ("seed2-epochs3", 3, 0.95),
-    ):  # fmt: skip
+        ("seed0", 9, 0.9),
+        ("seed0-epochs10", 10, 0.4),
+        ("seed1", 20, 0.9),
+        ("seed2-epochs3", 3, 0.95),
+    ):
         folder = tmp_path / "outputs" / "run7" / name
         shutil.copytree(tiny_run, folder)
         record = json.loads((folder / "record.json").read_text())
@@ -71,7 +87,8 @@ def test_the_default_model_is_the_longest_with_weights(tiny_run, tmp_path, monke
         (folder / "record.json").write_text(json.dumps(record))
     (tmp_path / "outputs/run7/seed1/model.safetensors").unlink()  # a record alone predicts nothing
     assert predict.find_model().name == "seed0-epochs10"
-    assert predict.find_model("outputs/run7/seed0").name == "seed0"  # below the project, wherever the kernel runs
+    # below the project, wherever the kernel runs
+    assert predict.find_model("outputs/run7/seed0").name == "seed0"
     with pytest.raises(InputError, match=r"model = 'outputs/run7/seed1': no model\.safetensors"):
         predict.find_model("outputs/run7/seed1")
 
@@ -79,7 +96,10 @@ def test_the_default_model_is_the_longest_with_weights(tiny_run, tmp_path, monke
 def test_predictions_are_written_with_their_table(tmp_path):
     probabilities = torch.eye(10)[[3, 9]] * 0.5 + 0.05
     own = own_images.OwnImages(torch.zeros(2, 3, 32, 32), ["a.png", "b.png"], ["a", "b"])
-    assert predict.write_predictions(tmp_path / "p.npy", probabilities, own) == [tmp_path / "p.npy", tmp_path / "p.csv"]
+    assert predict.write_predictions(tmp_path / "p.npy", probabilities, own) == [
+        tmp_path / "p.npy",
+        tmp_path / "p.csv",
+    ]
     read = np.load(tmp_path / "p.npy")
     assert read.dtype == np.float32
     np.testing.assert_array_equal(read, probabilities)

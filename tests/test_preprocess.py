@@ -14,7 +14,9 @@ from cifarlib.preprocess import (
 
 @pytest.fixture(scope="module")
 def images():
-    return torch.randint(0, 256, (300, 3, 32, 32), dtype=torch.uint8).contiguous(memory_format=torch.channels_last)
+    return torch.randint(0, 256, (300, 3, 32, 32), dtype=torch.uint8).contiguous(
+        memory_format=torch.channels_last
+    )
 
 
 def one_by_one(images, index, draws, padding):
@@ -34,7 +36,9 @@ def test_a_batch_equals_normalise_pad_crop_flip_one_by_one(images, mode, padding
     normalizer = make_normalizer(images, mode, channel_statistics(images))
     on_device = images.to(device), normalizer.to(torch.device(device)), index.to(device)
     batch = crop_and_flip(*on_device, crops.to(device), padding)
-    torch.testing.assert_close(batch.cpu(), one_by_one(normalizer.apply(images), index, crops, padding))
+    torch.testing.assert_close(
+        batch.cpu(), one_by_one(normalizer.apply(images), index, crops, padding)
+    )
     assert batch.is_contiguous(memory_format=torch.channels_last)
     plain = crop_and_flip(*on_device, None, padding)
     torch.testing.assert_close(plain.cpu(), normalizer.apply(images)[index])
@@ -68,7 +72,9 @@ def test_channel_statistics_are_mean_and_deviation(cifar10):
     torch.testing.assert_close(std, scaled.std((0, 2, 3), correction=0).float())
 
 
-@pytest.mark.parametrize(("mode", "dims"), [("channel", (0, 2, 3)), ("length", (1, 2, 3)), ("image-channel", (2, 3))])
+@pytest.mark.parametrize(
+    ("mode", "dims"), [("channel", (0, 2, 3)), ("length", (1, 2, 3)), ("image-channel", (2, 3))]
+)
 def test_normalised_images_have_mean_0_and_deviation_1(cifar10, mode, dims, device):
     images = cifar10.train_images[:500].to(device)
     x = make_normalizer(images, mode, channel_statistics(images.cpu())).apply(images)
@@ -82,7 +88,9 @@ def test_normalised_images_have_mean_0_and_deviation_1(cifar10, mode, dims, devi
 def test_an_image_of_one_colour_becomes_zero():
     white = torch.full((1, 3, 32, 32), 255, dtype=torch.uint8)
     for mode in ("length", "image-channel"):
-        assert (make_normalizer(white, mode, (torch.zeros(3), torch.ones(3))).apply(white) == 0).all()
+        assert (
+            make_normalizer(white, mode, (torch.zeros(3), torch.ones(3))).apply(white) == 0
+        ).all()
 
 
 @pytest.mark.parametrize("mode", ["channel", "length", "image-channel"])

@@ -10,14 +10,17 @@ def test_the_code_version_comes_from_git_or_a_variable(monkeypatch, tmp_path):
     monkeypatch.setattr(provenance, "project_root", lambda: tmp_path)
     monkeypatch.setenv("CIFARLIB_COMMIT", "abc")
     assert provenance.code_version() == {"commit": "abc", "dirty": None}
-    package = Path(provenance.__file__).parent  # a folder inside another checkout is not that checkout
+    # a folder inside another checkout is not that checkout
+    package = Path(provenance.__file__).parent
     monkeypatch.setattr(provenance, "project_root", lambda: package)
     assert provenance.code_version() == {"commit": "abc", "dirty": None}
 
 
 def test_where_git_does_not_answer_it_is_not_said_to_be_clean(monkeypatch):
     git = provenance._git
-    monkeypatch.setattr(provenance, "_git", lambda *arguments: None if arguments[0] == "status" else git(*arguments))
+    monkeypatch.setattr(
+        provenance, "_git", lambda *arguments: None if arguments[0] == "status" else git(*arguments)
+    )
     assert provenance.code_version()["dirty"] is None
 
 

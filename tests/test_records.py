@@ -78,7 +78,9 @@ def test_the_committed_records_are_whole_and_done():
     for path in paths:
         record = records.read_record((root / path).parent)
         schedule = {name: record[name] for name in ("seed", "epochs", "stop_epoch", "train_images")}
-        assert load_params(record["run"], **schedule).changes_since(record["parameters"]) == [], path
+        assert load_params(record["run"], **schedule).changes_since(record["parameters"]) == [], (
+            path
+        )
         assert {"training_version"} <= set(record["parameters"])
         assert set(records.MADE_ON) <= set(record), path
         assert all(set(records.MADE_ON) <= set(session) for session in record["sessions"]), path

@@ -23,21 +23,25 @@ from cifarlib.params import load_params
 DAEMONS = ("munged", "slurmctld", "slurmd")
 SBIN = os.pathsep.join([os.environ["PATH"], "/usr/sbin", "/sbin"])
 if not all(shutil.which(name, path=SBIN) for name in (*DAEMONS, "sbatch")):
-    pytest.skip("Slurm is not installed here: slurmctld slurmd slurm-client munge", allow_module_level=True)
+    pytest.skip(
+        "Slurm is not installed here: slurmctld slurmd slurm-client munge", allow_module_level=True
+    )
 
 
 class OneNode:
-    """slurmctld, slurmd and munged of their own ports, keys and folders, by whoever runs the tests, without systemd.
+    """slurmctld, slurmd and munged of their own ports, keys and folders, by whoever runs the tests,
+    without systemd.
 
-    Every process of it, jobs included, carries SLURM_CONF in its environment or works in its folder: that is how the
-    last of them is found.
-    """
+    Every process of it, jobs included, carries SLURM_CONF in its environment or works in its
+    folder: that is how the last of them is found."""
 
     def __init__(self, folder: Path):
         self.folder, self.daemons = folder, {}
         conf = folder / "slurm.conf"
         self.environment = {
-            k: v for k, v in os.environ.items() if not k.startswith(("MAKE", "MFLAGS", "SLURM", "SBATCH"))
+            k: v
+            for k, v in os.environ.items()
+            if not k.startswith(("MAKE", "MFLAGS", "SLURM", "SBATCH"))
         }
         self.environment |= {"SLURM_CONF": str(conf), "PATH": SBIN}
         for name in ("state", "spool"):
@@ -48,7 +52,8 @@ class OneNode:
         with socket.socket() as one, socket.socket() as two:
             one.bind(("127.0.0.1", 0)), two.bind(("127.0.0.1", 0))
             ports = one.getsockname()[1], two.getsockname()[1]
-        (folder / "gres.conf").write_text("Name=gpu File=/dev/zero\n")  # one pretend GPU: --gpus=1 is one job at a time
+        # one pretend GPU: --gpus=1 is one job at a time
+        (folder / "gres.conf").write_text("Name=gpu File=/dev/zero\n")
         conf.write_text(f"""
 ClusterName=tests
 SlurmctldHost={host}(127.0.0.1)
@@ -85,16 +90,27 @@ PartitionName=tests Nodes=one Default=YES State=UP
 
     def start(self, name: str) -> None:
         options = {
-            "munged": ["--foreground", "--force", "--key-file=munge.key", f"--socket={self.folder}/munge.socket",
-                       "--pid-file=munged.pid", "--seed-file=munge.seed", "--log-file=munged.log"],
+            "munged": [
+                "--foreground",
+                "--force",
+                "--key-file=munge.key",
+                f"--socket={self.folder}/munge.socket",
+                "--pid-file=munged.pid",
+                "--seed-file=munge.seed",
+                "--log-file=munged.log",
+            ],
             "slurmctld": ["-D"],
             "slurmd": ["-D", "-N", "one"],
-        }[name]  # fmt: skip
+        }[name]
         with open(self.folder / f"{name}.out.log", "ab") as log:
             self.daemons[name] = subprocess.Popen(
-                [shutil.which(name, path=SBIN), *options], cwd=self.folder, env=self.environment,
-                stdout=log, stderr=log, start_new_session=True,
-            )  # fmt: skip
+                [shutil.which(name, path=SBIN), *options],
+                cwd=self.folder,
+                env=self.environment,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
 
     def __enter__(self):
         try:
@@ -104,7 +120,9 @@ PartitionName=tests Nodes=one Default=YES State=UP
                     until(lambda: (self.folder / "munge.socket").exists(), 10)
             until(lambda: self("sinfo", "-h", "-o", "%T").strip() == "idle", 30)
         except BaseException:
-            print(*(path.read_text(errors="replace") for path in self.folder.glob("*.log")), sep="\n")
+            print(
+                *(path.read_text(errors="replace") for path in self.folder.glob("*.log")), sep="\n"
+            )
             self.__exit__()
             raise
         return self
@@ -144,14 +162,22 @@ LONG = 600  # seconds that nothing here takes, on however busy a machine
 @pytest.fixture(scope="module")
 def slurm(tmp_path_factory):
     with OneNode(tmp_path_factory.mktemp("slurm")) as node:
-        # one thread a run: they share few cores with each other, and sums come out the same in all of them
+        # one thread a run: they share few cores with each other, and sums come out the same in all
+        # of them
         node.environment["OMP_NUM_THREADS"] = "1"
         yield node
 
 
 def make(slurm, target, outputs, runs, **variables):
     """A command for subprocess, with what it needs."""
-    given = {"RUNS": runs, "EPOCHS": 2, "IMAGES": 256, "OUTPUTS": outputs, "REPORT": "status", "SETUP": ""}
+    given = {
+        "RUNS": runs,
+        "EPOCHS": 2,
+        "IMAGES": 256,
+        "OUTPUTS": outputs,
+        "REPORT": "status",
+        "SETUP": "",
+    }
     given |= {"BIN": Path(sys.executable).parent, **variables}
     options = {"cwd": project_root(), "env": slurm.environment, "text": True}
     options |= {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
@@ -162,7 +188,9 @@ def submit(*arguments, **variables):
     """array job, number of runs, folder of logs, report job"""
     done = subprocess.run(**make(*arguments, **variables))
     assert done.returncode == 0, done.stdout
-    return re.search(r"array job (\d+): (\d+) runs, logs in (.*)\n== job (\d+): make status", done.stdout).groups()
+    return re.search(
+        r"array job (\d+): (\d+) runs, logs in (.*)\n== job (\d+): make status", done.stdout
+    ).groups()
 
 
 def status(*arguments):
@@ -176,16 +204,23 @@ class Task:
     """One task of an array, and the folder it trains in."""
 
     def __init__(self, slurm, job, outputs, run):
-        self.slurm, self.job, self.folder = slurm, job, outputs / load_params(run, **SCHEDULE).folder
+        self.slurm, self.job, self.folder = (
+            slurm,
+            job,
+            outputs / load_params(run, **SCHEDULE).folder,
+        )
 
     @property
     def state(self):
         return self.slurm("squeue", "-h", "-r", "-t", "all", "-j", self.job, "-o", "%T").strip()
 
     def freeze_after(self, epoch):
-        """Stops the training process as soon as that epoch is saved: there it stays until something ends it."""
+        """Stops the training process as soon as that epoch is saved: there it stays until something
+        ends it."""
         saved = self.folder / "unfinished" / "history.csv"
-        until(lambda: saved.exists() and len(records.unfinished_history(self.folder)) >= epoch, LONG)
+        until(
+            lambda: saved.exists() and len(records.unfinished_history(self.folder)) >= epoch, LONG
+        )
         for process in psutil.process_iter():
             with contextlib.suppress(psutil.Error):
                 if str(self.folder / ".lock") in [file.path for file in process.open_files()]:
@@ -201,29 +236,44 @@ class Task:
 
 
 def test_faults_leave_the_record_of_an_undisturbed_run(slurm, tmp_path):
-    """Run 6 cannot start and is repaired; run 7 is stopped by its time limit, then requeued, then its node is lost."""
+    """Run 6 cannot start and is repaired; run 7 is stopped by its time limit, then requeued, then
+    its node is lost."""
     outputs, undisturbed = tmp_path / "outputs (R&D)", tmp_path / "local"
-    garbage = outputs / load_params("run6", **SCHEDULE).folder / "unfinished" / "checkpoint.safetensors"
+    garbage = (
+        outputs / load_params("run6", **SCHEDULE).folder / "unfinished" / "checkpoint.safetensors"
+    )
     garbage.parent.mkdir(parents=True)
     garbage.write_text("garbage")
     # the warning comes two minutes early, so that the test need not wait for the limit itself
     array, n, logs, report = submit(
-        slurm, "slurm", outputs, "run6 run7", SBATCH="--gpus=1 --time=60 --signal=B:USR1@120 -J 'my own'"
+        slurm,
+        "slurm",
+        outputs,
+        "run6 run7",
+        SBATCH="--gpus=1 --time=60 --signal=B:USR1@120 -J 'my own'",
     )
     assert n == "2"
     local = subprocess.Popen(**make(slurm, "table", undisturbed, "run7"))
-    failing, task = Task(slurm, f"{array}_1", outputs, "run6"), Task(slurm, f"{array}_2", outputs, "run7")
+    failing, task = (
+        Task(slurm, f"{array}_1", outputs, "run6"),
+        Task(slurm, f"{array}_2", outputs, "run7"),
+    )
     until(lambda: failing.state == "FAILED", LONG)
     told = status(slurm, "status", outputs, "run6 run7")["run6"]
     assert told[:3] == ["failed", "FAILED", failing.job]
     assert "checkpoint.safetensors is damaged" in " ".join(told)
 
     task.freeze_after(1)
-    assert status(slurm, "status", outputs, "run6 run7")["run7"][:3] == ["running", "RUNNING", task.job]
+    assert status(slurm, "status", outputs, "run6 run7")["run7"][:3] == [
+        "running",
+        "RUNNING",
+        task.job,
+    ]
     garbage.unlink()
     _, n, second_logs, second_report = submit(slurm, "slurm", outputs, "run6 run7")
     assert n == "1"  # run 6 again; run 7 is still there
-    assert f"{array}_2" in slurm("scontrol", "show", "job", second_report)  # what the second report waits for
+    # what the second report waits for
+    assert f"{array}_2" in slurm("scontrol", "show", "job", second_report)
     nothing = subprocess.run(**make(slurm, "slurm", outputs, "run6 run7"))
     assert "nothing to submit: 2 runs are queued or running" in nothing.stdout
 
@@ -232,7 +282,8 @@ def test_faults_leave_the_record_of_an_undisturbed_run(slurm, tmp_path):
     slurm("scontrol", "update", f"JobId={task.job}", "TimeLimit=60")
     task.wait_for_start(1)
     assert "the time limit is near" in Path(logs, "2.log").read_text()
-    assert Path(logs, "1.log").read_text().count(": job ") == 1  # the task alone was requeued, not the array
+    # the task alone was requeued, not the array
+    assert Path(logs, "1.log").read_text().count(": job ") == 1
 
     until(lambda: "after epoch 1" in Path(logs, "2.log").read_text(), LONG)
     slurm("scontrol", "requeue", task.job)  # as preemption does, in the middle of an epoch
@@ -254,20 +305,28 @@ def test_faults_leave_the_record_of_an_undisturbed_run(slurm, tmp_path):
     expected = undisturbed / task.folder.relative_to(outputs)
     record = records.read_record(task.folder)
     assert [session["first_epoch"] for session in record["sessions"]] == [1, 2, 3]
-    assert record["precision"] == records.read_record(expected)["precision"]  # measured, while the machine is busy
+    # measured, while the machine is busy
+    assert record["precision"] == records.read_record(expected)["precision"]
     assert untimed(task.folder) == untimed(expected)
-    assert (task.folder / "predictions.npz").read_bytes() == (expected / "predictions.npz").read_bytes()
-    ours, theirs = (tensor_files.load_tensors(folder / "model.safetensors")[0] for folder in (task.folder, expected))
+    assert (task.folder / "predictions.npz").read_bytes() == (
+        expected / "predictions.npz"
+    ).read_bytes()
+    ours, theirs = (
+        tensor_files.load_tensors(folder / "model.safetensors")[0]
+        for folder in (task.folder, expected)
+    )
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
-    again = subprocess.run(**make(slurm, "slurm", outputs, "run6 run7")).stdout  # nothing to train, but no report waits
+    # nothing to train, but no report waits
+    again = subprocess.run(**make(slurm, "slurm", outputs, "run6 run7")).stdout
     assert "array job" not in again
     job = re.search(r"== job (\d+): make status", again)[1]
     until(lambda: Task(slurm, job, outputs, "run7").state == "COMPLETED", LONG)
     for wrong, says in {
         "--array=%4": 'error: SBATCH="--array=%4" cannot be given',
         "--clusters=all": 'error: SBATCH="--clusters=all" cannot be given',
-        "--constraint=a100|h100": "Invalid feature specification",  # Slurm's own word: this node has neither
+        # Slurm's own word: this node has neither
+        "--constraint=a100|h100": "Invalid feature specification",
         "--comment='half": "error: SBATCH=--comment='half: a quote is not closed",
     }.items():
         refused = subprocess.run(**make(slurm, "slurm", outputs, "run6 run7", SBATCH=wrong))
@@ -276,19 +335,31 @@ def test_faults_leave_the_record_of_an_undisturbed_run(slurm, tmp_path):
 
 
 def untimed(folder):
-    return [{k: v for k, v in row.items() if "seconds" not in k} for row in records.read_history(folder)]
+    return [
+        {k: v for k, v in row.items() if "seconds" not in k} for row in records.read_history(folder)
+    ]
 
 
-def test_a_run_without_an_epoch_before_the_time_limit_fails_instead_of_starting_for_ever(slurm, tmp_path):
+def test_a_run_without_an_epoch_before_the_time_limit_fails_instead_of_starting_for_ever(
+    slurm, tmp_path
+):
     array, _, logs, report = submit(slurm, "slurm", tmp_path, "run7")
-    until(lambda: "training run" in (Path(logs, "1.log").read_text() if Path(logs, "1.log").exists() else ""), LONG)
-    slurm("scancel", "--batch", "--signal=USR1", f"{array}_1")  # Slurm's own warning, without the wait for it
+    until(
+        lambda: (
+            "training run"
+            in (Path(logs, "1.log").read_text() if Path(logs, "1.log").exists() else "")
+        ),
+        LONG,
+    )
+    # Slurm's own warning, without the wait for it
+    slurm("scancel", "--batch", "--signal=USR1", f"{array}_1")
     task = Task(slurm, f"{array}_1", tmp_path, "run7")
     until(lambda: task.state == "FAILED", LONG)
     told = status(slurm, "status", tmp_path, "run7")["run7"]
     assert "failed FAILED" in " ".join(told)
     assert "error: run7/0 saved no epoch within the time limit" in " ".join(told)
-    until(lambda: Task(slurm, report, tmp_path, "run7").state == "CANCELLED", LONG)  # not left in the queue
+    # not left in the queue
+    until(lambda: Task(slurm, report, tmp_path, "run7").state == "CANCELLED", LONG)
     until(lambda: not grid.is_locked(task.folder), 30)  # nothing of it goes on
 
 

@@ -9,7 +9,10 @@ from cifarlib import InputError, tensor_files
 
 
 def test_tensors_come_back_as_they_were(tmp_path):
-    tensors = {"a": torch.randn(3, 2, 4, 4).contiguous(memory_format=torch.channels_last), "b": torch.tensor(3.0)}
+    tensors = {
+        "a": torch.randn(3, 2, 4, 4).contiguous(memory_format=torch.channels_last),
+        "b": torch.tensor(3.0),
+    }
     tensor_files.save_tensors(tmp_path / "t.safetensors", tensors, {"why": ["x", 1]})
     back, about = tensor_files.load_tensors(tmp_path / "t.safetensors")
     assert about == {"why": ["x", 1]}
@@ -20,7 +23,10 @@ def test_a_changed_byte_anywhere_is_noticed(tmp_path):
     path = tmp_path / "t.safetensors"
     tensor_files.save_tensors(path, {"a": torch.arange(4.0)}, {"mean": 2.125})
     whole = path.read_bytes()
-    for old, new in ((b"2.125", b"9.125"), (torch.tensor(3.0).numpy().tobytes(), torch.tensor(5.0).numpy().tobytes())):
+    for old, new in (
+        (b"2.125", b"9.125"),
+        (torch.tensor(3.0).numpy().tobytes(), torch.tensor(5.0).numpy().tobytes()),
+    ):
         assert whole.count(old) == 1
         path.write_bytes(whole.replace(old, new))
         with pytest.raises(InputError, match="damaged"):

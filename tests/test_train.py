@@ -25,7 +25,9 @@ SHORT = {"train_images": 256, "epochs": 3}
 
 def outcome(folder):
     """All of a run that must not depend on when or how often it was stopped."""
-    history = [{k: v for k, v in row.items() if k not in TIMES} for row in records.read_history(folder)]
+    history = [
+        {k: v for k, v in row.items() if k not in TIMES} for row in records.read_history(folder)
+    ]
     tensors, _ = tensor_files.load_tensors(folder / "model.safetensors")
     return (
         history,
@@ -36,14 +38,25 @@ def outcome(folder):
 
 @pytest.fixture(scope="module")
 def undisturbed(small, tmp_path_factory):
-    return train(load_params(7, **SHORT), small, tmp_path_factory.mktemp("undisturbed"), device="cpu")
+    return train(
+        load_params(7, **SHORT), small, tmp_path_factory.mktemp("undisturbed"), device="cpu"
+    )
 
 
 def test_the_record_says_what_ran_and_what_came_out(undisturbed, small):
     record = records.read_record(undisturbed)
     assert undisturbed.parts[-2:] == ("run7", "seed0-epochs3-images256")
-    assert (record["run"], record["seed"], record["epochs"], record["epochs_trained"]) == ("run7", 0, 3, 3)
-    assert (record["train_images"], record["loss_reduction"], record["device"]) == (256, "sum", "cpu")
+    assert (record["run"], record["seed"], record["epochs"], record["epochs_trained"]) == (
+        "run7",
+        0,
+        3,
+        3,
+    )
+    assert (record["train_images"], record["loss_reduction"], record["device"]) == (
+        256,
+        "sum",
+        "cpu",
+    )
     assert record["data_sha256"].startswith(small.sha256[:64])
     assert {"commit", "dirty", "packages", "parameters"} <= set(record)
     assert len(record["epoch_seconds"]) == 3
@@ -53,7 +66,10 @@ def test_the_record_says_what_ran_and_what_came_out(undisturbed, small):
     assert history[-1]["validation_accuracy"] == record["validation_accuracy"]
     predictions = records.read_predictions(undisturbed)
     assert np.array_equal(predictions["validation_labels"], small.validation_labels)
-    assert accuracy(predictions["validation"], predictions["validation_labels"]) == record["validation_accuracy"]
+    assert (
+        accuracy(predictions["validation"], predictions["validation_labels"])
+        == record["validation_accuracy"]
+    )
     assert accuracy(predictions["test"], predictions["test_labels"]) == record["test_accuracy"]
     loss = mean_loss(torch.from_numpy(predictions["test"]), small.test_labels, 0.2)
     assert loss == pytest.approx(record["test_loss"], rel=1e-6)
@@ -64,10 +80,14 @@ def test_the_log_has_the_papers_format(undisturbed):
     record, history = records.read_record(undisturbed), records.read_history(undisturbed)
     lines = (undisturbed / "log.txt").read_text().splitlines()
     last = history[2]
-    assert lines[2] == f"Epoch 3 Loss {last['last_batch_loss']:.6f} Duration {last['train_seconds']:.3f} seconds."
+    assert (
+        lines[2]
+        == f"Epoch 3 Loss {last['last_batch_loss']:.6f} Duration {last['train_seconds']:.3f} seconds."
+    )
     assert lines[3:5] == ["Checkpoint has been created.", "### Validation ###"]
     assert lines[5].startswith(f"Valid accuracy: {record['validation_accuracy']:.4f} Loss ")
-    summed = float(lines[5].split()[-1])  # run 7's loss is a sum, over the batch as over the validation images
+    # run 7's loss is a sum, over the batch as over the validation images
+    summed = float(lines[5].split()[-1])
     assert summed == pytest.approx(100 * record["validation_loss"], rel=1e-5)
     assert history[2]["last_batch_loss"] > 64 * history[2]["train_loss"]
 
@@ -150,8 +170,13 @@ class StopAt:
 def test_stopped_says_what_is_saved_and_resumes(run, device, small, tmp_path, monkeypatch):
     monkeypatch.setattr(Lookahead, "IMAGES", 128)  # so that it acts in such a short run
     monkeypatch.setattr("cifarlib.train.CHECKPOINT_SECONDS", {device: 0})
-    p, how = dataclasses.replace(load_params(run), batch_size=128, **SHORT), {"device": device, "deterministic": True}
-    with pytest.raises(Interrupted, match=r"Epochs 1 to 2 of 3 are saved in .*seed0-epochs3-images256"):
+    p, how = (
+        dataclasses.replace(load_params(run), batch_size=128, **SHORT),
+        {"device": device, "deterministic": True},
+    )
+    with pytest.raises(
+        Interrupted, match=r"Epochs 1 to 2 of 3 are saved in .*seed0-epochs3-images256"
+    ):
         train(p, small, tmp_path / "stopped", progress=StopAt(2.5), **how)
     stopped = train(p, small, tmp_path / "stopped", **how)
     assert outcome(stopped) == outcome(train(p, small, tmp_path / "whole", **how))
@@ -159,7 +184,10 @@ def test_stopped_says_what_is_saved_and_resumes(run, device, small, tmp_path, mo
 
 def test_uncaptured_it_comes_to_the_same(small, device, tmp_path):
     how = {"device": device, "deterministic": True}
-    folders = [train(load_params(7, **SHORT), small, tmp_path / str(c), capture=c, **how) for c in (True, False)]
+    folders = [
+        train(load_params(7, **SHORT), small, tmp_path / str(c), capture=c, **how)
+        for c in (True, False)
+    ]
     losses = [[row["train_loss"] for row in records.read_history(folder)] for folder in folders]
     assert losses[0] == pytest.approx(losses[1], rel=0.05 if device == "cuda" else 0)
 
@@ -167,8 +195,17 @@ def test_uncaptured_it_comes_to_the_same(small, device, tmp_path):
 def test_stopped_before_the_first_checkpoint_says_so(small, tmp_path):
     with pytest.raises(Interrupted, match="No epoch was complete"):
         train(load_params(7, **SHORT), small, tmp_path, device="cpu", progress=StopAt(0.5))
-    with pytest.raises(Interrupted, match=r"Epochs 1 to 2 of 3 .*: run it again with resume = True to go on"):
-        train(load_params(7, **SHORT), small, tmp_path, device="cpu", progress=StopAt(2.5), resume=False)
+    with pytest.raises(
+        Interrupted, match=r"Epochs 1 to 2 of 3 .*: run it again with resume = True to go on"
+    ):
+        train(
+            load_params(7, **SHORT),
+            small,
+            tmp_path,
+            device="cpu",
+            progress=StopAt(2.5),
+            resume=False,
+        )
 
 
 def test_only_what_is_saved_is_promised(small, tmp_path, monkeypatch):
@@ -176,7 +213,8 @@ def test_only_what_is_saved_is_promised(small, tmp_path, monkeypatch):
 
     p = load_params(7, **SHORT)
     with monkeypatch.context() as patched:
-        patched.setitem(module.CHECKPOINT_SECONDS, "cpu", 1000)  # as on a GPU, whose epochs are short
+        # as on a GPU, whose epochs are short
+        patched.setitem(module.CHECKPOINT_SECONDS, "cpu", 1000)
         with pytest.raises(Interrupted, match="No epoch was complete"):
             train(p, small, tmp_path, device="cpu", progress=StopAt(2.5))
         seen = []
@@ -187,19 +225,24 @@ def test_only_what_is_saved_is_promised(small, tmp_path, monkeypatch):
 def test_a_resumed_run_keeps_its_precision(unfinished, small, tmp_path, monkeypatch):
     import cifarlib.train as module
 
-    monkeypatch.setattr(module, "pick_precision", lambda _: "bfloat16")  # as if the machine were busy now
+    # as if the machine were busy now
+    monkeypatch.setattr(module, "pick_precision", lambda _: "bfloat16")
     p = load_params(7, train_images=128, epochs=3)
     assert records.read_record(train(p, small, tmp_path, device="cpu"))["precision"] == "float32"
 
 
-def test_killed_before_the_record_only_the_record_is_made(undisturbed, small, tmp_path, monkeypatch):
+def test_killed_before_the_record_only_the_record_is_made(
+    undisturbed, small, tmp_path, monkeypatch
+):
     p = load_params(7, **SHORT)
     with monkeypatch.context() as patched:
         patched.delattr(records, "finish")
         with pytest.raises(AttributeError):
             train(p, small, tmp_path, device="cpu")
     seen = []
-    folder = train(p, small, tmp_path, device="cpu", progress=lambda epochs, history: seen.append(epochs))
+    folder = train(
+        p, small, tmp_path, device="cpu", progress=lambda epochs, history: seen.append(epochs)
+    )
     assert seen == [3]
     assert outcome(folder) == outcome(undisturbed)
 
@@ -225,7 +268,9 @@ def test_stop_epoch_follows_the_whole_schedule_up_to_there(undisturbed, small, t
 @pytest.mark.parametrize("smoothing", [0.0, 0.2])
 def test_sum_loss_equals_mean_loss_at_128_times_the_rate(smoothing, small, tmp_path):
     sum_ = dataclasses.replace(load_params(7, **SHORT), label_smoothing=smoothing)
-    mean = dataclasses.replace(sum_, loss_reduction="mean", learning_rate=128 * 0.08, weight_decay=0.02 / 128)
+    mean = dataclasses.replace(
+        sum_, loss_reduction="mean", learning_rate=128 * 0.08, weight_decay=0.02 / 128
+    )
     one = outcome(train(sum_, small, tmp_path / "sum", device="cpu", precision="float32"))[0]
     two = outcome(train(mean, small, tmp_path / "mean", device="cpu", precision="float32"))[0]
     for a, b in zip(one, two, strict=True):
@@ -247,14 +292,18 @@ def test_one_step_is_the_textbooks_sgd(small, device):
     twin = build_model(0, torch.randn(24, 3, 2, 2)).to(device)
     twin.load_state_dict(model.state_dict())
     unused = Normalizer(torch.zeros(1), torch.ones(1))
-    loss, _ = train_step(Training(p, model, make_optimizer(p, model), x, y, unused, torch.float32), x, y)
+    loss, _ = train_step(
+        Training(p, model, make_optimizer(p, model), x, y, unused, torch.float32), x, y
+    )
     expected = F.cross_entropy(twin(x), y, label_smoothing=0.2, reduction="sum")
     expected.backward()
     torch.testing.assert_close(loss, expected.detach())
     for ours, theirs in zip(model.parameters(), twin.parameters(), strict=True):
         if theirs.requires_grad:
             gradient = theirs.grad + 0.02 * theirs.detach()
-            torch.testing.assert_close(ours, theirs - 0.08 * (gradient + 0.9 * gradient), rtol=1e-3, atol=1e-4)
+            torch.testing.assert_close(
+                ours, theirs - 0.08 * (gradient + 0.9 * gradient), rtol=1e-3, atol=1e-4
+            )
 
 
 def test_images_augmented_once_are_the_same_in_every_epoch(small, tmp_path, monkeypatch):
@@ -262,7 +311,9 @@ def test_images_augmented_once_are_the_same_in_every_epoch(small, tmp_path, monk
 
     met = []
     step = module.train_step
-    monkeypatch.setattr(module, "train_step", lambda training, x, y: met.append(x.clone()) or step(training, x, y))
+    monkeypatch.setattr(
+        module, "train_step", lambda training, x, y: met.append(x.clone()) or step(training, x, y)
+    )
     for name in ("run7-preprocessed", "run7"):
         train(load_params(name, train_images=128, epochs=2), small, tmp_path, device="cpu")
     once, fresh = met[:2], met[2:]
@@ -275,8 +326,12 @@ def test_images_augmented_once_are_the_same_in_every_epoch(small, tmp_path, monk
 
 
 def test_a_diverged_loss_is_one_error_and_keeps_the_checkpoint(small, tmp_path):
-    p = dataclasses.replace(load_params(7, **SHORT), learning_rate=1000.0, optimizer="adamw", weight_decay=900.0)
-    with pytest.raises(Diverged, match=r"run7 is .* in epoch (\d).*learning_rate 1000.*weight_decay 900") as caught:
+    p = dataclasses.replace(
+        load_params(7, **SHORT), learning_rate=1000.0, optimizer="adamw", weight_decay=900.0
+    )
+    with pytest.raises(
+        Diverged, match=r"run7 is .* in epoch (\d).*learning_rate 1000.*weight_decay 900"
+    ) as caught:
         train(p, small, tmp_path, device="cpu")
     epoch = int(str(caught.value).partition(" in epoch ")[2][0])
     assert len(list(tmp_path.glob("**/checkpoint.safetensors"))) == (epoch > 1)
@@ -284,7 +339,13 @@ def test_a_diverged_loss_is_one_error_and_keeps_the_checkpoint(small, tmp_path):
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("resume", "false"), ("resume", 0), ("deterministic", "no"), ("capture", 1), ("precision", "half")],
+    [
+        ("resume", "false"),
+        ("resume", 0),
+        ("deterministic", "no"),
+        ("capture", 1),
+        ("precision", "half"),
+    ],
 )
 def test_a_switch_is_true_or_false(name, value, small, tmp_path):
     with pytest.raises(InputError, match=f"{name} = {value!r}"):
@@ -307,7 +368,9 @@ def test_a_full_disk_is_named_before_training(small, tmp_path, monkeypatch):
         train(load_params(7, **SHORT), small, tmp_path)
 
 
-def test_a_disk_full_in_the_middle_keeps_the_last_checkpoint(undisturbed, small, tmp_path, monkeypatch):
+def test_a_disk_full_in_the_middle_keeps_the_last_checkpoint(
+    undisturbed, small, tmp_path, monkeypatch
+):
     save = tensor_files.save_tensors
 
     def full(path, tensors, description):
@@ -379,7 +442,9 @@ def test_bfloat16_trains_like_float32(small, tmp_path):
 
 
 @pytest.mark.parametrize("run", [name for name in run_names() if name.startswith("fast")])
-def test_every_fast_arm_trains_and_is_evaluated_with_and_without_views(run, small, tmp_path, monkeypatch):
+def test_every_fast_arm_trains_and_is_evaluated_with_and_without_views(
+    run, small, tmp_path, monkeypatch
+):
     monkeypatch.setattr("cifarlib.train.TRAIN_IMAGES", 256)  # as if these were all
     p = dataclasses.replace(load_params(run), batch_size=128, train_images=256, epochs=1)
     record = records.read_record(train(p, small, tmp_path, device="cpu"))
@@ -395,9 +460,14 @@ def test_a_run_on_part_of_the_data_is_not_evaluated_with_views(undisturbed):
 
 def test_all_images_may_train_and_then_nothing_is_validated(small, tmp_path):
     p = dataclasses.replace(load_params("fast94"), batch_size=128, epochs=2)
-    folder = train(p, small, tmp_path, device="cpu")  # 512 + 100 images, as the whole file has 40,000 + 10,000
+    # 512 + 100 images, as the whole file has 40,000 + 10,000
+    folder = train(p, small, tmp_path, device="cpu")
     record, history = records.read_record(folder), records.read_history(folder)
-    assert (record["train_images"], record["validation_images"], record["validation_accuracy"]) == (50_000, 0, None)
+    assert (record["train_images"], record["validation_images"], record["validation_accuracy"]) == (
+        50_000,
+        0,
+        None,
+    )
     assert record["test_accuracy"] >= 0
     assert all(np.isnan(row["validation_accuracy"]) for row in history)
     assert len(records.read_predictions(folder)["validation"]) == 0
@@ -405,6 +475,10 @@ def test_all_images_may_train_and_then_nothing_is_validated(small, tmp_path):
 
 def test_the_validation_images_are_the_last_to_train(small):
     everything = small.all_for_training()
-    assert torch.equal(everything.train_images, torch.cat([small.train_images, small.validation_images]))
-    assert torch.equal(everything.train_labels, torch.cat([small.train_labels, small.validation_labels]))
+    assert torch.equal(
+        everything.train_images, torch.cat([small.train_images, small.validation_images])
+    )
+    assert torch.equal(
+        everything.train_labels, torch.cat([small.train_labels, small.validation_labels])
+    )
     assert len(everything.validation_images) == len(everything.validation_labels) == 0

@@ -1,1 +1,2 @@
-"""The training loop beside what else people write, on one machine: measured (measure.py), read and summed up (record.py)."""
+"""The training loop beside what else people write, on one machine: measured (measure.py), read and
+summed up (record.py)."""

@@ -1,7 +1,8 @@
-"""What a busy neighbour costs training: ``python -m cifarlib.benchmark.busy`` on an otherwise idle machine, two minutes.
+"""What a busy neighbour costs training: ``python -m cifarlib.benchmark.busy`` on an otherwise idle
+machine, two minutes.
 
-Seconds an epoch on all threads and on one fewer, alone and beside a process that keeps one core busy.
-"""
+Seconds an epoch on all threads and on one fewer, alone and beside a process that keeps one core
+busy."""
 
 import os
 import subprocess
@@ -23,7 +24,10 @@ def epoch_seconds(threads: int) -> float:
     """The median of several starts, each a process of its own, as training is."""
     command = [sys.executable, "-c", ESTIMATE]
     environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
-    runs = [subprocess.run(command, env=environment, stdout=subprocess.PIPE, check=True) for _ in range(REPEATS)]
+    runs = [
+        subprocess.run(command, env=environment, stdout=subprocess.PIPE, check=True)
+        for _ in range(REPEATS)
+    ]
     return median(float(run.stdout) for run in runs)
 
 
@@ -37,8 +41,10 @@ def main() -> None:
             neighbour.kill()
     for threads in counts:
         ratio = beside[threads] / alone[counts[0]]
-        print(f"threads {threads}: alone {alone[threads]:.0f} s an epoch, beside a busy process {beside[threads]:.0f} s, "
-              f"{ratio:.2f} times the {alone[counts[0]]:.0f} s")  # fmt: skip
+        print(
+            f"threads {threads}: alone {alone[threads]:.0f} s an epoch, beside a busy process {beside[threads]:.0f} s, "
+            f"{ratio:.2f} times the {alone[counts[0]]:.0f} s"
+        )
 
 
 if __name__ == "__main__":

@@ -1,10 +1,11 @@
-"""A measurement's record, outputs/benchmark/<device>/record.json, written, read back and summed up. Needs no torch.
+"""A measurement's record, outputs/benchmark/<device>/record.json, written, read back and summed up.
+Needs no torch.
 
-contestants: {name: {about, workers, first_call_seconds, images_per_second (one a repeat), peak_memory_bytes, convolutions,
-profile: {kind of operator: seconds of a step} of some}}; by_batch_size, by_images, by_epochs: rows of the contestant
-``base``, its ``images_per_second`` or ``seconds``, and beside each batch size the rate of a matrix product (FLOP/s) in
-the precisions that the device has units for; airbench: None, or {version, images_per_second: {airbench94, base}}.
-"""
+contestants: {name: {about, workers, first_call_seconds, images_per_second (one a repeat),
+peak_memory_bytes, convolutions, profile: {kind of operator: seconds of a step} of some}};
+by_batch_size, by_images, by_epochs: rows of the contestant ``base``, its ``images_per_second`` or
+``seconds``, and beside each batch size the rate of a matrix product (FLOP/s) in the precisions that
+the device has units for; airbench: None, or {version, images_per_second: {airbench94, base}}."""
 
 import hashlib
 import json
@@ -18,17 +19,21 @@ from cifarlib.benchmark.contestants import CONTESTANTS, twin
 from cifarlib.params import PAPER_EPOCHS, TRAIN_IMAGES
 from cifarlib.records import write_text
 
-# forward and backward pass of one image through a whitened network, the frozen filters' gradient left out; torch's own
-# counter says so in a test. By the definition of a convolution: Winograd's algorithm does with less
+# forward and backward pass of one image through a whitened network, the frozen filters' gradient
+# left out; torch's own counter says so in a test. By the definition of a convolution: Winograd's
+# algorithm does with less
 FLOP_PER_IMAGE = 0.708e9
 DEFAULTS = {"batch_size": 128, "repeats": 5}
 IMAGES = {"cpu": 1920}  # of a repeat, where not all: a CPU takes a minute or two for 40,000
 
 
 def folder_name(record: dict) -> str:
-    """The device's name, and what was not the default: a short run can neither overwrite nor pass for a full one."""
+    """The device's name, and what was not the default: a short run can neither overwrite nor pass
+    for a full one."""
     full = DEFAULTS | {"train_images": IMAGES.get(record["device"], TRAIN_IMAGES)}
-    name = re.sub(r"[^a-z0-9]+", "-", f"{record['device']} {record['device_name']}".lower()).strip("-")
+    name = re.sub(r"[^a-z0-9]+", "-", f"{record['device']} {record['device_name']}".lower()).strip(
+        "-"
+    )
     return name + "".join(f"-{k.replace('_', '')}{record[k]}" for k in full if record[k] != full[k])
 
 
@@ -38,20 +43,24 @@ def digest(record: dict) -> str:
 
 
 def write(record: dict, output_folder: str | Path | None = None) -> dict:
-    """Writes the record into its folder and returns it with the folder's name. Raises InputError where it cannot."""
+    """Writes the record into its folder and returns it with the folder's name. Raises InputError
+    where it cannot."""
     record, output_folder = record | {"folder": folder_name(record)}, outputs_folder(output_folder)
     path = output_folder / "benchmark" / record["folder"] / "record.json"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_text(path, json.dumps(record | {"sha256": digest(record)}, indent=1) + "\n")
     except OSError as error:
-        raise InputError(f"output_folder = {str(output_folder)!r} cannot be written: {error}") from None
+        raise InputError(
+            f"output_folder = {str(output_folder)!r} cannot be written: {error}"
+        ) from None
     return record
 
 
 def recorded(output_folder: str | Path | None = None) -> list[dict]:
-    """One record for each device below outputs/benchmark/, newest device first: its newest full measurement, where
-    there is none the newest shortened one (more in the name of its ``folder``). Raises InputError for a damaged one."""
+    """One record for each device below outputs/benchmark/, newest device first: its newest full
+    measurement, where there is none the newest shortened one (more in the name of its ``folder``).
+    Raises InputError for a damaged one."""
     records = []
     for path in sorted((outputs_folder(output_folder) / "benchmark").glob("*/record.json")):
         try:
@@ -61,7 +70,8 @@ def recorded(output_folder: str | Path | None = None) -> list[dict]:
         except (ValueError, TypeError, KeyError) as error:
             raise InputError(f"{path} is damaged, or no benchmark: {error!r}") from None
         records.append(record | {"folder": path.parent.name})
-    records.sort(key=lambda record: (-len(record["folder"]), record["finished"]))  # a full one has the shortest name
+    # a full one has the shortest name
+    records.sort(key=lambda record: (-len(record["folder"]), record["finished"]))
     last_of_device = {record["device_name"]: record for record in records}
     return sorted(last_of_device.values(), key=lambda record: record["finished"], reverse=True)
 
@@ -73,7 +83,8 @@ def ratios(record: dict, name: str, base: str) -> list[float]:
 
 
 def epoch_seconds(record: dict, name: str) -> list[float]:
-    """What an epoch of 40,000 images (its last, incomplete batch dropped) takes at each repeat's rate."""
+    """What an epoch of 40,000 images (its last, incomplete batch dropped) takes at each repeat's
+    rate."""
     images = TRAIN_IMAGES // record["batch_size"] * record["batch_size"]
     return [images / rate for rate in record["contestants"][name]["images_per_second"]]
 
@@ -90,7 +101,9 @@ def as_seconds(value: float) -> str:
 
 def spread(values: list[float], digits: int = 2) -> str:
     """Median, smallest and largest."""
-    middle, low, high = (f"{value:,.{digits}f}" for value in (median(values), min(values), max(values)))
+    middle, low, high = (
+        f"{value:,.{digits}f}" for value in (median(values), min(values), max(values))
+    )
     return f"{middle} ({low} to {high})".replace("-", "−")
 
 
@@ -104,7 +117,9 @@ def summary_table(record: dict) -> list[dict]:
             f"epoch of {TRAIN_IMAGES:,}": as_seconds(median(epoch_seconds(record, name))),
             f"{record['base']} is faster by": spread(ratios(record, name, record["base"])),
             "first call (s)": f"{row['first_call_seconds']:.1f}",
-            "peak memory (GB)": f"{row['peak_memory_bytes'] / 1e9:.2f}" if row["peak_memory_bytes"] else "unknown",
+            "peak memory (GB)": f"{row['peak_memory_bytes'] / 1e9:.2f}"
+            if row["peak_memory_bytes"]
+            else "unknown",
         }
         for name, row in record["contestants"].items()
     ]
@@ -113,13 +128,18 @@ def summary_table(record: dict) -> list[dict]:
 def summary_text(record: dict) -> str:
     """The record in a paragraph of Markdown."""
     base, loader, ready = record["base"], fastest(record, "loader"), fastest(record, "ready")
-    rivals = {"course": "the loop over single images", "loader, float32": "transforms in a DataLoader in float32"}
+    rivals = {
+        "course": "the loop over single images",
+        "loader, float32": "transforms in a DataLoader in float32",
+    }
     rivals.setdefault(loader, f"such transforms in their best form ({loader})")
     rivals[ready] = f"the best form without transforms ({ready})"
     plain = twin(base, fast_convolutions=False)
     if plain in record["contestants"]:
         rivals[plain] = "itself with PyTorch's convolutions"
-    compared = "; ".join(f"{spread(ratios(record, k, base))} times as fast as {what}" for k, what in rivals.items())
+    compared = "; ".join(
+        f"{spread(ratios(record, k, base))} times as fast as {what}" for k, what in rivals.items()
+    )
     fresh = [100 * (ratio - 1) for ratio in ratios(record, base, twin(base, augmentation="once"))]
     return (
         f"On {record['device_name']} an epoch of {TRAIN_IMAGES:,} images takes our loop **{as_seconds(median(epoch_seconds(record, base)))}** "
@@ -137,11 +157,15 @@ def bars(record: dict) -> tuple[dict[str, list[float]], str, dict[str, float], l
 
 
 def roofline(record: dict) -> list[dict]:
-    """The loop's arithmetic at each batch size as a share of the matrix rates measured beside it."""
+    """The loop's arithmetic at each batch size as a share of the matrix rates measured beside
+    it."""
     rows = []
     for row in record["by_batch_size"]:
         loop = [FLOP_PER_IMAGE * rate / 1e9 for rate in row["images_per_second"]]
-        shown = {"batch size": row["batch_size"], f"loop, {record['precision']} (GFLOP/s)": spread(loop, 0)}
+        shown = {
+            "batch size": row["batch_size"],
+            f"loop, {record['precision']} (GFLOP/s)": spread(loop, 0),
+        }
         for precision in ("float32", "bfloat16", "float16"):
             if precision in row:
                 product = [rate / 1e9 for rate in row[precision]]
@@ -153,19 +177,23 @@ def roofline(record: dict) -> list[dict]:
 
 
 def time_text(record: dict, accuracies: Sequence[float], epochs: int, paper_seconds: float) -> str:
-    """What the fast recipe's epochs take at the measured rate, beside what its records reached (one share a seed), and what
-    the paper's 200 epochs took; in Markdown."""
+    """What the fast recipe's epochs take at the measured rate, beside what its records reached (one
+    share a seed), and what the paper's 200 epochs took; in Markdown."""
     minutes = epochs * median(epoch_seconds(record, record["base"])) / 60
     text = f"{epochs} epochs of the fast recipe take **{minutes:.1f} minutes** at the rate measured here, validation apart; "
     text += f"the paper's {PAPER_EPOCHS} took {PAPER_EPOCHS * paper_seconds / 60:.0f} minutes on its GPU. "
     if not len(accuracies):
         return text + "What they reach has no record yet: `make train RUN=fast` makes one."
     mean, n = 100 * sum(accuracies) / len(accuracies), len(accuracies)
-    return text + f"They reach {mean:.2f} % of the validation images in the mean of {n} seed{'s' * (n > 1)}."
+    return (
+        text
+        + f"They reach {mean:.2f} % of the validation images in the mean of {n} seed{'s' * (n > 1)}."
+    )
 
 
 def cuda_text(record: dict, kept: list[dict]) -> str:
-    """airbench beside ours, or why not, and then what kept records of CUDA devices say, in Markdown."""
+    """airbench beside ours, or why not, and then what kept records of CUDA devices say, in
+    Markdown."""
     rival = record["airbench"]
     if rival:
         theirs, ours = (rival["images_per_second"][name] for name in ("airbench94", record["base"]))

@@ -24,9 +24,12 @@ from cifarlib.whitening import filters_from_images
 
 KINDS = {  # kind: parts of the names of torch's operators, the first that fits
     "convolution": ("convolution",),
-    "matrix products": ("aten::bmm", "aten::mm"),  # Winograd's, a small layer's, and the last layer's
-    "normalisation": ("batch_norm",), "pooling and GELU": ("max_pool", "gelu"), "optimizer": ("_fused_sgd",),
-}  # fmt: skip
+    # Winograd's, a small layer's, and the last layer's
+    "matrix products": ("aten::bmm", "aten::mm"),
+    "normalisation": ("batch_norm",),
+    "pooling and GELU": ("max_pool", "gelu"),
+    "optimizer": ("_fused_sgd",),
+}
 load_data = functools.cache(load_cifar10)
 _trainer: "Trainer"  # of this process
 
@@ -41,7 +44,14 @@ class Machine:
 
 
 class Trainer:
-    def __init__(self, contestant: Contestant, params: RunParams, machine: Machine, data: Cifar10, workers: int = 0):
+    def __init__(
+        self,
+        contestant: Contestant,
+        params: RunParams,
+        machine: Machine,
+        data: Cifar10,
+        workers: int = 0,
+    ):
         self.params = params = replace(params, augmentation=contestant.augmentation)
         self.device = device = machine.device
         self.ours = contestant.batches == "ours"
@@ -49,20 +59,28 @@ class Trainer:
             keep_freed_memory()
         images, labels = data.train_images, data.train_labels
         first = images[:1000]  # enough, as all contestants share what follows from them
-        normalizer = preprocess.make_normalizer(first, "channel", preprocess.channel_statistics(first))
+        normalizer = preprocess.make_normalizer(
+            first, "channel", preprocess.channel_statistics(first)
+        )
         model = build_model(params.seed, filters_from_images(first, normalizer)).to(device)
-        self.convolutions = use_fast(model, machine.precision) if contestant.fast_convolutions else PYTORCH
+        self.convolutions = (
+            use_fast(model, machine.precision) if contestant.fast_convolutions else PYTORCH
+        )
         torch.backends.cudnn.benchmark = True
         layout = torch.channels_last if contestant.channels_last else torch.contiguous_format
         if self.ours:
             images, labels = images.to(device).contiguous(memory_format=layout), labels.to(device)
             normalizer = normalizer.to(device)
         else:
-            self.batches = make_batches(contestant.batches, data, normalizer, params, workers, device.type == "cuda")
+            self.batches = make_batches(
+                contestant.batches, data, normalizer, params, workers, device.type == "cuda"
+            )
         if not self.ours or device.type == "cuda":  # ours: as train.py decides
             model = model.to(memory_format=layout)
         self.layout, dtype = layout, getattr(torch, contestant.precision or machine.precision)
-        self.training = Training(params, model, make_optimizer(params, model), images, labels, normalizer, dtype)
+        self.training = Training(
+            params, model, make_optimizer(params, model), images, labels, normalizer, dtype
+        )
         self.captured_epoch = CapturedEpoch(self.training) if contestant.captured else None
 
     def train(self, epoch: int, steps: int) -> None:
@@ -93,23 +111,35 @@ class Trainer:
         return self.params.steps_per_epoch * self.params.batch_size / self.seconds(epoch)
 
     def profile(self, steps: int) -> dict[str, float]:
-        """Seconds of one step by kind of operator; the rest is Python's, or on CUDA the device's waiting, measured over
-        an epoch without the profiler, which slows what launches the kernels and not the kernels."""
+        """Seconds of one step by kind of operator; the rest is Python's, or on CUDA the device's
+        waiting, measured over an epoch without the profiler, which slows what launches the kernels
+        and not the kernels."""
         cuda, kinds = self.device.type == "cuda", dict.fromkeys([*KINDS, "other operators"], 0.0)
         undisturbed = self.seconds(1) / self.params.steps_per_epoch if cuda else None
         with torch.profiler.profile() as profiler:
             wall = self.seconds(1, steps=steps) / steps
         for event in profiler.key_averages():
-            if not event.key.startswith("aten::") or event.device_type != torch.autograd.DeviceType.CPU:
-                continue  # a kernel, which its operator counts as well, or a range such as a whole optimizer step
-            kind = next((k for k, words in KINDS.items() if any(w in event.key for w in words)), "other operators")
-            kinds[kind] += (event.self_device_time_total if cuda else event.self_cpu_time_total) / 1e6 / steps
+            if (
+                not event.key.startswith("aten::")
+                or event.device_type != torch.autograd.DeviceType.CPU
+            ):
+                # a kernel, which its operator counts as well, or a range such as a whole optimizer
+                # step
+                continue
+            kind = next(
+                (k for k, words in KINDS.items() if any(w in event.key for w in words)),
+                "other operators",
+            )
+            kinds[kind] += (
+                (event.self_device_time_total if cuda else event.self_cpu_time_total) / 1e6 / steps
+            )
         rest = "device idle" if cuda else "Python, NumPy, PIL"
         return {**kinds, rest: max(0.0, (undisturbed or wall) - sum(kinds.values()))}
 
 
 def start(contestant: Contestant, params: RunParams, machine: Machine, workers: int | None) -> dict:
-    """Makes this process the contestant, its best number of workers tried where none is given, and warms it up."""
+    """Makes this process the contestant, its best number of workers tried where none is given, and
+    warms it up."""
     global _trainer
     data, uses_workers = load_data(machine.data_folder), contestant.batches in ("loader", "ready")
 
@@ -121,19 +151,26 @@ def start(contestant: Contestant, params: RunParams, machine: Machine, workers: 
     if uses_workers and workers is None:
         affinity = getattr(os, "sched_getaffinity", None)  # a job's share of the machine
         cpus = len(affinity(0)) if affinity else os.cpu_count() or 1
-        numbers, steps = sorted({0, cpus} | {1, 2, 4, 8, 16} & set(range(cpus))), max(2, params.steps_per_epoch // 4)
+        numbers, steps = (
+            sorted({0, cpus} | {1, 2, 4, 8, 16} & set(range(cpus))),
+            max(2, params.steps_per_epoch // 4),
+        )
         trials = {number: make(number).seconds(1, steps=steps) for number in numbers}
         workers = min(trials, key=trials.get)
     begin = time.perf_counter()
     _trainer = make(workers or 0)
     first_call_seconds = time.perf_counter() - begin
     _trainer.seconds(1, steps=1)
-    if machine.device.type == "cuda":  # what the search for fast kernels took: the other contestants share the card
+    # what the search for fast kernels took: the other contestants share the card
+    if machine.device.type == "cuda":
         torch.cuda.empty_cache()
     return {
-        "about": contestant.description, "workers": workers if uses_workers else None,
-        "first_call_seconds": first_call_seconds, "convolutions": _trainer.convolutions, "images_per_second": [],
-    }  # fmt: skip
+        "about": contestant.description,
+        "workers": workers if uses_workers else None,
+        "first_call_seconds": first_call_seconds,
+        "convolutions": _trainer.convolutions,
+        "images_per_second": [],
+    }
 
 
 def call(method: str, *arguments):
@@ -141,8 +178,8 @@ def call(method: str, *arguments):
 
 
 def matrix_rate(precision: str, device: torch.device) -> float:
-    """FLOP/s of the best of 5 products of square matrices, which grow until a product takes 0.05 s; on CUDA of float32 as
-    convolutions have it by default, in TF32."""
+    """FLOP/s of the best of 5 products of square matrices, which grow until a product takes 0.05 s;
+    on CUDA of float32 as convolutions have it by default, in TF32."""
     before, torch.backends.cuda.matmul.allow_tf32 = torch.backends.cuda.matmul.allow_tf32, True
     n, largest, trials = 128, 8192 if device.type == "cuda" else 2048, [0.0]
     while min(trials) < 0.05 and n < largest:
@@ -156,9 +193,11 @@ def matrix_rate(precision: str, device: torch.device) -> float:
     return 2 * n**3 / min(trials)
 
 
-def against_airbench(contestant: Contestant, params: RunParams, machine: Machine, repeats: int) -> dict | None:
-    """Images per second of PyPI's airbench94 and of ours on its terms: its 50,000 images, batch and crop of 2 pixels.
-    None where it is not installed."""
+def against_airbench(
+    contestant: Contestant, params: RunParams, machine: Machine, repeats: int
+) -> dict | None:
+    """Images per second of PyPI's airbench94 and of ours on its terms: its 50,000 images, batch and
+    crop of 2 pixels. None where it is not installed."""
     try:
         import airbench
     except ImportError:
@@ -171,20 +210,33 @@ def against_airbench(contestant: Contestant, params: RunParams, machine: Machine
         os.chdir(folder)  # its test set is read from ./cifar10
         try:
             os.mkdir("cifar10")
-            for part, x, y in (("train", images, labels), ("test", data.test_images, data.test_labels)):
-                content = {"images": x.permute(0, 2, 3, 1).contiguous(), "labels": y.clone(), "classes": list(CLASSES)}
+            for part, x, y in (
+                ("train", images, labels),
+                ("test", data.test_images, data.test_labels),
+            ):
+                content = {
+                    "images": x.permute(0, 2, 3, 1).contiguous(),
+                    "labels": y.clone(),
+                    "classes": list(CLASSES),
+                }
                 torch.save(content, f"cifar10/{part}.pt")
-            loader = airbench.CifarLoader("cifar10", batch_size=1024, aug={"flip": True, "translate": 2}, altflip=True)
+            loader = airbench.CifarLoader(
+                "cifar10", batch_size=1024, aug={"flip": True, "translate": 2}, altflip=True
+            )
             params = replace(params, batch_size=1024, train_images=TRAIN_IMAGES, crop=2)
-            ours = Trainer(contestant, params, machine, replace(data, train_images=images, train_labels=labels))
+            ours = Trainer(
+                contestant, params, machine, replace(data, train_images=images, train_labels=labels)
+            )
 
             def seconds(epochs: int) -> float:
                 start = time.perf_counter()
-                airbench.train94(loader, epochs=epochs, verbose=False)  # ends with a synchronisation
+                # ends with a synchronisation
+                airbench.train94(loader, epochs=epochs, verbose=False)
                 return time.perf_counter() - start
 
             seconds(1), ours.seconds(1)  # warm-up
-            for epoch in range(2, repeats + 2):  # the difference is its loop, without network, whitening and padding
+            # the difference is its loop, without network, whitening and padding
+            for epoch in range(2, repeats + 2):
                 rates["airbench94"].append(4 * len(loader) * 1024 / (seconds(5) - seconds(1)))
                 rates[contestant.name].append(ours.images_per_second(epoch))
         finally:

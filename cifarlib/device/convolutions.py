@@ -1,13 +1,14 @@
-"""3x3 convolutions on a CPU with fewer multiplications than PyTorch's, put into a built network: ``use_fast``.
+"""3x3 convolutions on a CPU with fewer multiplications than PyTorch's, put into a built network:
+``use_fast``.
 
-Winograd's minimal filtering [1]: a tile of m x m outputs depends on (m+2) x (m+2) inputs. Transformed, a tile needs one
-multiplication for each of these instead of nine for each output: F(4x4, 3x3) takes 36 instead of 144, and all tiles
-together are (m+2)^2 matrix products. In float32 the result differs from the direct sum's by some 1e-5 of the largest
-output. In bfloat16 tiles stay at 2x2, whose inputs and outputs are only added and subtracted: result and gradients are
-0.5 % away from the exact ones in norm, the direct sum's 0.2 to 0.3 %; with tiles of 4x4 it would be 2 to 3 %. The
-gradients are those of the same formula.
-[1] Lavin and Gray, Fast Algorithms for Convolutional Neural Networks, 2016.
-"""
+Winograd's minimal filtering [1]: a tile of m x m outputs depends on (m+2) x (m+2) inputs.
+Transformed, a tile needs one multiplication for each of these instead of nine for each output:
+F(4x4, 3x3) takes 36 instead of 144, and all tiles together are (m+2)^2 matrix products. In float32
+the result differs from the direct sum's by some 1e-5 of the largest output. In bfloat16 tiles stay
+at 2x2, whose inputs and outputs are only added and subtracted: result and gradients are 0.5 % away
+from the exact ones in norm, the direct sum's 0.2 to 0.3 %; with tiles of 4x4 it would be 2 to 3 %.
+The gradients are those of the same formula. [1] Lavin and Gray, Fast Algorithms for Convolutional
+Neural Networks, 2016."""
 
 import functools
 
@@ -19,7 +20,8 @@ from torch.autograd.function import once_differentiable
 from cifarlib.device.choice import cpu_multiplies_bfloat16
 from cifarlib.model import Block, Network
 
-POINTS = (0.0, 1.0, -1.0, 2.0, -2.0)  # and infinity: where the polynomials of the algorithm are evaluated
+# and infinity: where the polynomials of the algorithm are evaluated
+POINTS = (0.0, 1.0, -1.0, 2.0, -2.0)
 CHANNELS = 64 * 256  # c_in * c_out: with fewer, the transforms cost more than they save
 IMAGES = 32  # with fewer, the transform of the weights does
 SHARE = 0.45  # of the multiplications: with more of them left, the transforms cost what is saved
@@ -30,26 +32,32 @@ NINE_PRODUCTS = "nine products"  # a method for one layer, used beside Winograd'
 
 
 def use_fast(model: Network, precision: str) -> str:
-    """Has the blocks of a network on a CPU convolve by the fastest method, where there is a faster one than PyTorch's;
-    its weights stay as and where they are. Returns which convolutions the network now uses, for its record."""
-    if model.first_layer.weight.device.type != "cpu" or (precision == "bfloat16" and not faster_in_bfloat16()):
+    """Has the blocks of a network on a CPU convolve by the fastest method, where there is a faster
+    one than PyTorch's; its weights stay as and where they are. Returns which convolutions the
+    network now uses, for its record."""
+    if model.first_layer.weight.device.type != "cpu" or (
+        precision == "bfloat16" and not faster_in_bfloat16()
+    ):
         return PYTORCH
     for block in model.net:
         if isinstance(block, Block):
-            block.conv1, block.conv2 = FastConvolution(block.conv1, pooled=True), FastConvolution(block.conv2)
+            block.conv1, block.conv2 = (
+                FastConvolution(block.conv1, pooled=True),
+                FastConvolution(block.conv2),
+            )
     return WINOGRAD
 
 
 def faster_in_bfloat16() -> bool:
-    """Whether this CPU multiplies bfloat16, but without matrix units, which make the direct sum cheaper than the
-    transforms. Asked, not measured: a run that is stopped and resumed must go on in the same way. (On a Zen 4 the
-    256-wide pooled layer takes 0.6 of PyTorch's time.)"""
+    """Whether this CPU multiplies bfloat16, but without matrix units, which make the direct sum
+    cheaper than the transforms. Asked, not measured: a run that is stopped and resumed must go on
+    in the same way. (On a Zen 4 the 256-wide pooled layer takes 0.6 of PyTorch's time.)"""
     return cpu_multiplies_bfloat16() and not torch.cpu.get_capabilities().get("amx_bf16")
 
 
 class FastConvolution(nn.Module):
-    """Takes the place of a 3x3 convolution with padding 1 and without bias. pooled: 2x2 max-pooling follows, which drops
-    the last row and column of an odd number, so they need not be computed."""
+    """Takes the place of a 3x3 convolution with padding 1 and without bias. pooled: 2x2 max-pooling
+    follows, which drops the last row and column of an odd number, so they need not be computed."""
 
     def __init__(self, convolution: nn.Conv2d, pooled: bool = False):
         super().__init__()
@@ -61,22 +69,24 @@ class FastConvolution(nn.Module):
 
 
 def fast_conv3x3(x: Tensor, weight: Tensor, size: int) -> Tensor:
-    """``F.conv2d(x, weight, padding=1)`` by the fastest method, at least its first ``size`` rows and columns.
+    """``F.conv2d(x, weight, padding=1)`` by the fastest method, at least its first ``size`` rows
+    and columns.
 
-    x: (N, C, H, H) in float32 or bfloat16, channels_last; weight: (K, C, 3, 3) in float32. Returns (N, K, size, size) or
-    (N, K, H, H), channels_last, in the type that autocast, where it is on, has PyTorch's convolution compute in.
-    """
+    x: (N, C, H, H) in float32 or bfloat16, channels_last; weight: (K, C, 3, 3) in float32. Returns
+    (N, K, size, size) or (N, K, H, H), channels_last, in the type that autocast, where it is on,
+    has PyTorch's convolution compute in."""
     x = x.to(torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype)
     method = fastest_method(len(x), *weight.shape[:2], x.shape[-1], size, x.dtype)
     if method == PYTORCH:
         return F.conv2d(x, weight, padding=1)
-    with torch.autocast("cpu", enabled=False):  # the weights are transformed as they are, then rounded
+    # the weights are transformed as they are, then rounded
+    with torch.autocast("cpu", enabled=False):
         return winograd(x, weight, size) if method == WINOGRAD else _NineProducts.apply(x, weight)
 
 
 def fastest_method(n: int, k: int, c: int, height: int, size: int, dtype: torch.dtype) -> str:
-    """Of n images (c, height, height) to the first size x size of k channels' outputs, as measured on layers of this
-    network."""
+    """Of n images (c, height, height) to the first size x size of k channels' outputs, as measured
+    on layers of this network."""
     if dtype not in (torch.float32, torch.bfloat16) or k * c < CHANNELS or n < IMAGES:
         return PYTORCH
     if _multiplications(size, _tile(size, dtype)) <= SHARE * 9 * height**2:
@@ -91,7 +101,9 @@ def _multiplications(size: int, m: int) -> int:
 
 def _tile(size: int, dtype: torch.dtype) -> int:
     """m: that with the fewest multiplications, 2 unless in float32."""
-    return min((2, 3, 4) if dtype == torch.float32 else (2,), key=lambda m: _multiplications(size, m))
+    return min(
+        (2, 3, 4) if dtype == torch.float32 else (2,), key=lambda m: _multiplications(size, m)
+    )
 
 
 def winograd(x: Tensor, weight: Tensor, size: int) -> Tensor:
@@ -101,13 +113,14 @@ def winograd(x: Tensor, weight: Tensor, size: int) -> Tensor:
 
 @functools.cache
 def _matrices(m: int, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
-    """A (m^2, a^2), G (a^2, 9), B (a^2, a^2), a = m + 2, for flattened tiles: outputs = A ((G weights) * (B inputs)).
-    A and B in ``dtype``, G in float32.
+    """A (m^2, a^2), G (a^2, 9), B (a^2, a^2), a = m + 2, for flattened tiles: outputs = A ((G
+    weights) * (B inputs)). A and B in ``dtype``, G in float32.
 
-    The product of two polynomials, of m and of 3 coefficients, from their values at a points, transposed (Toom, Cook).
-    """
+    The product of two polynomials, of m and of 3 coefficients, from their values at a points,
+    transposed (Toom, Cook)."""
     a = m + 2
-    values = torch.zeros(a, a, dtype=torch.float64)  # of the powers at each point; infinity sees the highest alone
+    # of the powers at each point; infinity sees the highest alone
+    values = torch.zeros(a, a, dtype=torch.float64)
     values[:-1] = torch.tensor(POINTS[: a - 1], dtype=torch.float64)[:, None] ** torch.arange(a)
 
     def evaluation(powers: int) -> Tensor:
@@ -119,11 +132,15 @@ def _matrices(m: int, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
     scale = inputs.abs().amax(1, keepdim=True)  # numbers of like size on both sides round best
     one_dimensional = evaluation(m).T, evaluation(3) * scale, inputs / scale
     dtypes = dtype, torch.float32, dtype
-    return tuple(torch.kron(matrix, matrix).to(to) for matrix, to in zip(one_dimensional, dtypes, strict=True))
+    return tuple(
+        torch.kron(matrix, matrix).to(to)
+        for matrix, to in zip(one_dimensional, dtypes, strict=True)
+    )
 
 
 class _Winograd(torch.autograd.Function):
-    """Tiles are kept as (a^2, tiles, channels): one matrix product transforms them, a^2 others convolve."""
+    """Tiles are kept as (a^2, tiles, channels): one matrix product transforms them, a^2 others
+    convolve."""
 
     @staticmethod
     def forward(ctx, x: Tensor, weight: Tensor, size: int) -> Tensor:
@@ -134,7 +151,9 @@ class _Winograd(torch.autograd.Function):
         padded = x.new_zeros(n, t * m + 2, t * m + 2, c)
         padded[:, 1 : 1 + read, 1 : 1 + read] = x.permute(0, 2, 3, 1)[:, :read, :read]
         image, row, column, _ = padded.stride()
-        overlapping = padded.as_strided((a, a, n, t, t, c), (row, column, image, m * row, m * column, 1))
+        overlapping = padded.as_strided(
+            (a, a, n, t, t, c), (row, column, image, m * row, m * column, 1)
+        )
         v = (inputs @ overlapping.reshape(a * a, -1)).view(a * a, tiles, c)
         u = (weights @ weight.permute(2, 3, 1, 0).reshape(9, -1)).view(a * a, c, k).to(x.dtype)
         y = (outputs @ torch.bmm(v, u).view(a * a, -1)).view(m, m, n, t, t, k)
@@ -159,7 +178,8 @@ class _Winograd(torch.autograd.Function):
         du = torch.bmm(v.transpose(1, 2), dm).view(a * a, -1).float()
         dweight = (weights.T @ du).view(3, 3, c, k).permute(3, 2, 0, 1)
         dx = inputs.T @ torch.bmm(dm, u.transpose(1, 2)).view(a * a, -1)
-        dx = dx.view(a, a, n, t, t, c).permute(2, 3, 0, 4, 1, 5)  # (n, t, a, t, a, c): tiles overlap by two pixels
+        # (n, t, a, t, a, c): tiles overlap by two pixels
+        dx = dx.view(a, a, n, t, t, c).permute(2, 3, 0, 4, 1, 5)
         summed = dx.new_zeros(n, t + 1, m, t + 1, m, c)
         summed[:, :t, :, :t] = dx[:, :, :m, :, :m]
         summed[:, 1:, :2, :t] += dx[:, :, m:, :, :m]
@@ -172,8 +192,9 @@ class _Winograd(torch.autograd.Function):
 
 
 class _NineProducts(torch.autograd.Function):
-    """PyTorch's convolution, but the gradient by the weights: nine matrix products of the pixels that each weight joins.
-    PyTorch's takes two to three times as long, and of 3x3 images it spends two multiplications in five on padding."""
+    """PyTorch's convolution, but the gradient by the weights: nine matrix products of the pixels
+    that each weight joins. PyTorch's takes two to three times as long, and of 3x3 images it spends
+    two multiplications in five on padding."""
 
     @staticmethod
     def forward(ctx, x: Tensor, weight: Tensor) -> Tensor:
@@ -189,9 +210,13 @@ class _NineProducts(torch.autograd.Function):
         (k, c, *_), h = weight.shape, x.shape[-1]
         rows, drows = x.permute(2, 0, 3, 1), dy.permute(2, 0, 3, 1)  # (H, N, H, channels)
         dweight = x.new_empty(3, 3, k, c)
-        reach = [slice(max(0, i - 1), h + min(0, i - 1)) for i in range(3)]  # of x, by weight i; of dy by 2 - i
+        # of x, by weight i; of dy by 2 - i
+        reach = [slice(max(0, i - 1), h + min(0, i - 1)) for i in range(3)]
         for j in range(3):
-            inputs, outputs = rows[:, :, reach[j]].reshape(h, -1, c), drows[:, :, reach[2 - j]].reshape(h, -1, k)
+            inputs, outputs = (
+                rows[:, :, reach[j]].reshape(h, -1, c),
+                drows[:, :, reach[2 - j]].reshape(h, -1, k),
+            )
             for i in range(3):
                 pair = outputs[reach[2 - i]].reshape(-1, k).T, inputs[reach[i]].reshape(-1, c)
                 torch.mm(*pair, out=dweight[i, j])

@@ -1,10 +1,10 @@
 """An epoch on CUDA with the whole step captured in a graph: forward, loss, backward, optimizer.
 
-At batch 128 the arithmetic of a step takes less time than Python needs to launch its kernels, about a hundred; a graph is
-launched at once. What the steps of an epoch read (their batches, labels and learning rates) is laid out on the device
-before the first, what they leave (losses and logits) is read after the last, and a counter on the device says which step
-comes next, so that nothing passes between host and device inside an epoch. ``loop.train_epoch`` is the reference.
-"""
+At batch 128 the arithmetic of a step takes less time than Python needs to launch its kernels, about
+a hundred; a graph is launched at once. What the steps of an epoch read (their batches, labels and
+learning rates) is laid out on the device before the first, what they leave (losses and logits) is
+read after the last, and a counter on the device says which step comes next, so that nothing passes
+between host and device inside an epoch. ``loop.train_epoch`` is the reference."""
 
 import functools
 import gc
@@ -18,20 +18,28 @@ from cifarlib.loop import Training, epoch_plan, epoch_row, train_step
 from cifarlib.model import CLASSES
 from cifarlib.preprocess import crop_and_flip
 
-WARM_UP = 3  # steps before the capture, which must not meet a first call: libraries load, buffers are made
+# steps before the capture, which must not meet a first call: libraries load, buffers are made
+WARM_UP = 3
 PART = 4000  # images laid out at a time: the positions of their pixels take 8 kB an image
 
 
 class CapturedEpoch:
-    """Called like ``loop.train_epoch`` with an epoch's number; ``training`` is fixed, as its tensors are captured."""
+    """Called like ``loop.train_epoch`` with an epoch's number; ``training`` is fixed, as its
+    tensors are captured."""
 
     def __init__(self, training: Training):
         self.training = training  # the graph reads its tensors by address
         params, device = training.params, training.images.device
-        steps, size, groups = params.steps_per_epoch, params.batch_size, training.optimizer.param_groups
+        steps, size, groups = (
+            params.steps_per_epoch,
+            params.batch_size,
+            training.optimizer.param_groups,
+        )
         _, c, height, width = training.images.shape
         # in the type that autocast would convert them to; a batch is channels_last
-        self.batches = torch.empty(steps, size, height, width, c, dtype=training.dtype, device=device)
+        self.batches = torch.empty(
+            steps, size, height, width, c, dtype=training.dtype, device=device
+        )
         self.labels = torch.empty(steps, size, dtype=training.labels.dtype, device=device)
         self.rates = torch.empty(steps, len(groups), device=device)
         self.losses = torch.empty(steps, device=device)
@@ -56,7 +64,8 @@ class CapturedEpoch:
         self._lay_out(1)
         before = {tensor: tensor.detach().clone() for tensor in _state(training)}
         self.replay = capture(one_step, self.step.zero_, device)
-        with torch.no_grad():  # undone in place, as the graph knows tensors by address; momentum begins at zero
+        # undone in place, as the graph knows tensors by address; momentum begins at zero
+        with torch.no_grad():
             for tensor in _state(training):
                 tensor.copy_(before.get(tensor, torch.zeros_like(tensor)))
 
@@ -73,10 +82,14 @@ class CapturedEpoch:
         for start in range(0, len(order), PART):
             part = slice(start, start + PART)
             crop = None if crops is None else crops[part]
-            batches[part] = crop_and_flip(training.images, training.normalizer, order[part], crop, params.padding)
+            batches[part] = crop_and_flip(
+                training.images, training.normalizer, order[part], crop, params.padding
+            )
         steps = range((epoch - 1) * len(self.rates), epoch * len(self.rates))
         times = [group["times_rate"] for group in training.optimizer.param_groups]
-        self.rates.copy_(torch.tensor([[t * params.learning_rate_at(step) for t in times] for step in steps]))
+        self.rates.copy_(
+            torch.tensor([[t * params.learning_rate_at(step) for t in times] for step in steps])
+        )
         self.step.zero_()
 
     def __call__(self, epoch: int, on_step: Callable[[int], object] = lambda step: None) -> dict:
@@ -94,23 +107,33 @@ class CapturedEpoch:
 
 def _state(training: Training) -> list[Tensor]:
     """All that a step changes."""
-    momentum = [t for state in training.optimizer.state.values() for t in state.values() if isinstance(t, Tensor)]
+    momentum = [
+        t
+        for state in training.optimizer.state.values()
+        for t in state.values()
+        if isinstance(t, Tensor)
+    ]
     return [*training.model.state_dict(keep_vars=True).values(), *momentum]
 
 
 @functools.cache
 def capture_stream(device: torch.device) -> torch.cuda.Stream:
-    """One for all captures on the device: cuBLAS keeps a workspace for every stream that it has met."""
+    """One for all captures on the device: cuBLAS keeps a workspace for every stream that it has
+    met."""
     return torch.cuda.Stream(device)
 
 
-def capture(function: Callable[[], None], reset: Callable[[], object], device: torch.device) -> Callable[[], None]:
-    """``function`` as one launch on a CUDA device, after a few ordinary calls; ``reset()`` before each."""
+def capture(
+    function: Callable[[], None], reset: Callable[[], object], device: torch.device
+) -> Callable[[], None]:
+    """``function`` as one launch on a CUDA device, after a few ordinary calls; ``reset()`` before
+    each."""
     with torch.cuda.device(device):
         stream = capture_stream(device)
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream), warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message=".*capturable=True")  # AdamW: these steps alone run uncaptured
+            # AdamW: these steps alone run uncaptured
+            warnings.filterwarnings("ignore", message=".*capturable=True")
             for _ in range(WARM_UP):
                 reset()
                 function()
@@ -121,7 +144,8 @@ def capture(function: Callable[[], None], reset: Callable[[], object], device: t
         collects = gc.isenabled()
         gc.disable()  # another graph that is destroyed now would break the capture
         try:
-            with torch.cuda.graph(graph, stream=stream):  # its default one belongs to the device of the first capture
+            # its default one belongs to the device of the first capture
+            with torch.cuda.graph(graph, stream=stream):
                 function()
         finally:
             if collects:

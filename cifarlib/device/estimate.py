@@ -12,7 +12,9 @@ from cifarlib.params import RunParams
 from cifarlib.preprocess import Normalizer
 
 
-def estimate_epoch_seconds(params: RunParams, device: torch.device, validation_images: int = 10_000) -> float:
+def estimate_epoch_seconds(
+    params: RunParams, device: torch.device, validation_images: int = 10_000
+) -> float:
     """Seconds an epoch will take, validation included, from a few steps of a scratch network."""
     if device.type == "cpu":
         keep_freed_memory()
@@ -23,7 +25,9 @@ def estimate_epoch_seconds(params: RunParams, device: torch.device, validation_i
     x = torch.zeros(batch, 3, 32, 32, device=device).contiguous(memory_format=torch.channels_last)
     y = torch.zeros(batch, dtype=torch.int64, device=device)
     unused = Normalizer(torch.zeros(1), torch.ones(1))
-    training = Training(params, model, make_optimizer(params, model), x, y, unused, getattr(torch, precision))
+    training = Training(
+        params, model, make_optimizer(params, model), x, y, unused, getattr(torch, precision)
+    )
     steps = 2 if device.type == "cpu" else 10
     for _ in range(2):  # warm-up
         train_step(training, x, y)[0].item()

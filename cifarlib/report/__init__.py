@@ -1,1 +1,2 @@
-"""What the notebooks show: results, claims and statistics, figures, tables, the exported article."""
+"""What the notebooks show: results, claims and statistics, figures, tables, the exported
+article."""

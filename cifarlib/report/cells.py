@@ -1,9 +1,8 @@
 """The cells of a notebook as HTML of plain elements, read as Jupyter reads them.
 
-Markdown goes through nbconvert's parser, so that dollars, lists and headings are what Jupyter shows. What a page on paper
-cannot hold (scripts, players, remote pictures) gives way to a line that names it. Each cell is parsed by itself: a tag
-left open in one does not reach the next.
-"""
+Markdown goes through nbconvert's parser, so that dollars, lists and headings are what Jupyter
+shows. What a page on paper cannot hold (scripts, players, remote pictures) gives way to a line that
+names it. Each cell is parsed by itself: a tag left open in one does not reach the next."""
 
 import base64
 import binascii
@@ -22,8 +21,22 @@ from cifarlib.report import pictures
 from cifarlib.report.formulas import MATH, Macros, modern
 
 MAX_LINES, MAX_CHARACTERS, MAX_ROWS = 1000, 200_000, 1000  # of one output
-ANSI = re.compile(r"\x1b(\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(\x07|\x1b\\)|[@-Z\\^_])|[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
-NOT_SHOWN = ["style", "link", "meta", "title", "base", "noscript", "template", "button", "select", "textarea", "input"]
+ANSI = re.compile(
+    r"\x1b(\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(\x07|\x1b\\)|[@-Z\\^_])|[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]"
+)
+NOT_SHOWN = [
+    "style",
+    "link",
+    "meta",
+    "title",
+    "base",
+    "noscript",
+    "template",
+    "button",
+    "select",
+    "textarea",
+    "input",
+]
 INVISIBLE = re.compile(r"<!--.*?-->|<(style|script)\b.*?</\1\s*>", re.DOTALL)
 PLAYERS = ["iframe", "video", "audio", "object", "embed", "canvas"]
 
@@ -46,11 +59,18 @@ def _preformatted(text: str, language: str = "") -> str:
 
 
 def _cut(text: str) -> tuple[str, str]:
-    """The text without its middle where it is very long, and what was cut: "99,000 lines", or ""."""
+    """The text without its middle where it is very long, and what was cut: "99,000 lines", or
+    ""."""
     cut, lines = "", text.splitlines(keepends=True)
     if len(lines) > MAX_LINES:
         cut = f"{len(lines) - MAX_LINES:,} lines"
-        text = "".join([*lines[: MAX_LINES // 2], f"\n[… {cut} left out here …]\n\n", *lines[-MAX_LINES // 2 :]])
+        text = "".join(
+            [
+                *lines[: MAX_LINES // 2],
+                f"\n[… {cut} left out here …]\n\n",
+                *lines[-MAX_LINES // 2 :],
+            ]
+        )
     if len(text) > MAX_CHARACTERS:
         cut = f"{cut} and {len(text) - MAX_CHARACTERS:,} characters".removeprefix(" and ")
         text = f"{text[: MAX_CHARACTERS // 2]}\n[… {cut} left out here …]\n{text[-MAX_CHARACTERS // 2 :]}"
@@ -58,8 +78,9 @@ def _cut(text: str) -> tuple[str, str]:
 
 
 class Cells:
-    """Makes an HTML tree of each cell of a notebook in turn. Kept are the ``pictures`` in them by file name, the
-    ``macros`` of formulas, and ``notes``, one line each, of what had to be left out."""
+    """Makes an HTML tree of each cell of a notebook in turn. Kept are the ``pictures`` in them by
+    file name, the ``macros`` of formulas, and ``notes``, one line each, of what had to be left
+    out."""
 
     def __init__(self, folder: Path, language: str):
         self.folder, self.language, self.number = folder, language, 0
@@ -68,7 +89,8 @@ class Cells:
         self.macros = Macros()
 
     def markdown(self, source: str) -> str:
-        """HTML of a Markdown text; formulas, which Markdown must not touch, are ``<script type="math/tex">``."""
+        """HTML of a Markdown text; formulas, which Markdown must not touch, are ``<script
+        type="math/tex">``."""
         formulas: list[re.Match] = []
 
         def set_aside(match: re.Match) -> str:
@@ -78,9 +100,13 @@ class Cells:
             return f"\ue000{len(formulas) - 1}\ue001"
 
         text = MATH.sub(set_aside, source)
-        text = MarkdownWithMath(renderer=_Renderer(escape=False, exclude_anchor_links=True)).render(text)
+        text = MarkdownWithMath(renderer=_Renderer(escape=False, exclude_anchor_links=True)).render(
+            text
+        )
         page = BeautifulSoup(text, "html.parser")
-        for element in page.find_all(lambda tag: any(PLACE.search(str(value)) for value in tag.attrs.values())):
+        for element in page.find_all(
+            lambda tag: any(PLACE.search(str(value)) for value in tag.attrs.values())
+        ):
             for key, value in element.attrs.items():
                 element[key] = PLACE.sub(lambda m: formulas[int(m[1])][0], value)
         for string in page.find_all(string=PLACE):
@@ -92,7 +118,9 @@ class Cells:
                 parts[i] = self.formula(page, formulas[int(parts[i])])
             string.replace_with(
                 *(
-                    part if not isinstance(part, str) or isinstance(part, NavigableString) else page.new_string(part)
+                    part
+                    if not isinstance(part, str) or isinstance(part, NavigableString)
+                    else page.new_string(part)
                     for part in parts
                 )
             )
@@ -117,22 +145,38 @@ class Cells:
             return self.clean(_preformatted(cell.source))
         page = BeautifulSoup("", "html.parser")
         if code and cell.source.strip():
-            page.append(self.clean(f'<div class="code">{_preformatted(cell.source, self.language)}</div>'))
-        of_stream = groupby(cell.get("outputs", []) if outputs else [], lambda output: output.get("name"))
+            page.append(
+                self.clean(f'<div class="code">{_preformatted(cell.source, self.language)}</div>')
+            )
+        of_stream = groupby(
+            cell.get("outputs", []) if outputs else [], lambda output: output.get("name")
+        )
         for stream, group in of_stream:
-            for part in [self.text("".join(output.text for output in group))] if stream else map(self.output, group):
+            for part in (
+                [self.text("".join(output.text for output in group))]
+                if stream
+                else map(self.output, group)
+            ):
                 page.append(part)
         return page
 
     def output(self, output: NotebookNode) -> BeautifulSoup:
-        """Of an output the form that Jupyter shows, or, where that needs a running script, a picture of it, or a line."""
+        """Of an output the form that Jupyter shows, or, where that needs a running script, a
+        picture of it, or a line."""
         if output.output_type == "error":
-            return self.text("\n".join(output.get("traceback") or [f"{output.ename}: {output.evalue}"]))
+            return self.text(
+                "\n".join(output.get("traceback") or [f"{output.ename}: {output.evalue}"])
+            )
         forms = {
-            kind: "".join(form) if isinstance(form, list) else form for kind, form in output.get("data", {}).items()
+            kind: "".join(form) if isinstance(form, list) else form
+            for kind, form in output.get("data", {}).items()
         }
         plain, notes = str(forms.get("text/plain", "")), len(self.notes)
-        for kind, read in (("text/html", str), ("text/markdown", self.markdown), ("text/latex", self.latex)):
+        for kind, read in (
+            ("text/html", str),
+            ("text/markdown", self.markdown),
+            ("text/latex", self.latex),
+        ):
             page = self.clean(read(forms.get(kind, "")))
             if page.get_text(strip=True) or page.find(["img", "script", "hr"]):
                 return page
@@ -144,15 +188,25 @@ class Cells:
             if kind in forms:
                 width = output.get("metadata", {}).get(kind, {}).get("width")
                 data = forms[kind] if kind == "image/svg+xml" else re.sub(r"\s", "", forms[kind])
-                source = f"data:{kind},{data}" if kind == "image/svg+xml" else f"data:{kind};base64,{data}"
+                source = (
+                    f"data:{kind},{data}"
+                    if kind == "image/svg+xml"
+                    else f"data:{kind};base64,{data}"
+                )
                 image = BeautifulSoup("<p><img></p>", "html.parser")
-                image.img.attrs = {"src": source, "alt": ""} | ({"width": str(width)} if width else {})
+                image.img.attrs = {"src": source, "alt": ""} | (
+                    {"width": str(width)} if width else {}
+                )
                 return self.embed(image)
-        interactive = [kind for kind in forms if kind not in ("text/plain", "text/markdown", "text/latex")]
+        interactive = [
+            kind for kind in forms if kind not in ("text/plain", "text/markdown", "text/latex")
+        ]
         if not interactive:
             return self.text(plain)
         del self.notes[notes:]
-        what = interactive[0].removeprefix("application/").removeprefix("vnd.").removesuffix("+json")
+        what = (
+            interactive[0].removeprefix("application/").removeprefix("vnd.").removesuffix("+json")
+        )
         what = f"{what}: {plain.strip().splitlines()[0][:100]}" if plain.strip() else what
         self.note(f"an interactive output cannot be shown ({what})")
         return self.text(f"[interactive output, not shown here: {what}]")
@@ -174,10 +228,15 @@ class Cells:
         if len(rows) > MAX_ROWS:
             self.note(f"{len(rows) - MAX_ROWS:,} rows of a table are left out")
             source = (
-                "</tr>".join(rows[:MAX_ROWS]) + f"</tr></table><p>[… {len(rows) - MAX_ROWS:,} rows left out here …]</p>"
+                "</tr>".join(rows[:MAX_ROWS])
+                + f"</tr></table><p>[… {len(rows) - MAX_ROWS:,} rows left out here …]</p>"
             )
         page = BeautifulSoup(source, "html.parser")
-        for inner, outer in ((["td", "th"], ["tr", "table"]), (["tr"], ["table"]), (["li"], ["ul", "ol"])):
+        for inner, outer in (
+            (["td", "th"], ["tr", "table"]),
+            (["tr"], ["table"]),
+            (["li"], ["ul", "ol"]),
+        ):
             for element in page.find_all(inner):  # as a browser closes what was left open
                 if (open_one := element.find_parent([*inner, *outer])) and open_one.name in inner:
                     open_one.insert_after(element)
@@ -191,7 +250,11 @@ class Cells:
         for element in page.find_all(PLAYERS):
             inner = element.find(src=True)
             address = element.get("src") or element.get("data") or (inner and inner["src"]) or ""
-            what = element.name if address.startswith("data:") or not address else f"{element.name}: {address}"
+            what = (
+                element.name
+                if address.startswith("data:") or not address
+                else f"{element.name}: {address}"
+            )
             self.note(f"cannot be shown: {what[:200]}")
             element.replace_with(page.new_string(f"[{what}]"))
         for cell in page.select("table.dataframe :is(th, td)"):
@@ -201,7 +264,8 @@ class Cells:
         return self.embed(page, attachments)
 
     def embed(self, page: BeautifulSoup, attachments: dict | None = None) -> BeautifulSoup:
-        """Each picture of a tree becomes a file of ``pictures``, or its alternative text and address."""
+        """Each picture of a tree becomes a file of ``pictures``, or its alternative text and
+        address."""
         for drawing in page.find_all("svg"):
             image = page.new_tag("img", src=f"data:image/svg+xml,{drawing}", alt="")
             drawing.replace_with(image)
@@ -221,8 +285,16 @@ class Cells:
             content, ending, width, height = picture
             name = f"picture-{len(self.pictures) + 1}.{ending}"
             self.pictures[name] = content
-            sizes = {key: size for key in ("width", "height") if (size := pictures.asked_size(image, key))}
-            image.attrs = {"src": name, "alt": alt, "data-share": f"{pictures.share(sizes, width, height):.1f}"} | sizes
+            sizes = {
+                key: size
+                for key in ("width", "height")
+                if (size := pictures.asked_size(image, key))
+            }
+            image.attrs = {
+                "src": name,
+                "alt": alt,
+                "data-share": f"{pictures.share(sizes, width, height):.1f}",
+            } | sizes
         return page
 
     def content(self, address: str, attachments: dict) -> bytes | None:
@@ -234,7 +306,9 @@ class Cells:
             if address.startswith("data:"):
                 head, _, data = address.partition(",")
                 if not head.endswith(";base64"):
-                    return data.encode() if data.lstrip().startswith("<") else unquote_to_bytes(data)
+                    return (
+                        data.encode() if data.lstrip().startswith("<") else unquote_to_bytes(data)
+                    )
                 return base64.b64decode(unquote(data))
             for name in (address, unquote(address), unquote(address).partition("?")[0]):
                 if name and (self.folder / name).is_file():

@@ -1,4 +1,5 @@
-"""The paper's numbers and claims, read from params/published/, and how a claim is judged by the values of the runs."""
+"""The paper's numbers and claims, read from params/published/, and how a claim is judged by the
+values of the runs."""
 
 import math
 from dataclasses import dataclass, replace
@@ -24,7 +25,8 @@ def load_published() -> dict:
 
 @dataclass(frozen=True)
 class Claim:
-    """One statement as a weighted sum of runs' means, ``arms``; params/published/claims.yaml explains the fields."""
+    """One statement as a weighted sum of runs' means, ``arms``; params/published/claims.yaml
+    explains the fields."""
 
     says: str
     arms: dict[str, float]  # run: weight
@@ -56,7 +58,8 @@ class Claim:
 
 
 def load_claims(group: str, recipe: str = "paper") -> dict[str, Claim]:
-    """A group of params/published/claims.yaml, as asked of Table 1's runs or, recipe "fast", of the fast recipe and its arms."""
+    """A group of params/published/claims.yaml, as asked of Table 1's runs or, recipe "fast", of the
+    fast recipe and its arms."""
     claims = {}
     for name, fields in _read("claims.yaml")[group].items():
         arms = {key: fields.pop(key, None) for key in ("paper", "fast")}
@@ -67,7 +70,9 @@ def load_claims(group: str, recipe: str = "paper") -> dict[str, Claim]:
 
 def on_test_images(claims: dict[str, Claim]) -> dict[str, Claim]:
     """The claims about validation accuracy, asked of the test images."""
-    measured = {name: claim for name, claim in claims.items() if claim.measure == "validation_accuracy"}
+    measured = {
+        name: claim for name, claim in claims.items() if claim.measure == "validation_accuracy"
+    }
     return {name: replace(claim, measure="test_accuracy") for name, claim in measured.items()}
 
 
@@ -75,24 +80,30 @@ def on_test_images(claims: dict[str, Claim]) -> dict[str, Claim]:
 class Judged:
     claim: Claim
     estimate: Estimate | None  # None where a run has no record
-    interval: tuple[float, float]  # adjusted for the number of claims; at one seed of the images alone, or nan
+    # adjusted for the number of claims; at one seed of the images alone, or nan
+    interval: tuple[float, float]
     verdict: str  # "reproduced", "contradicted", "not resolved"; "" where none can be given
     seeds_needed: int | None
 
 
 def judge(results, claims: dict[str, Claim], pooled: bool = True) -> dict[str, Judged]:
-    """Each claim by ``results.values(run, measure)``, at one seed with an interval of ``results.right_answers(run)``.
-    The directional claims are adjusted together by Holm's procedure; "alike" (sign 0) is tested apart.
+    """Each claim by ``results.values(run, measure)``, at one seed with an interval of
+    ``results.right_answers(run)``. The directional claims are adjusted together by Holm's
+    procedure; "alike" (sign 0) is tested apart.
 
     pooled: one deviation between seeds for all of ``results.runs``; else each run's own (Welch).
     """
     estimates, p, variances = {}, {}, {}
     for measure in {claim.measure for claim in claims.values()}:
-        variances[measure] = statistics.pooled_variance([results.values(run, measure) for run in results.runs])
+        variances[measure] = statistics.pooled_variance(
+            [results.values(run, measure) for run in results.runs]
+        )
     for name, claim in claims.items():
         arms = [(weight, results.values(run, claim.measure)) for run, weight in claim.arms.items()]
         variance = variances[claim.measure] if pooled else None
-        estimates[name] = statistics.contrast(arms, variance) if all(values for _, values in arms) else None
+        estimates[name] = (
+            statistics.contrast(arms, variance) if all(values for _, values in arms) else None
+        )
         if claim.sign:
             judgeable = estimates[name] and estimates[name].seeds >= VERDICT_SEEDS
             p[name] = estimates[name].p if judgeable else math.nan
@@ -104,7 +115,11 @@ def judge(results, claims: dict[str, Claim], pooled: bool = True) -> dict[str, J
         decided = verdict(estimate, claim.sign, level) if estimate else ""
         if estimate and estimate.seeds > 1:
             interval = estimate.interval(level)
-            needed = statistics.seeds_needed(estimate, level) if decided == "not resolved" and claim.sign else None
+            needed = (
+                statistics.seeds_needed(estimate, level)
+                if decided == "not resolved" and claim.sign
+                else None
+            )
         elif estimate and claim.measure == "validation_accuracy":
             right = [(weight, results.right_answers(run)) for run, weight in claim.arms.items()]
             _, low, high = statistics.paired_interval(right)
@@ -114,12 +129,12 @@ def judge(results, claims: dict[str, Claim], pooled: bool = True) -> dict[str, J
 
 
 def verdict(estimate: Estimate, sign: int, level: float = LEVEL) -> str:
-    """ "reproduced" where the interval lies wholly on the paper's side of zero (sign), "contradicted" where wholly on
-    the other, else "not resolved"; "" with fewer than ``VERDICT_SEEDS`` seeds of a run.
+    """ "reproduced" where the interval lies wholly on the paper's side of zero (sign),
+    "contradicted" where wholly on the other, else "not resolved"; "" with fewer than
+    ``VERDICT_SEEDS`` seeds of a run.
 
-    Sign 0, alike, is equivalence by two one-sided tests at 5 %: "reproduced" where the 90 % interval lies within the
-    margin, "contradicted" where the 95 % interval lies wholly outside.
-    """
+    Sign 0, alike, is equivalence by two one-sided tests at 5 %: "reproduced" where the 90 %
+    interval lies within the margin, "contradicted" where the 95 % interval lies wholly outside."""
     if estimate.seeds < VERDICT_SEEDS:
         return ""
     if sign == 0:

@@ -1,4 +1,5 @@
-"""What logits say of a network: confusion, its surest answers, how far its probabilities hold, the floor of its loss."""
+"""What logits say of a network: confusion, its surest answers, how far its probabilities hold, the
+floor of its loss."""
 
 from typing import NamedTuple
 
@@ -21,8 +22,11 @@ def _answer_probabilities(logits: np.ndarray) -> np.ndarray:
     return torch.as_tensor(np.asarray(logits, np.float32)).softmax(1).amax(1).numpy()
 
 
-def most_confident(logits: np.ndarray, labels: np.ndarray, n: int, right: bool) -> list[tuple[int, int, float]]:
-    """(index, predicted class, its probability) of the n right or wrong answers of the highest probability."""
+def most_confident(
+    logits: np.ndarray, labels: np.ndarray, n: int, right: bool
+) -> list[tuple[int, int, float]]:
+    """(index, predicted class, its probability) of the n right or wrong answers of the highest
+    probability."""
     wanted = np.flatnonzero(right_answers(logits, labels) == right)
     probability = _answer_probabilities(logits)
     wanted = wanted[np.argsort(-probability[wanted], kind="stable")][:n]
@@ -30,8 +34,8 @@ def most_confident(logits: np.ndarray, labels: np.ndarray, n: int, right: bool) 
 
 
 class Calibration(NamedTuple):
-    """Of each bin of answers: their mean probability, the share that is right, their number; and over all answers, the
-    expected calibration error, the mean distance of the first two."""
+    """Of each bin of answers: their mean probability, the share that is right, their number; and
+    over all answers, the expected calibration error, the mean distance of the first two."""
 
     probability: np.ndarray
     share: np.ndarray
@@ -40,18 +44,24 @@ class Calibration(NamedTuple):
 
 
 def calibration_curve(logits: np.ndarray, labels: np.ndarray, bins: int = 15) -> Calibration:
-    """Bins of equal width that hold an answer, after Guo et al., On Calibration of Modern Neural Networks, 2017."""
+    """Bins of equal width that hold an answer, after Guo et al., On Calibration of Modern Neural
+    Networks, 2017."""
     probability = _answer_probabilities(logits).astype(float)
     which = np.minimum((probability * bins).astype(int), bins - 1)
     counts = np.bincount(which, minlength=bins)
     filled, counts = counts > 0, counts[counts > 0]
     right = right_answers(logits, labels)
-    mean, share = (np.bincount(which, values, bins)[filled] / counts for values in (probability, right))
-    return Calibration(mean, share, counts, float((counts * np.abs(mean - share)).sum() / counts.sum()))
+    mean, share = (
+        np.bincount(which, values, bins)[filled] / counts for values in (probability, right)
+    )
+    return Calibration(
+        mean, share, counts, float((counts * np.abs(mean - share)).sum() / counts.sum())
+    )
 
 
 def smoothing_floor(label_smoothing: float) -> float:
-    """The least cross-entropy per image (nats) that smoothed labels allow: their own entropy; 0 without smoothing."""
+    """The least cross-entropy per image (nats) that smoothed labels allow: their own entropy; 0
+    without smoothing."""
     share = np.full(CLASSES, label_smoothing / CLASSES)
     share[0] += 1 - label_smoothing
     share = share[share > 0]

@@ -2,11 +2,11 @@
 
     python -m cifarlib export outputs/report.ipynb            # report.html and report.pdf beside it
 
-cells.py turns cells and outputs into plain HTML, pandoc makes the page or Typst of it, typst sets the PDF. The same
-notebook gives the same bytes: neither file holds a date. Cells tagged ``authors`` and ``abstract`` go into the title
-block; tags ``remove-cell``, ``remove-input`` and ``remove-output`` do what they say; the PDF leaves code out, the HTML
-folds it away. ``[@key]`` cites from notebooks/references.bib, ``[Figure](#label)`` gets the number of that caption.
-"""
+cells.py turns cells and outputs into plain HTML, pandoc makes the page or Typst of it, typst sets
+the PDF. The same notebook gives the same bytes: neither file holds a date. Cells tagged ``authors``
+and ``abstract`` go into the title block; tags ``remove-cell``, ``remove-input`` and
+``remove-output`` do what they say; the PDF leaves code out, the HTML folds it away. ``[@key]``
+cites from notebooks/references.bib, ``[Figure](#label)`` gets the number of that caption."""
 
 import base64
 import importlib.util
@@ -44,16 +44,19 @@ from cifarlib.report.notebook import (
     pandoc,
 )
 
-LINE, MAX_TABLE = 120, 180  # characters in a line of a table, and the most that smaller type makes room for
+# characters in a line of a table, and the most that smaller type makes room for
+LINE, MAX_TABLE = 120, 180
 
 
 def _math_font(text: str) -> bytes:
-    """Of STIX Two Math, the characters of a text, so that a browser sets formulas without any font of its own."""
+    """Of STIX Two Math, the characters of a text, so that a browser sets formulas without any font
+    of its own."""
     (package,) = importlib.util.find_spec("ziamath").submodule_search_locations
     options = subset.Options()
     font = subset.load_font(f"{package}/fonts/STIXTwoMath-Regular.ttf", options)
     subsetter = subset.Subsetter(options)
-    subsetter.populate(text="".join(sorted(set(text + "√"))))  # a root is an element, not a character
+    # a root is an element, not a character
+    subsetter.populate(text="".join(sorted(set(text + "√"))))
     subsetter.subset(font)
     font.save(file := io.BytesIO())
     return file.getvalue()
@@ -68,8 +71,13 @@ def to_html(path: Path, output: Path) -> list[str]:
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         (folder / "switch.html").write_text(switch if contents.all("div", class_="code") else "")
-        options = ["--embed-resources", "--mathml", *_numbering(contents), f"--css={FOLDER / 'export.css'}",
-                   f"--include-before-body={folder / 'switch.html'}"]  # fmt: skip
+        options = [
+            "--embed-resources",
+            "--mathml",
+            *_numbering(contents),
+            f"--css={FOLDER / 'export.css'}",
+            f"--include-before-body={folder / 'switch.html'}",
+        ]
         page = naming_cell(contents, lambda part: pandoc(part, folder, "html5", *options))
     if formulas := "".join(re.findall(r"<math.*?</math>", page, flags=re.DOTALL)):
         source = base64.b64encode(_math_font(formulas)).decode()
@@ -90,8 +98,8 @@ def _numbering(article: Article) -> list[str]:
 
 
 def to_pdf(path: Path, output: Path) -> list[str]:
-    """Typeset, with vector figures, their alternative text and embedded fonts; code is left out. Returns what else had
-    to be left out, one line each."""
+    """Typeset, with vector figures, their alternative text and embedded fonts; code is left out.
+    Returns what else had to be left out, one line each."""
     contents = article(path)
     leave_out_code(contents, "PDF")
     for table in contents.all("table"):
@@ -111,9 +119,11 @@ def to_pdf(path: Path, output: Path) -> list[str]:
 
 
 def _fit(table: Tag) -> None:
-    """Smaller type for a wide table; a very wide one without spans becomes several, each with the first column."""
+    """Smaller type for a wide table; a very wide one without spans becomes several, each with the
+    first column."""
     rows = [row.find_all(["th", "td"], recursive=False) for row in table.find_all("tr")]
-    lengths = [[min(len(cell.get_text()), 11) + 2 for cell in row] for row in rows]  # longer words are broken
+    # longer words are broken
+    lengths = [[min(len(cell.get_text()), 11) + 2 for cell in row] for row in rows]
     needed = [max(column) for column in zip_longest(*lengths, fillvalue=0)]
     plain = len({len(row) for row in rows}) == 1 and not table.find(
         ["th", "td"], attrs={"colspan": True, "rowspan": True}
@@ -144,10 +154,22 @@ def _typeset(article: Article, folder: Path) -> bytes:
     # a string of JSON is one of Typst's, too: for the file's properties, which hold no markup
     title = BeautifulSoup(article.title, "html.parser").get_text()
     strings = [("title-string", title), *(("author-string", name) for name in article.authors)]
-    options = [f"--variable={key}:{json.dumps(value, ensure_ascii=False)}" for key, value in strings]
+    options = [
+        f"--variable={key}:{json.dumps(value, ensure_ascii=False)}" for key, value in strings
+    ]
     text = "".join(page.get_text() for page in article.pages.values())
-    script = "JP" if re.search("[\u3040-\u30ff]", text) else "KR" if re.search("[\uac00-\ud7a3]", text) else "SC"
-    options += [f"--template={FOLDER / 'export.typ'}", f"--variable=cjk:{script}", *_numbering(article)]
+    script = (
+        "JP"
+        if re.search("[\u3040-\u30ff]", text)
+        else "KR"
+        if re.search("[\uac00-\ud7a3]", text)
+        else "SC"
+    )
+    options += [
+        f"--template={FOLDER / 'export.typ'}",
+        f"--variable=cjk:{script}",
+        *_numbering(article),
+    ]
     source = pandoc(article, folder, "typst", *options)
     for image in article.all("img", alt=re.compile(r"\S")):  # which pandoc leaves out
         alt = json.dumps(" ".join(image["alt"].split()), ensure_ascii=False)
@@ -159,7 +181,9 @@ def _typeset(article: Article, folder: Path) -> bytes:
 def _spell_out_formulas(article: Article) -> None:
     """Formulas that Typst does not take, one by one, give way to their source."""
     sources = {formula.string.strip(): str(formula) for formula in article.all(FORMULA)}
-    text = pypandoc.convert_text("<hr>".join(sources.values()), "typst", format="html", extra_args=["--quiet"])
+    text = pypandoc.convert_text(
+        "<hr>".join(sources.values()), "typst", format="html", extra_args=["--quiet"]
+    )
     refused = set()
     for source, formula in zip(sources, text.split("#horizontalrule"), strict=bool(sources)):
         try:
@@ -183,11 +207,20 @@ def _not_in_fonts(article: Article) -> list[str]:
     )
     common = ("Cf", "Mn", "Zs", "Zl", "Zp", "Co")  # not drawn
     rare = {c for c in text if ord(c) > 0x24F and unicodedata.category(c) not in common}
-    rare -= {c for c in rare if 0x1D400 <= ord(c) < 0x1D800}  # letters of Typst's own font for formulas
+    # letters of Typst's own font for formulas
+    rare -= {c for c in rare if 0x1D400 <= ord(c) < 0x1D800}
     typsts_own = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSansMono.ttf"
-    paths = [typsts_own, *(path for folder in FONTS for path in sorted(folder.glob("*.tt[fc]")))] if rare else []
+    paths = (
+        [typsts_own, *(path for folder in FONTS for path in sorted(folder.glob("*.tt[fc]")))]
+        if rare
+        else []
+    )
     for path in paths:
-        for font in TTCollection(path, lazy=True).fonts if path.suffix == ".ttc" else [TTFont(path, lazy=True)]:
+        for font in (
+            TTCollection(path, lazy=True).fonts
+            if path.suffix == ".ttc"
+            else [TTFont(path, lazy=True)]
+        ):
             rare -= {c for c in rare if ord(c) in font.getBestCmap()}
     if not rare:
         return []
@@ -196,11 +229,15 @@ def _not_in_fonts(article: Article) -> list[str]:
 
 
 def export(path: Path, kinds: Sequence[str]) -> None:
-    """The notebook as "html" and "pdf" beside it, as "tex" in a folder there; what is left out is said. Raises InputError
-    where it cannot be."""
+    """The notebook as "html" and "pdf" beside it, as "tex" in a folder there; what is left out is
+    said. Raises InputError where it cannot be."""
     said = set()
     for kind in kinds:
-        output = path.parent / "tex" / f"{path.stem}.tex" if kind == "tex" else path.with_suffix(f".{kind}")
+        output = (
+            path.parent / "tex" / f"{path.stem}.tex"
+            if kind == "tex"
+            else path.with_suffix(f".{kind}")
+        )
         try:
             notes = {"html": to_html, "pdf": to_pdf, "tex": to_tex}[kind](path, output)
         except RuntimeError as error:  # pandoc's and Typst's

@@ -17,7 +17,14 @@ MACRO = re.compile(
     rf"(?:\[(?P<count>\d)\]|(?P<marks>(?:#\d)*)){BRACES}"
 )
 SIZES = r"\\(tiny|small|normalsize|large|Large|LARGE|huge|Huge)(?![a-zA-Z])"
-FONTS = {"rm": "mathrm", "bf": "mathbf", "it": "mathit", "cal": "mathcal", "tt": "mathtt", "sf": "mathsf"}
+FONTS = {
+    "rm": "mathrm",
+    "bf": "mathbf",
+    "it": "mathit",
+    "cal": "mathcal",
+    "tt": "mathtt",
+    "sf": "mathsf",
+}
 
 
 def modern(text: str) -> str:
@@ -28,7 +35,8 @@ def modern(text: str) -> str:
     font = rf"\\({'|'.join(FONTS)})(?![a-zA-Z])\s*"
     text = re.sub(rf"\{{\s*{font}([^{{}}]*)\}}", lambda m: rf"{{\{FONTS[m[1]]}{{{m[2]}}}}}", text)
     text = re.sub(font, "", text)
-    if r"\\" in re.sub(r"\\begin\{.*\\end\{[^}]*\}", "", text, flags=re.DOTALL):  # lines outside of any environment
+    # lines outside of any environment
+    if r"\\" in re.sub(r"\\begin\{.*\\end\{[^}]*\}", "", text, flags=re.DOTALL):
         text = rf"\begin{{aligned}}{text}\end{{aligned}}"
     return re.sub(r"\n\s*\n", "\n", text).strip()
 
@@ -42,12 +50,18 @@ class Macros:
     def written_out(self, text: str) -> str:
         """A formula without definitions, which are kept, and without calls of macros."""
         for macro in MACRO.finditer(text):
-            body = rf"\operatorname{{{macro[5]}}}" if macro["kind"] == "DeclareMathOperator" else macro[5]
+            body = (
+                rf"\operatorname{{{macro[5]}}}"
+                if macro["kind"] == "DeclareMathOperator"
+                else macro[5]
+            )
             self.bodies[macro["name"]] = int(macro["count"] or len(macro["marks"] or "") // 2), body
         text = MACRO.sub("", text)
         for _ in range(5):  # macros within macros
             for name, (count, body) in self.bodies.items():
-                for call in reversed(list(re.finditer(rf"\\{name}(?![a-zA-Z])" + count * BRACES, text))):
+                for call in reversed(
+                    list(re.finditer(rf"\\{name}(?![a-zA-Z])" + count * BRACES, text))
+                ):
                     written = re.sub(r"#(\d)", lambda m, call=call: call[int(m[1])], body)
                     before = text[: call.start()].rstrip()
                     written = f"{{{written}}}" if before.endswith(("^", "_")) else f"{written} "

@@ -1,8 +1,9 @@
-"""An executed notebook as LaTeX source with its figures as PDF and a bibliography, to be moved into a conference's style.
+"""An executed notebook as LaTeX source with its figures as PDF and a bibliography, to be moved into
+a conference's style.
 
-``python -m cifarlib export outputs/report.ipynb --to tex`` makes ``outputs/tex/``, which compiles as it is with pdflatex
-and bibtex. LaTeX numbers figures, tables and sections itself; code is left out.
-"""
+``python -m cifarlib export outputs/report.ipynb --to tex`` makes ``outputs/tex/``, which compiles
+as it is with pdflatex and bibtex. LaTeX numbers figures, tables and sections itself; code is left
+out."""
 
 import io
 import re
@@ -20,19 +21,52 @@ from cifarlib.report import notebook
 
 # what pdflatex has no character for by itself
 CHARACTERS = {
-    "−": "-", "×": r"\times", "±": r"\pm", "→": r"\rightarrow", "←": r"\leftarrow", "≤": r"\leq", "≥": r"\geq",
-    "≈": r"\approx", "≠": r"\neq", "∞": r"\infty", "√": r"\surd", "∈": r"\in", "·": r"\cdot", "°": r"{}^\circ",
-    "ᵃ": "{}^a", "²": "{}^2", "³": "{}^3", "☐": r"\square", "☑": r"\boxtimes", "✓": r"\checkmark", "\u2060": "", "\u200b": "",
-    "α": r"\alpha", "β": r"\beta", "γ": r"\gamma", "δ": r"\delta", "ε": r"\varepsilon", "λ": r"\lambda", "μ": r"\mu",  # noqa: RUF001
-    "π": r"\pi", "σ": r"\sigma", "τ": r"\tau", "φ": r"\phi", "ω": r"\omega", "Δ": r"\Delta", "Σ": r"\Sigma", "Ω": r"\Omega",  # noqa: RUF001
-}  # fmt: skip
+    "−": "-",
+    "×": r"\times",
+    "±": r"\pm",
+    "→": r"\rightarrow",
+    "←": r"\leftarrow",
+    "≤": r"\leq",
+    "≥": r"\geq",
+    "≈": r"\approx",
+    "≠": r"\neq",
+    "∞": r"\infty",
+    "√": r"\surd",
+    "∈": r"\in",
+    "·": r"\cdot",
+    "°": r"{}^\circ",
+    "ᵃ": "{}^a",
+    "²": "{}^2",
+    "³": "{}^3",
+    "☐": r"\square",
+    "☑": r"\boxtimes",
+    "✓": r"\checkmark",
+    "\u2060": "",
+    "\u200b": "",
+    "α": r"\alpha",
+    "β": r"\beta",
+    "γ": r"\gamma",
+    "δ": r"\delta",
+    "ε": r"\varepsilon",
+    "λ": r"\lambda",
+    "μ": r"\mu",  # noqa: RUF001
+    "π": r"\pi",
+    "σ": r"\sigma",
+    "τ": r"\tau",
+    "φ": r"\phi",
+    "ω": r"\omega",
+    "Δ": r"\Delta",
+    "Σ": r"\Sigma",
+    "Ω": r"\Omega",  # noqa: RUF001
+}
 PUNCTUATION = "–—\u2018\u2019“”„…•†‡‰€™"  # which pdflatex knows, beside Latin letters
 BIBLIOGRAPHY = "THE-LIST-OF-REFERENCES"
 WIDE = 95  # characters in a table's row from which its columns get widths and wrap
 
 
 def to_tex(path: Path, output: Path) -> list[str]:
-    """``output`` (.tex) and, beside it, references.bib and figures/. Returns what had to be left out, one line each."""
+    """``output`` (.tex) and, beside it, references.bib and figures/. Returns what had to be left
+    out, one line each."""
     contents = notebook.article(path)
     notebook.leave_out_code(contents, "LaTeX")
     contents.title = BeautifulSoup(contents.title, "html.parser").get_text()
@@ -52,10 +86,13 @@ def to_tex(path: Path, output: Path) -> list[str]:
             f"--variable=stem:{output.stem}",
         ]
         text = notebook.naming_cell(
-            contents, lambda part: notebook.pandoc(part, Path(temporary), "latex", *options, cite="--natbib")
+            contents,
+            lambda part: notebook.pandoc(part, Path(temporary), "latex", *options, cite="--natbib"),
         )
     text = re.sub(r"\\pandocbounded\{(\\includegraphics\[.*?\]\{.*?\})\}", r"\1", text)
-    text = re.sub(r"\\hyperref\[((?:fig|tbl)-[\w-]+)\]\{(Figure|Table) \d+\}", r"\2~\\ref{\1}", text)
+    text = re.sub(
+        r"\\hyperref\[((?:fig|tbl)-[\w-]+)\]\{(Figure|Table) \d+\}", r"\2~\\ref{\1}", text
+    )
     text = text.replace(BIBLIOGRAPHY, "\\bibliographystyle{plainnat}\n\\bibliography{references}")
     declarations, notes = _declare_characters(text)
     write_text(output, text.replace("% CHARACTERS", declarations))
@@ -72,7 +109,9 @@ def _set_widths(table: Tag) -> None:
     shares = [min(length, 60) + 2 for length in longest]
     columns = BeautifulSoup("<colgroup></colgroup>", "html.parser")
     for share in shares:
-        columns.colgroup.append(Tag(name="col", attrs={"style": f"width:{100 * share / sum(shares):.1f}%"}))
+        columns.colgroup.append(
+            Tag(name="col", attrs={"style": f"width:{100 * share / sum(shares):.1f}%"})
+        )
     table.insert(1 if table.caption else 0, columns)
 
 
@@ -86,7 +125,8 @@ def _place_bibliography(contents: notebook.Article) -> None:
 
 
 def _write_figures(contents: notebook.Article, folder: Path) -> None:
-    """Each picture as a file that pdflatex reads, vector figures as PDF, named after its figure's label."""
+    """Each picture as a file that pdflatex reads, vector figures as PDF, named after its figure's
+    label."""
     pictures = contents.cells.pictures
     for image in contents.all("img"):
         figure, name = image.find_parent("figure", id=True), Path(image["src"])
@@ -96,7 +136,10 @@ def _write_figures(contents: notebook.Article, folder: Path) -> None:
             with tempfile.TemporaryDirectory() as temporary:
                 (Path(temporary) / "picture.svg").write_bytes(content)
                 (Path(temporary) / "page.typ").write_bytes(page)
-                content, ending = typst.compile(Path(temporary) / "page.typ", font_paths=notebook.FONTS), ".pdf"
+                content, ending = (
+                    typst.compile(Path(temporary) / "page.typ", font_paths=notebook.FONTS),
+                    ".pdf",
+                )
         elif ending not in (".png", ".jpeg"):
             with Image.open(io.BytesIO(content)) as picture:
                 picture.convert("RGBA").save(file := io.BytesIO(), "PNG")
@@ -107,13 +150,18 @@ def _write_figures(contents: notebook.Article, folder: Path) -> None:
 
 
 def _declare_characters(text: str) -> tuple[str, list[str]]:
-    """Declarations of the characters that pdflatex does not know by itself, and a note of those that nothing is known for."""
+    """Declarations of the characters that pdflatex does not know by itself, and a note of those
+    that nothing is known for."""
     lines, unknown = [], []
-    for character in sorted(set(text) & set(CHARACTERS) | {c for c in text if ord(c) > 0x17F and c not in PUNCTUATION}):
+    for character in sorted(
+        set(text) & set(CHARACTERS) | {c for c in text if ord(c) > 0x17F and c not in PUNCTUATION}
+    ):
         meaning = CHARACTERS.get(character)
         if meaning is None:
             unknown.append(f"{character} (U+{ord(character):04X})")
             meaning = r"\fbox{?}"
-        lines.append(rf"\DeclareUnicodeCharacter{{{ord(character):04X}}}{{\ensuremath{{{meaning}}}}}")
+        lines.append(
+            rf"\DeclareUnicodeCharacter{{{ord(character):04X}}}{{\ensuremath{{{meaning}}}}}"
+        )
     note = f"no LaTeX for {len(unknown)} character(s), a box stands in their place: {' '.join(unknown[:20])}"
     return "\n".join(lines), [note] if unknown else []

@@ -1,4 +1,5 @@
-"""The pictures of a notebook: which files browsers and Typst read, and how wide they are on a page."""
+"""The pictures of a notebook: which files browsers and Typst read, and how wide they are on a
+page."""
 
 import io
 import re
@@ -6,12 +7,22 @@ import re
 from bs4 import Tag
 from PIL import Image
 
-PAGE_WIDTH, PAGE_HEIGHT = 912, 1240  # of the text on a page, in a browser's pixels: a figure of 9.5 inches fills a line
-PICTURES = ("image/svg+xml", "image/png", "image/jpeg", "image/gif", "image/webp", "image/bmp", "image/tiff")
+# of the text on a page, in a browser's pixels: a figure of 9.5 inches fills a line
+PAGE_WIDTH, PAGE_HEIGHT = 912, 1240
+PICTURES = (
+    "image/svg+xml",
+    "image/png",
+    "image/jpeg",
+    "image/gif",
+    "image/webp",
+    "image/bmp",
+    "image/tiff",
+)
 
 
 def readable(content: bytes | None) -> tuple[bytes, str, float, float] | None:
-    """A picture that browsers and Typst read, its file's ending, width and height in pixels; None where it is none."""
+    """A picture that browsers and Typst read, its file's ending, width and height in pixels; None
+    where it is none."""
     if not content:
         return None
     head = re.search(rb"<svg\b[^>]*>", content[:20_000])

@@ -13,18 +13,45 @@ from cifarlib.model import build_model
 from cifarlib.params import TRAIN_IMAGES
 
 RECORD = {
-    "device": "cpu", "device_name": "A CPU (R), 2 threads", "batch_size": 128, "train_images": records.IMAGES["cpu"],
-    "repeats": 5, "precision": "float32", "base": "ours", "finished": "2026-01-02T00:00:00Z", "airbench": None,
-    "by_batch_size": [{"batch_size": 128, "images_per_second": [100.0], "float32": [141.6e9], "bfloat16": [70.8e9]}],
+    "device": "cpu",
+    "device_name": "A CPU (R), 2 threads",
+    "batch_size": 128,
+    "train_images": records.IMAGES["cpu"],
+    "repeats": 5,
+    "precision": "float32",
+    "base": "ours",
+    "finished": "2026-01-02T00:00:00Z",
+    "airbench": None,
+    "by_batch_size": [
+        {
+            "batch_size": 128,
+            "images_per_second": [100.0],
+            "float32": [141.6e9],
+            "bfloat16": [70.8e9],
+        }
+    ],
     "contestants": {
-        name: {"images_per_second": rates, "workers": None, "first_call_seconds": 1.0, "peak_memory_bytes": 10**9}
+        name: {
+            "images_per_second": rates,
+            "workers": None,
+            "first_call_seconds": 1.0,
+            "peak_memory_bytes": 10**9,
+        }
         for name, rates in {
-            "course": [50.0, 50.0, 100.0], "loader, float32": [100.0, 50.0, 80.0], "ready, float32": [200.0] * 3,
-            "ours": [200.0, 100.0, 400.0], "ours, once": [220.0, 101.0, 404.0],
+            "course": [50.0, 50.0, 100.0],
+            "loader, float32": [100.0, 50.0, 80.0],
+            "ready, float32": [200.0] * 3,
+            "ours": [200.0, 100.0, 400.0],
+            "ours, once": [220.0, 101.0, 404.0],
         }.items()
     },
-}  # fmt: skip
-A_GPU = {"device": "cuda", "device_name": "A GPU", "train_images": TRAIN_IMAGES, "finished": "2026-03-02T00:00:00Z"}
+}
+A_GPU = {
+    "device": "cuda",
+    "device_name": "A GPU",
+    "train_images": TRAIN_IMAGES,
+    "finished": "2026-03-02T00:00:00Z",
+}
 READERS = [records.summary_table, records.summary_text, records.roofline, records.bars]
 
 
@@ -43,8 +70,13 @@ def test_flop_per_image_is_what_torch_counts():
 
 def test_reading_a_record_needs_no_torch():
     """The report reads records where no loader is needed; torch alone takes two seconds."""
-    code = "import sys, cifarlib.benchmark.record; print({'torch', 'torchvision'} & set(sys.modules))"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "set()\n"
+    code = (
+        "import sys, cifarlib.benchmark.record; print({'torch', 'torchvision'} & set(sys.modules))"
+    )
+    assert (
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout
+        == "set()\n"
+    )
 
 
 def test_ratios_compare_neighbours_in_time():
@@ -62,7 +94,10 @@ def test_ratios_compare_neighbours_in_time():
 def test_the_text_compares_with_pytorchs_convolutions_where_they_were_measured():
     row = RECORD["contestants"]["ours"] | {"images_per_second": [100.0, 50.0, 400.0]}
     more = RECORD | {"contestants": RECORD["contestants"] | {"ours, PyTorch's convolutions": row}}
-    assert "2.00 (1.00 to 2.00) times as fast as itself with PyTorch's convolutions" in records.summary_text(more)
+    assert (
+        "2.00 (1.00 to 2.00) times as fast as itself with PyTorch's convolutions"
+        in records.summary_text(more)
+    )
 
 
 def test_a_twin_differs_in_the_named_fields_alone():
@@ -80,7 +115,12 @@ def test_a_record_without_a_matrix_rate_can_be_read(absent, tmp_path):
     write(tmp_path, by_batch_size=rows)
     (record,) = records.recorded(tmp_path)
     assert all(read(record) is not None for read in READERS)
-    assert not any(name in column for name in gone for column in records.roofline(record)[0] if "loop" not in column)
+    assert not any(
+        name in column
+        for name in gone
+        for column in records.roofline(record)[0]
+        if "loop" not in column
+    )
 
 
 def test_the_committed_records_can_be_read():
@@ -98,19 +138,28 @@ def test_recorded_gives_a_devices_newest_full_measurement(tmp_path):
     write(tmp_path, repeats=2, finished="2026-02-02T00:00:00Z")
     write(tmp_path, **A_GPU)
     kept = records.recorded(tmp_path)
-    assert [(r["folder"], r["repeats"]) for r in kept] == [("cuda-a-gpu", 5), ("cpu-a-cpu-r-2-threads", 5)]
+    assert [(r["folder"], r["repeats"]) for r in kept] == [
+        ("cuda-a-gpu", 5),
+        ("cpu-a-cpu-r-2-threads", 5),
+    ]
     assert "A GPU, 2026-03-02" in records.cuda_text(RECORD, kept)
     assert "No record of a CUDA device" in records.cuda_text(RECORD, kept[1:])
 
 
 def test_airbench_is_compared_repeat_by_repeat():
-    measured = {"version": "0.1", "images_per_second": {"ours": [300.0, 100.0], "airbench94": [100.0, 100.0]}}
-    assert "**2.00 (1.00 to 3.00) times**" in records.cuda_text(RECORD | A_GPU | {"airbench": measured}, [])
+    measured = {
+        "version": "0.1",
+        "images_per_second": {"ours": [300.0, 100.0], "airbench94": [100.0, 100.0]},
+    }
+    assert "**2.00 (1.00 to 3.00) times**" in records.cuda_text(
+        RECORD | A_GPU | {"airbench": measured}, []
+    )
     assert "was not measured" in records.cuda_text(RECORD | A_GPU, [])
 
 
 @pytest.mark.parametrize(
-    "damage", [lambda t: t[:-5], lambda t: t.replace("400.0", "900.0"), lambda t: "[1]", lambda t: "{}"]
+    "damage",
+    [lambda t: t[:-5], lambda t: t.replace("400.0", "900.0"), lambda t: "[1]", lambda t: "{}"],
 )
 def test_a_damaged_record_is_refused(damage, tmp_path):
     path = write(tmp_path)

@@ -45,14 +45,20 @@ def test_nothing_is_left_of_a_measurement_that_is_killed(number, workers):
 
 def names(device: str, precision: str, monkeypatch) -> set[str]:
     monkeypatch.setattr(measuring, "pick_precision", lambda device: precision)
-    return {name for name, contestant in CONTESTANTS.items() if not left_out(contestant, torch.device(device))}
+    return {
+        name
+        for name, contestant in CONTESTANTS.items()
+        if not left_out(contestant, torch.device(device))
+    }
 
 
 def test_doubles_are_left_out(monkeypatch):
     monkeypatch.setattr(convolutions, "faster_in_bfloat16", lambda: True)
     with_units = names("cpu", "bfloat16", monkeypatch)
     assert set(CONTESTANTS) - with_units == {"ours, captured", "ours, captured, once"}
-    assert set(CONTESTANTS) - names("cuda", "bfloat16", monkeypatch) == {"ours, PyTorch's convolutions"}
+    assert set(CONTESTANTS) - names("cuda", "bfloat16", monkeypatch) == {
+        "ours, PyTorch's convolutions"
+    }
     monkeypatch.setattr(convolutions, "faster_in_bfloat16", lambda: False)
     assert with_units - names("cpu", "bfloat16", monkeypatch) == {"ours, PyTorch's convolutions"}
     assert "ours, PyTorch's convolutions" in names("cpu", "float32", monkeypatch)
@@ -61,15 +67,22 @@ def test_doubles_are_left_out(monkeypatch):
 @pytest.mark.parametrize("device", ["cpu", "cuda", "mps"])
 def test_a_precision_without_units_is_left_out_and_said_to_be(device, monkeypatch):
     assert not any("bfloat16" in name for name in names(device, "float32", monkeypatch))
-    assert "no known units for bfloat16" in left_out(CONTESTANTS["loader, bfloat16"], torch.device(device))
+    assert "no known units for bfloat16" in left_out(
+        CONTESTANTS["loader, bfloat16"], torch.device(device)
+    )
 
 
 @pytest.mark.parametrize(
     ("wrong", "says"),
-    [({"repeats": 0}, "repeats = 0"), ({"workers": -1}, "workers = -1"), ({"batch_size": 0}, "batch_size = 0"),
-     ({"train_images": 5}, "train_images = 5"), ({"device": "tpu"}, "device = 'tpu'"),
-     ({"output_folder": 2026}, "output_folder = 2026")],
-)  # fmt: skip
+    [
+        ({"repeats": 0}, "repeats = 0"),
+        ({"workers": -1}, "workers = -1"),
+        ({"batch_size": 0}, "batch_size = 0"),
+        ({"train_images": 5}, "train_images = 5"),
+        ({"device": "tpu"}, "device = 'tpu'"),
+        ({"output_folder": 2026}, "output_folder = 2026"),
+    ],
+)
 def test_bad_input_is_refused_before_anything_is_measured(wrong, says):
     with pytest.raises(InputError, match=says):
         measure(**wrong)
@@ -91,13 +104,19 @@ def test_the_notebook_measures_and_leaves_a_record(tmp_path):
     assert done.returncode == 0, done.stderr
     (record,) = records.recorded(tmp_path)
     rows = record["contestants"]
-    assert set(rows) == {name for name, who in CONTESTANTS.items() if not left_out(who, torch.device("cpu"))}
+    assert set(rows) == {
+        name for name, who in CONTESTANTS.items() if not left_out(who, torch.device("cpu"))
+    }
     assert {len(row["images_per_second"]) for row in rows.values()} == {1}
     assert all(row["peak_memory_bytes"] > 10**8 for row in rows.values())
     assert (record["convolutions"] == "Winograd") == ("ours, PyTorch's convolutions" in rows)
     for row in record["by_batch_size"]:
         assert set(row) == {"batch_size", "images_per_second", "float32", record["precision"]}
-    outputs = [o for cell in nbformat.read(tmp_path / "out.ipynb", 4).cells for o in cell.get("outputs", [])]
+    outputs = [
+        o
+        for cell in nbformat.read(tmp_path / "out.ipynb", 4).cells
+        for o in cell.get("outputs", [])
+    ]
     shown = "".join("".join(o.get("data", {}).values()) for o in outputs)
     images_per_second = records.summary_table(record)[0]["images/s"]
     for needed in (

@@ -32,7 +32,9 @@ def test_a_device_that_is_not_there_is_named(device):
         ({}, "DEFAULT", "float32"),
     ],
 )
-def test_a_cpu_takes_bfloat16_only_where_it_has_units_for_it(units, compiled_for, precision, monkeypatch):
+def test_a_cpu_takes_bfloat16_only_where_it_has_units_for_it(
+    units, compiled_for, precision, monkeypatch
+):
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: units)
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: compiled_for)
     assert pick_precision(CPU) == precision
@@ -44,7 +46,9 @@ def test_a_cpu_without_avx512_knows_its_precision_at_once():
         "print(pick_precision(torch.device('cpu')), time.perf_counter() - start)"
     )
     emulated = {**os.environ, "ONEDNN_MAX_CPU_ISA": "AVX2", "ATEN_CPU_CAPABILITY": "avx2"}
-    done = subprocess.run([sys.executable, "-c", code], env=emulated, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=emulated, capture_output=True, text=True
+    )
     precision, seconds = done.stdout.split()
     assert precision == "float32"
     assert float(seconds) < 0.2
@@ -57,9 +61,11 @@ def test_the_estimate_is_measured(device):
 def test_repeatable_holds_for_its_block_alone():
     def settings():
         return (
-            torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled(),
-            torch.backends.cudnn.benchmark, torch.utils.deterministic.fill_uninitialized_memory,
-        )  # fmt: skip
+            torch.are_deterministic_algorithms_enabled(),
+            torch.is_deterministic_algorithms_warn_only_enabled(),
+            torch.backends.cudnn.benchmark,
+            torch.utils.deterministic.fill_uninitialized_memory,
+        )
 
     try:
         torch.use_deterministic_algorithms(True, warn_only=True)  # as the user may have it
@@ -88,15 +94,24 @@ def test_a_gpu_that_this_pytorch_has_no_code_for_is_passed_over(monkeypatch, cap
     assert pick_device("cuda") == torch.device("cuda:1")
     assert pick_device("cuda:2") == torch.device("cuda:2")
     assert caplog.text == ""
-    with pytest.raises(InputError, match=r"'cuda:0' is not there \(GPU 0 has compute capability 6.0, .* an older CUDA"):
+    with pytest.raises(
+        InputError,
+        match=r"'cuda:0' is not there \(GPU 0 has compute capability 6.0, .* an older CUDA",
+    ):
         pick_device("cuda:0")
 
 
 @pytest.mark.parametrize(("has_units", "precision"), [(True, "bfloat16"), (False, "float16")])
 def test_a_gpu_without_bfloat16_takes_float16(has_units, precision, monkeypatch):
     asked = []
-    monkeypatch.setattr(torch.cuda, "device", lambda device: asked.append(device) or contextlib.nullcontext())
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: has_units or including_emulation)
+    monkeypatch.setattr(
+        torch.cuda, "device", lambda device: asked.append(device) or contextlib.nullcontext()
+    )
+    monkeypatch.setattr(
+        torch.cuda,
+        "is_bf16_supported",
+        lambda including_emulation: has_units or including_emulation,
+    )
     assert pick_precision(torch.device("cuda:1")) == precision
     assert asked == [torch.device("cuda:1")]
 

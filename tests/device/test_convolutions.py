@@ -9,11 +9,19 @@ from cifarlib.model import build_model
 
 @pytest.mark.parametrize(
     ("c", "k", "height", "size", "n"),
-    [(64, 256, 15, 14, 32), (256, 256, 7, 7, 150), (256, 256, 7, 6, 33), (256, 256, 3, 3, 32), (24, 8, 31, 5, 2)],
+    [
+        (64, 256, 15, 14, 32),
+        (256, 256, 7, 7, 150),
+        (256, 256, 7, 6, 33),
+        (256, 256, 3, 3, 32),
+        (24, 8, 31, 5, 2),
+    ],
 )
 def test_is_the_convolution_and_its_gradients(c, k, height, size, n):
     generator = torch.Generator().manual_seed(0)
-    x = torch.randn(n, c, height, height, generator=generator).contiguous(memory_format=torch.channels_last)
+    x = torch.randn(n, c, height, height, generator=generator).contiguous(
+        memory_format=torch.channels_last
+    )
     weight = torch.randn(k, c, 3, 3, generator=generator)
     dy = torch.randn(n, k, size, size, generator=generator)  # in the other memory format, too
     found, exact = [], []
@@ -33,11 +41,20 @@ def test_is_the_convolution_and_its_gradients(c, k, height, size, n):
 
 @pytest.mark.parametrize(
     ("c", "height", "size", "n"),
-    [(64, 15, 14, 32), (256, 7, 6, 150), (256, 7, 7, 32), (256, 3, 3, 32), (256, 2, 2, 32), (256, 1, 1, 32)],
+    [
+        (64, 15, 14, 32),
+        (256, 7, 6, 150),
+        (256, 7, 7, 32),
+        (256, 3, 3, 32),
+        (256, 2, 2, 32),
+        (256, 1, 1, 32),
+    ],
 )
 def test_in_bfloat16_the_error_stays_below_two_roundings(c, height, size, n):
     generator = torch.Generator().manual_seed(0)
-    x = torch.randn(n, c, height, height, generator=generator).contiguous(memory_format=torch.channels_last)
+    x = torch.randn(n, c, height, height, generator=generator).contiguous(
+        memory_format=torch.channels_last
+    )
     weight = torch.randn(256, c, 3, 3, generator=generator)
     x, weight = x.bfloat16().double(), weight.double()
     dy = torch.randn(n, 256, size, size, generator=generator).bfloat16()
@@ -65,7 +82,9 @@ def test_the_network_says_and_learns_the_same_by_either_convolution(monkeypatch)
     x = torch.randn(convolutions.IMAGES, 3, 32, 32, generator=torch.Generator().manual_seed(1))
     sizes, fast = [], convolutions.fast_conv3x3
     monkeypatch.setattr(convolutions, "faster_in_bfloat16", lambda: True)
-    monkeypatch.setattr(convolutions, "fast_conv3x3", lambda x, w, size: sizes.append(size) or fast(x, w, size))
+    monkeypatch.setattr(
+        convolutions, "fast_conv3x3", lambda x, w, size: sizes.append(size) or fast(x, w, size)
+    )
 
     def step(plain: bool, dtype: torch.dtype) -> list[torch.Tensor]:
         model = build_model(0)
@@ -80,18 +99,22 @@ def test_the_network_says_and_learns_the_same_by_either_convolution(monkeypatch)
     assert sizes == []
     ours = step(False, torch.float32)
     assert sizes == [30, 15, 14, 7, 6, 3]  # the pooled layers without the row that pooling drops
-    for a, b in zip(ours, exact, strict=True):  # in norm: of two almost equal inputs the pooling may take the other
+    # in norm: of two almost equal inputs the pooling may take the other
+    for a, b in zip(ours, exact, strict=True):
         assert (a - b).norm() <= 1e-2 * b.norm()
     ours, theirs = step(False, torch.bfloat16), step(True, torch.bfloat16)
     for a, b, e in zip(ours, theirs, exact, strict=True):
-        assert (a - e).norm() <= 1.3 * (b - e).norm() + 1e-3 * e.norm()  # bfloat16 alone is up to 20 % off
+        # bfloat16 alone is up to 20 % off
+        assert (a - e).norm() <= 1.3 * (b - e).norm() + 1e-3 * e.norm()
 
 
 def test_a_network_keeps_its_weights_and_their_names():
     plain, fast = build_model(3), build_model(3)
     use_fast(fast, "float32")
     assert list(fast.state_dict()) == list(plain.state_dict())
-    assert [name for name, _ in fast.named_parameters()] == [name for name, _ in plain.named_parameters()]
+    assert [name for name, _ in fast.named_parameters()] == [
+        name for name, _ in plain.named_parameters()
+    ]
     for ours, theirs in zip(fast.state_dict().values(), plain.state_dict().values(), strict=True):
         assert torch.equal(ours, theirs)
 
@@ -126,9 +149,14 @@ def test_the_method_is_the_one_that_was_measured_fastest(n, k, c, height, size, 
 
 @pytest.mark.parametrize(
     ("units", "faster"),
-    [({"avx512_bf16": True, "amx_bf16": False}, True), ({"avx512_bf16": True, "amx_bf16": True}, False),
-     ({"avx512_bf16": False}, False), ({"bf16": True}, False), ({}, False)],
-)  # fmt: skip
+    [
+        ({"avx512_bf16": True, "amx_bf16": False}, True),
+        ({"avx512_bf16": True, "amx_bf16": True}, False),
+        ({"avx512_bf16": False}, False),
+        ({"bf16": True}, False),
+        ({}, False),
+    ],
+)
 def test_bfloat16_needs_units_that_are_no_matrix_units(monkeypatch, units, faster):
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: units, raising=False)
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")

@@ -20,29 +20,41 @@ RUNS = [
 
 PRECISIONS = {"cpu": [torch.float32], "cuda": [torch.float32, torch.bfloat16, torch.float16]}
 CASES = [
-    (run, other, dtype) for run, other in RUNS for dtype in PRECISIONS["cuda" if torch.cuda.is_available() else "cpu"]
+    (run, other, dtype)
+    for run, other in RUNS
+    for dtype in PRECISIONS["cuda" if torch.cuda.is_available() else "cpu"]
 ]
 
 
 def training_of(p, small, device, dtype):
     images = small.train_images[: p.train_images]
-    normalizer = make_normalizer(images, p.normalization, channel_statistics(images)).to(torch.device(device))
+    normalizer = make_normalizer(images, p.normalization, channel_statistics(images)).to(
+        torch.device(device)
+    )
     images = images.to(device).contiguous(memory_format=torch.channels_last)
-    model = build_model(0, torch.randn(24, 3, 2, 2, generator=torch.Generator().manual_seed(0))).to(device)
+    model = build_model(0, torch.randn(24, 3, 2, 2, generator=torch.Generator().manual_seed(0))).to(
+        device
+    )
     labels = small.train_labels[: p.train_images].to(device)
     if device == "cuda":  # as train.py has it
         model = model.to(memory_format=torch.channels_last)
     lookahead = Lookahead(p, model) if p.lookahead else None
-    return Training(p, model, make_optimizer(p, model), images, labels, normalizer, dtype, lookahead)
+    return Training(
+        p, model, make_optimizer(p, model), images, labels, normalizer, dtype, lookahead
+    )
 
 
 @pytest.mark.parametrize(("run", "other", "dtype"), CASES)
-def test_captured_epochs_equal_eager_ones(run, other, dtype, small, exact_convolutions, monkeypatch):
-    """Rates, order, crops, sums and the state put back after the warm-up; on a CPU with calls in the graph's place. On
-    CUDA in what training runs there: channels_last, and each precision."""
+def test_captured_epochs_equal_eager_ones(
+    run, other, dtype, small, exact_convolutions, monkeypatch
+):
+    """Rates, order, crops, sums and the state put back after the warm-up; on a CPU with calls in
+    the graph's place. On CUDA in what training runs there: channels_last, and each precision."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     if device == "cpu":
-        monkeypatch.setattr(cuda_graph, "capture", lambda step, reset, _: [reset(), step()] and step)
+        monkeypatch.setattr(
+            cuda_graph, "capture", lambda step, reset, _: [reset(), step()] and step
+        )
     monkeypatch.setattr(cuda_graph, "PART", 100)
     monkeypatch.setattr(Lookahead, "IMAGES", 256)
     p = load_params(run, **{"batch_size": 128, "train_images": 500, "epochs": 3, **other})
@@ -56,8 +68,12 @@ def test_captured_epochs_equal_eager_ones(run, other, dtype, small, exact_convol
     on_cuda = (1e-3, 5, 5e-2) if dtype == torch.float32 else (5e-2, 15, 1e-1)
     loss, answers, weights = (1e-5, 0, 1e-3) if device == "cpu" else on_cuda
     for ours, theirs in zip(rows, expected, strict=True):
-        assert ours.pop("train_accuracy") == pytest.approx(theirs.pop("train_accuracy"), abs=(answers + 0.1) / 384)
+        assert ours.pop("train_accuracy") == pytest.approx(
+            theirs.pop("train_accuracy"), abs=(answers + 0.1) / 384
+        )
         assert ours == pytest.approx(theirs, rel=loss)
-    for ours, theirs in zip(captured.model.state_dict().values(), eager.model.state_dict().values(), strict=True):
+    for ours, theirs in zip(
+        captured.model.state_dict().values(), eager.model.state_dict().values(), strict=True
+    ):
         distance = (ours - theirs).float().norm() / theirs.float().norm().clamp_min(1e-6)
         assert distance <= weights

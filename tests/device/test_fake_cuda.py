@@ -1,11 +1,11 @@
-"""The CUDA path without a GPU: a captured step, a checkpoint and a prediction of several runs on fake tensors, which have
-a device, a type and strides but no values.
+"""The CUDA path without a GPU: a captured step, a checkpoint and a prediction of several runs on
+fake tensors, which have a device, a type and strides but no values.
 
-Found here: a tensor on the wrong device, a wait for the device inside a step, a CPU tensor whose change a graph would not
-see, a gradient or state of another type, device or layout than its parameter. Only a GPU can say whether the capture
-succeeds, how much memory it takes, what the values are and how fast it is. What is replaced below is PyTorch's inside, so
-the file is collected only for the versions it was tried in (see conftest.py).
-"""
+Found here: a tensor on the wrong device, a wait for the device inside a step, a CPU tensor whose
+change a graph would not see, a gradient or state of another type, device or layout than its
+parameter. Only a GPU can say whether the capture succeeds, how much memory it takes, what the
+values are and how fast it is. What is replaced below is PyTorch's inside, so the file is collected
+only for the versions it was tried in (see conftest.py)."""
 
 from collections import Counter, defaultdict
 
@@ -63,7 +63,9 @@ def convert(module, function, recurse=True):
     for part in module.modules():
         for name, parameter in part._parameters.items():
             if parameter is not None:
-                part._parameters[name] = nn.Parameter(function(parameter.detach()), parameter.requires_grad)
+                part._parameters[name] = nn.Parameter(
+                    function(parameter.detach()), parameter.requires_grad
+                )
         part._buffers.update({name: function(buffer) for name, buffer in part._buffers.items()})
     return module
 
@@ -113,7 +115,9 @@ def fake(monkeypatch):
 
 
 @pytest.mark.parametrize(("run", "dtype"), CASES)
-def test_a_run_stays_on_the_device_and_goes_on_from_its_checkpoint(run, dtype, small, fake, monkeypatch, tmp_path):
+def test_a_run_stays_on_the_device_and_goes_on_from_its_checkpoint(
+    run, dtype, small, fake, monkeypatch, tmp_path
+):
     p = load_params(run, train_images=256, batch_size=128)
     images, labels = small.train_images[:256], small.train_labels[:256].to(CUDA)
     statistics = channel_statistics(images)
@@ -124,7 +128,9 @@ def test_a_run_stays_on_the_device_and_goes_on_from_its_checkpoint(run, dtype, s
         model = build_model(0, torch.zeros(24, 3, 2, 2) if p.whitening else None, p.dirac).to(CUDA)
         model = model.to(memory_format=torch.channels_last)
         lookahead = Lookahead(p, model) if p.lookahead else None
-        return Training(p, model, make_optimizer(p, model), images, labels, normalizer, dtype, lookahead)
+        return Training(
+            p, model, make_optimizer(p, model), images, labels, normalizer, dtype, lookahead
+        )
 
     first = start()
     CapturedEpoch(first)(1)
@@ -133,7 +139,9 @@ def test_a_run_stays_on_the_device_and_goes_on_from_its_checkpoint(run, dtype, s
         assert group.get("capturable", True)
 
     saved = {}
-    keep = lambda path, tensors, description: saved.update({k: v.cpu().contiguous() for k, v in tensors.items()})  # noqa: E731
+    keep = lambda path, tensors, description: saved.update(
+        {k: v.cpu().contiguous() for k, v in tensors.items()}
+    )  # noqa: E731
     monkeypatch.setattr(tensor_files, "save_tensors", keep)
     (tmp_path / "unfinished").mkdir()
     checkpoint.save(tmp_path, first, {}, [], [])
@@ -142,7 +150,10 @@ def test_a_run_stays_on_the_device_and_goes_on_from_its_checkpoint(run, dtype, s
     second = start()
     checkpoint.Checkpoint(saved, {}, [], []).restore(second)
     for parameter, state in second.optimizer.state.items():
-        assert all(t.device == CUDA and (not t.dim() or t.stride() == parameter.stride()) for t in state.values())
+        assert all(
+            t.device == CUDA and (not t.dim() or t.stride() == parameter.stride())
+            for t in state.values()
+        )
     CapturedEpoch(second)(2)
 
     chosen = small.validation_images[:50].to(CUDA)

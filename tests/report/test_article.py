@@ -42,12 +42,18 @@ def both_recipes(folder, **asked):
 
 def conclusions(folder, **kwargs):
     fast, asked = collect_like("fast", folder), load_claims("paper", "fast")
-    judged = judge(fast, asked), judge(fast, asked, pooled=False), judge(fast, on_test_images(asked))
+    judged = (
+        judge(fast, asked),
+        judge(fast, asked, pooled=False),
+        judge(fast, on_test_images(asked)),
+    )
     return article.conclusions(*judged, load_claims("paper"), **kwargs)
 
 
 def claims_table(results, group="paper"):
-    return article.claims_table(judge(results, load_claims(group)), "A caption.", "tbl").frame.set_index("comparison")
+    return article.claims_table(
+        judge(results, load_claims(group)), "A caption.", "tbl"
+    ).frame.set_index("comparison")
 
 
 SMOOTHING = "label smoothing helps (run 7 sums the loss as well)"
@@ -59,7 +65,11 @@ def table_1(results):
 
 def texts_of(folder):
     """All that the report says of results, by the function that says it."""
-    (judged, fast_judged), results, fast = both_recipes(folder), collect(folder), collect_like("fast", folder)
+    (judged, fast_judged), results, fast = (
+        both_recipes(folder),
+        collect(folder),
+        collect_like("fast", folder),
+    )
     return {
         "status": article.status(results).data + article.status(fast).data,
         "reached": article.reached(results, fast),
@@ -68,7 +78,9 @@ def texts_of(folder):
         "disagreements": article.disagreements(judged, fast_judged),
         "table_1": table_1(results).to_string(),
         "claims": article.both_recipes(judged, fast_judged, "").frame.to_string(),
-        "smoothing": str(vars(article.claims_table(judge(results, load_claims("smoothing")), "", "tbl"))),
+        "smoothing": str(
+            vars(article.claims_table(judge(results, load_claims("smoothing")), "", "tbl"))
+        ),
         "costs": article.costs(results, fast, "").frame.to_string(),
         "others": str(article.other_records(results, fast, "")),
         "environment": article.environment({"paper": results, "fast": fast}, "").frame.to_string(),
@@ -99,33 +111,48 @@ def test_a_changed_record_changes_what_it_counts_for(grid, tmp_path):
     for run in ("run7", "fast"):
         shutil.rmtree(changed / run)
         for seed in range(3):
-            make_record(changed, run, seed, 0.85 + 0.001 * seed, **({"epochs": 8} if run == "run7" else {}))
+            make_record(
+                changed, run, seed, 0.85 + 0.001 * seed, **({"epochs": 8} if run == "run7" else {})
+            )
     after = texts_of(changed)
-    assert {name for name in before if before[name] == after[name]} == {"status", "others", "environment"}
+    assert {name for name in before if before[name] == after[name]} == {
+        "status",
+        "others",
+        "environment",
+    }
     assert claims_table(collect(changed)).loc[SMOOTHING, "verdict"] == "contradicted"
 
 
 def test_effects_far_beyond_the_spread_are_reproduced_and_none_without(grid):
     table = claims_table(collect(grid))
     assert table.loc["SGD ends above AdamW", "verdict"] == "reproduced"
-    assert table.loc["small batches and those of 1024 perform alike (128; fast recipe 256)", "verdict"] == "reproduced"
+    assert (
+        table.loc["small batches and those of 1024 perform alike (128; fast recipe 256)", "verdict"]
+        == "reproduced"
+    )
     early = table[table.index.str.startswith("AdamW converges early")].iloc[0]
     assert (needs := re.fullmatch(r"not resolved \(needs n = (\d+)\)", early["verdict"]))
     assert int(needs[1]) > 3
 
 
 def test_the_report_says_which_verdicts_rest_on_the_pooled_deviation(tmp_path):
-    """One arm of eleven scatters ten times as much as the others: pooled, its gain of 1.5 points is resolved, and the
-    report says that by Welch's interval it is not, and that the deviations differ."""
+    """One arm of eleven scatters ten times as much as the others: pooled, its gain of 1.5 points is
+    resolved, and the report says that by Welch's interval it is not, and that the deviations
+    differ."""
 
     def said():
         fast, asked = collect_like("fast", tmp_path), load_claims("paper", "fast")
-        return article.deviation(fast, judge(fast, asked), judge(fast, asked, pooled=False)), conclusions(tmp_path)
+        return article.deviation(
+            fast, judge(fast, asked), judge(fast, asked, pooled=False)
+        ), conclusions(tmp_path)
 
     make_fast(tmp_path, **{"fast-adamw": 92.0})
     text, verdicts = said()
     assert "deviates by 0.10 points (pooled over the runs, 22 degrees of freedom)" in text
-    assert "lie between 0.10 and 0.10; Bartlett's test [@bartlett1937] does not tell them apart (p = 1)" in text
+    assert (
+        "lie between 0.10 and 0.10; Bartlett's test [@bartlett1937] does not tell them apart (p = 1)"
+        in text
+    )
     assert "would leave no verdict open" in text
     assert "Only with" not in verdicts
     for seed, accuracy in enumerate((0.91, 0.92, 0.93)):
@@ -140,26 +167,38 @@ def test_an_alike_that_rests_on_the_pooled_deviation_is_among_those_verdicts(tmp
     make_fast(tmp_path, **{"fast-batch1024": 93.4})
     for seed, accuracy in enumerate((0.930, 0.937, 0.934)):
         make_record(tmp_path, "fast-batch1024", seed, accuracy)
-    assert "pooled over all runs: small batches and those of 1024 perform alike." in conclusions(tmp_path)
+    assert "pooled over all runs: small batches and those of 1024 perform alike." in conclusions(
+        tmp_path
+    )
 
 
 def test_verdicts_that_the_test_images_do_not_share_are_named(grid):
     judged = both_recipes(grid)[1]
     tested = judge(collect_like("fast", grid), on_test_images(load_claims("paper", "fast")))
-    text = article.on_test_images(judged, tested)  # half a point lower than the validation accuracy everywhere
-    assert text == "The same procedure on the test images gives the same verdict for 11 of 11 comparisons."
+    # half a point lower than the validation accuracy everywhere
+    text = article.on_test_images(judged, tested)
+    assert (
+        text
+        == "The same procedure on the test images gives the same verdict for 11 of 11 comparisons."
+    )
     tested["padding"] = replace(tested["padding"], verdict="not resolved")
     text = article.on_test_images(judged, tested)
     assert "for 10 of 11 comparisons, and another for these" in text
     assert re.search(r"\n- \*reflect padding helps\*: \+1\.00 \(\+.*\), not resolved$", text)
     verdicts = judged, judged, tested, load_claims("paper")
-    assert article.conclusions(*verdicts).endswith("Another verdict on the test images: reflect padding helps.")
-    assert article.conclusions(*verdicts, brief=True).endswith(" Of these verdicts 1 would change on the test images.")
+    assert article.conclusions(*verdicts).endswith(
+        "Another verdict on the test images: reflect padding helps."
+    )
+    assert article.conclusions(*verdicts, brief=True).endswith(
+        " Of these verdicts 1 would change on the test images."
+    )
 
 
 def test_what_is_still_open_follows_from_the_records(grid, tmp_path):
     text = article.still_open(collect(grid), both_recipes(grid)[1])
-    assert text == "Still open: the claims that are not resolved, the private test set of the course."
+    assert (
+        text == "Still open: the claims that are not resolved, the private test set of the course."
+    )
     make_record(tmp_path, "run7", stop_epoch=95)
     text = article.still_open(collect(tmp_path), both_recipes(tmp_path)[1])
     assert (
@@ -180,7 +219,10 @@ def test_how_accuracy_moved_after_the_last_fall_of_the_rate_is_said(tmp_path):
         history[90]["validation_accuracy"] = before
         (folder / "history.csv").write_text(records.history_csv(history))
     text = article.status(results).data
-    assert "From epoch 91 to 95 validation accuracy moved by −2.60 to +2.00 points; what the other 105 epochs" in text
+    assert (
+        "From epoch 91 to 95 validation accuracy moved by −2.60 to +2.00 points; what the other 105 epochs"
+        in text
+    )
 
 
 def test_the_report_says_where_a_difference_has_another_size_than_the_papers(tmp_path):
@@ -205,9 +247,12 @@ def test_one_seed_has_an_interval_over_images_and_no_verdict(tmp_path):
 
 def test_the_conclusions_name_the_claims_by_their_verdicts_around_the_fast_recipe(grid):
     text = conclusions(grid)
-    assert text.startswith("- **6 reproduced**: SGD ends above AdamW (+1.00 points, the paper +3.03), patch whitening")
+    assert text.startswith(
+        "- **6 reproduced**: SGD ends above AdamW (+1.00 points, the paper +3.03), patch whitening"
+    )
     assert (
-        "\n- **1 contradicted**: small batches and those of 1024 perform alike (+1.00 points, the paper −0.01)" in text
+        "\n- **1 contradicted**: small batches and those of 1024 perform alike (+1.00 points, the paper −0.01)"
+        in text
     )
     assert "\n- **1 not resolved**: smoothing's gain exceeds that" in text
     assert "Nesterov" not in text  # not a claim of the paper
@@ -230,7 +275,12 @@ def test_each_claim_stands_beside_itself_around_both_recipes(grid, tmp_path):
     assert row["fast recipe"].startswith("+1.00 (+")
     assert table.loc["Dirac initialisation against PyTorch's own", "the paper's schedule"] == "–"
     early = table[table.index.str.startswith("AdamW converges early")].iloc[0]
-    assert (early["n"], early["fast recipe"], early["n "], early["verdict"]) == (1, "–", 0, "not asked")
+    assert (early["n"], early["fast recipe"], early["n "], early["verdict"]) == (
+        1,
+        "–",
+        0,
+        "not asked",
+    )
     assert "its verdict" not in table
     assert "its verdict" in article.both_recipes(*both_recipes(grid), "").frame  # three seeds a run
 
@@ -263,7 +313,8 @@ def test_how_far_the_runs_lie_from_the_papers_is_said(grid, tmp_path):
 def test_intervals_apart_have_no_value_in_common(grid):
     one = next(iter(both_recipes(grid)[1].values()))
     among = {
-        interval: replace(one, interval=interval) for interval in ((0.1, 0.5), (0.4, 2.0), (0.6, 2.0), (math.nan,) * 2)
+        interval: replace(one, interval=interval)
+        for interval in ((0.1, 0.5), (0.4, 2.0), (0.6, 2.0), (math.nan,) * 2)
     }
     low, meeting, high, none = among.values()
     assert article.apart(low, high)
@@ -284,14 +335,18 @@ def test_what_a_run_costs_is_the_median_of_its_records_by_device(grid):
 def test_the_papers_verdicts_are_for_the_papers_claims_alone(grid):
     table = claims_table(collect(grid), "smoothing")
     assert table.loc["summing the loss, given smoothing", "verdict"] == "above zero"
-    assert table.loc["smoothing alone (mean loss)", "verdict"].startswith(("reproduced", "not resolved"))
+    assert table.loc["smoothing alone (mean loss)", "verdict"].startswith(
+        ("reproduced", "not resolved")
+    )
 
 
 def test_records_of_several_devices_are_said_to_be(grid, tmp_path):
     mixed = shutil.copytree(grid, tmp_path / "outputs")
     for path in mixed.glob("run7-preprocessed/*/record.json"):
         path.write_text(path.read_text().replace("a made-up device", "another device"))
-    assert "another device in run7-preprocessed (seeds 0, 1, 2)" in article.status(collect(mixed)).data
+    assert (
+        "another device in run7-preprocessed (seeds 0, 1, 2)" in article.status(collect(mixed)).data
+    )
     assert "differ" not in article.status(collect(grid)).data
     assert article.devices(collect(mixed)) == "a made-up device (float32); another device (float32)"
 
@@ -300,9 +355,12 @@ def test_what_pre_processing_saves_comes_from_the_benchmark():
     base = next(name for name, contestant in CONTESTANTS.items() if contestant.batches == "ours")
     rates = {base: [80.0, 100.0, 90.0], twin(base, augmentation="once"): [100.0, 100.0, 100.0]}
     record = {
-        "device_name": "a CPU", "precision": "float32", "base": base, "batch_size": 128,
+        "device_name": "a CPU",
+        "precision": "float32",
+        "base": base,
+        "batch_size": 128,
         "contestants": {name: {"images_per_second": values} for name, values in rates.items()},
-    }  # fmt: skip
+    }
     row = article.speed_table([record], "").frame.set_index("device").loc["a CPU"]
     assert (row["fresh augmentation"], row["drawn once"]) == ("444 s", "399 s")
     assert row["time saved"] == "10 % (0 to 20)"
@@ -312,7 +370,9 @@ def test_a_table_of_comparisons_without_any_record_is_a_sentence(tmp_path):
     make_record(tmp_path, "run6", stop_epoch=95)
     judged = judge(collect(tmp_path), load_claims("smoothing"))
     sentence = article.claims_table(judged, "A caption.", "tbl").data
-    assert sentence.startswith("No record yet for: smoothing alone (mean loss) (7-mean − 6), summing the loss alone")
+    assert sentence.startswith(
+        "No record yet for: smoothing alone (mean loss) (7-mean − 6), summing the loss alone"
+    )
 
 
 def test_a_missing_run_is_named_with_the_command_that_makes_it(grid, tmp_path):
@@ -336,14 +396,20 @@ def test_without_any_record_everything_says_so(tmp_path, capsys):
     )
     assert texts["reached"] == texts["disagreements"] == ""
     judged, _ = both_recipes(tmp_path)
-    for draw in (article.accuracies, article.histories, lambda _: article.contrasts(judged, load_claims("paper"))):
+    for draw in (
+        article.accuracies,
+        article.histories,
+        lambda _: article.contrasts(judged, load_claims("paper")),
+    ):
         with article.missing_note():
             draw(results)
             pytest.fail("it drew something")
         assert "no record yet" in capsys.readouterr().out
 
 
-def test_a_missing_result_is_said_with_what_makes_it_and_other_errors_are_not_hidden(capsys, tmp_path):
+def test_a_missing_result_is_said_with_what_makes_it_and_other_errors_are_not_hidden(
+    capsys, tmp_path
+):
     with article.missing_note():
         collect(tmp_path).longest(run="run7", changes="")
     assert "run = run7: `make train RUN=7 EPOCHS=10` makes one" in capsys.readouterr().out
@@ -386,20 +452,27 @@ def test_what_figures_draw_is_what_the_tables_say(grid):
     assert published == {}  # of another schedule
     judged = judge(results, load_claims("paper"))
     rows = article.contrasts(judged, load_claims("paper"))
-    assert [row.name for row in rows] == [j.claim.title for j in judged.values() if j.claim.measure != "early_loss"]
+    assert [row.name for row in rows] == [
+        j.claim.title for j in judged.values() if j.claim.measure != "early_loss"
+    ]
     assert rows[1].paper == pytest.approx(0.37)
     histories, smoothing = article.histories(results)
     assert len(histories["run7"]) == 3
     assert smoothing["run7"] == 0.2
-    for figure in (figures.run_accuracies(values, intervals, published), figures.contrasts(rows),
-                   figures.loss_curves(histories, smoothing)):  # fmt: skip
+    for figure in (
+        figures.run_accuracies(values, intervals, published),
+        figures.contrasts(rows),
+        figures.loss_curves(histories, smoothing),
+    ):
         assert figure.alt
 
 
 def test_the_environment_names_every_version(grid, tmp_path):
     mixed = shutil.copytree(grid, tmp_path / "outputs")
     path = next(mixed.glob("run1/seed0-*/record.json"))
-    path.write_text(path.read_text().replace('"torch": "0"', '"torch": "1"').replace("1" * 40, "2" * 40))
+    path.write_text(
+        path.read_text().replace('"torch": "0"', '"torch": "1"').replace("1" * 40, "2" * 40)
+    )
     rows = article.environment({"paper": collect(mixed)}, "").frame.set_index("")["paper"]
     assert (rows["records"], rows["packages"]) == (39, "torch 0 / 1")
     assert rows["code commits"] == "1111111111, 2222222222"

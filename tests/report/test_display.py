@@ -1,4 +1,5 @@
-"""What notebooks show: tables, figures, what a run was computed on, and one sentence beside the paper."""
+"""What notebooks show: tables, figures, what a run was computed on, and one sentence beside the
+paper."""
 
 import re
 
@@ -51,8 +52,14 @@ def test_figures_and_tables_are_numbered_apart(shown):
 def test_a_table_aligns_numbers_to_the_right_and_escapes_markup():
     html = display.Table([{"name": "a<b", "n": "1.5"}, {"name": "c", "n": "−2.25 to 3"}]).data
     sides = re.findall(r'text-align:(\w+)">(.*?)</t[dh]>', html)
-    assert sides == [("left", "name"), ("right", "n"), ("left", "a&lt;b"), ("right", "1.5"), ("left", "c"),
-                     ("right", "−2.25 to 3")]  # fmt: skip
+    assert sides == [
+        ("left", "name"),
+        ("right", "n"),
+        ("left", "a&lt;b"),
+        ("right", "1.5"),
+        ("left", "c"),
+        ("right", "−2.25 to 3"),
+    ]
 
 
 def test_a_control_changes_the_picture_under_the_same_number(shown):
@@ -67,7 +74,12 @@ def test_a_control_changes_the_picture_under_the_same_number(shown):
 
 
 def test_a_records_provenance_names_every_device_and_convolution():
-    session = {"device": "cpu", "device_name": "a CPU", "precision": "float32", "convolutions": "Winograd"}
+    session = {
+        "device": "cpu",
+        "device_name": "a CPU",
+        "precision": "float32",
+        "convolutions": "Winograd",
+    }
     record = {**session, "sessions": [session, session, {**session, "convolutions": "PyTorch"}]}
     text = "cpu (a CPU), float32, convolutions: Winograd; then cpu (a CPU), float32, convolutions: PyTorch"
     assert display.computed_on(record) == text
@@ -75,25 +87,37 @@ def test_a_records_provenance_names_every_device_and_convolution():
     del record["convolutions"], record["sessions"]
     assert display.computed_on(record) == "cpu (a CPU), float32, convolutions: unknown"
     new = display.provenance("cpu", "0" * 64).frame.set_index("")["value"]["new runs"]
-    assert new in {f"{p}, convolutions: {c}" for p in ("float32", "bfloat16") for c in ("Winograd", "PyTorch")}
+    assert new in {
+        f"{p}, convolutions: {c}" for p in ("float32", "bfloat16") for c in ("Winograd", "PyTorch")
+    }
 
 
 FULL = {
-    "run": "run7", "seed": 0, "epochs": PAPER_EPOCHS, "epochs_trained": PAPER_EPOCHS, "train_images": TRAIN_IMAGES,
+    "run": "run7",
+    "seed": 0,
+    "epochs": PAPER_EPOCHS,
+    "epochs_trained": PAPER_EPOCHS,
+    "train_images": TRAIN_IMAGES,
     "validation_accuracy": 0.9345,
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({}, "right after 200 epochs; the paper reports 93.20 %. It is one seed: another will differ."),
+        (
+            {},
+            "right after 200 epochs; the paper reports 93.20 %. It is one seed: another will differ.",
+        ),
         (
             {"epochs_trained": 95},
             "95 epochs. The paper reports 93.20 % after 200 epochs on all 40,000 training images: ",
         ),
         ({"train_images": 256}, "this run has another schedule or less data and is no comparison."),
-        ({"run": "run6-sum", "epochs_trained": 1}, "after 1 epoch; the paper has no such run, its best has 93.20 %"),
+        (
+            {"run": "run6-sum", "epochs_trained": 1},
+            "after 1 epoch; the paper has no such run, its best has 93.20 %",
+        ),
     ],
 )
 def test_a_result_stands_beside_the_paper_only_where_it_is_comparable(changes, says):
@@ -104,13 +128,26 @@ def test_a_result_stands_beside_the_paper_only_where_it_is_comparable(changes, s
 
 def test_a_run_that_validated_on_nothing_says_so():
     record = FULL | {
-        "run": "fast94", "train_images": 50_000, "validation_accuracy": None, "validation_images": 0, "test_images": 10_000,
-        "test_accuracy": 0.9345, "test_loss": 0.98, "test_accuracy_views": 0.9412,
-    }  # fmt: skip
+        "run": "fast94",
+        "train_images": 50_000,
+        "validation_accuracy": None,
+        "validation_images": 0,
+        "test_images": 10_000,
+        "test_accuracy": 0.9345,
+        "test_loss": 0.98,
+        "test_accuracy_views": 0.9412,
+    }
     text = train_page.beside_the_paper(record, load_published()).data
-    assert "trained on all 50,000 images, so that none is left to validate on: **93.45 %** of the test images" in text
+    assert (
+        "trained on all 50,000 images, so that none is left to validate on: **93.45 %** of the test images"
+        in text
+    )
     (row,) = train_page.results_table(record).frame.to_dict("records")
-    assert (row["part"], row["accuracy"], row["accuracy over six views"]) == ("test", "93.45 %", "94.12 %")
+    assert (row["part"], row["accuracy"], row["accuracy over six views"]) == (
+        "test",
+        "93.45 %",
+        "94.12 %",
+    )
 
 
 def test_a_record_without_views_has_a_dash_for_them():
@@ -124,7 +161,13 @@ def test_a_record_without_views_has_a_dash_for_them():
 
 def test_the_layers_add_up_to_the_papers_parameters():
     table = train_page.layers(load_params(7)).frame
-    assert table.iloc[-1].tolist() == ["all", "", "", "1,972,792", f"{1_972_792 - 288 - 2 * (64 + 256 + 256):,}"]
+    assert table.iloc[-1].tolist() == [
+        "all",
+        "",
+        "",
+        "1,972,792",
+        f"{1_972_792 - 288 - 2 * (64 + 256 + 256):,}",
+    ]
     assert table.iloc[0].tolist() == ["0", "Conv2d", "24x31x31", "312", "24"]
 
 
@@ -147,4 +190,6 @@ def test_progress_ends_as_one_line_and_one_figure(shown, monkeypatch, capsys):
         progress(float(epoch), history)
     assert [bundle["text/plain"][:9] for bundle in shown] == ["Figure 1."]
     line = capsys.readouterr().out.splitlines()[-1]
-    assert line.startswith("run7 seed 0: epoch 2.0 of 2, loss 1.5000, validation 40.00 %, 3.5 s an epoch")
+    assert line.startswith(
+        "run7 seed 0: epoch 2.0 of 2, loss 1.5000, validation 40.00 %, 3.5 s an epoch"
+    )

@@ -1,4 +1,5 @@
-"""Notebooks as others write them, exported to both formats: one notebook with an example of each kind, and small ones."""
+"""Notebooks as others write them, exported to both formats: one notebook with an example of each
+kind, and small ones."""
 
 import base64
 import io
@@ -24,7 +25,9 @@ text, new_output = nbformat.v4.new_markdown_cell, nbformat.v4.new_output
 def code(source="1", *outputs, **forms):
     """A code cell with outputs, or with one of several forms: text__plain="3"."""
     data = {kind.replace("__", "/"): form for kind, form in forms.items()}
-    return nbformat.v4.new_code_cell(source, outputs=[*outputs, *([new_output("display_data", data)] if data else [])])
+    return nbformat.v4.new_code_cell(
+        source, outputs=[*outputs, *([new_output("display_data", data)] if data else [])]
+    )
 
 
 def stream(*texts):
@@ -33,35 +36,58 @@ def stream(*texts):
 
 def pasted(source, **attachments):
     cell = text(source)
-    cell["attachments"] = {f"{name}.png": {"image/png": content} for name, content in attachments.items()}
+    cell["attachments"] = {
+        f"{name}.png": {"image/png": content} for name, content in attachments.items()
+    }
     return cell
 
 
 WIDE = "".join(f"<td>{value}.123456</td>" for value in range(30))
 OPEN = "<table><tr><td>open<td>cells<tr><td>of<td>1. a - table</table>\n\n| x | y |\n|---|---|\n| $P(a|b)$ | - z |"
-INTERACTIVE = {"application/vnd.plotly.v1+json": {}, "text/html": "<div><script>draw()</script></div>"}
+INTERACTIVE = {
+    "application/vnd.plotly.v1+json": {},
+    "text/html": "<div><script>draw()</script></div>",
+}
 CELLS = [
     text('# First 😀 "quoted" É'),
     text('Ada "A" L 😀; B_1_ @c', metadata={"tags": ["authors"]}),
     text('Of \U0001d518, 😀 and "quotes", x_1_2', metadata={"tags": ["abstract"]}),
-    text("# Second\n\nTo [Method](#Method), [2. Data](#2.-Data), [my place](#place), [nowhere](#nowhere)."),
+    text(
+        "# Second\n\nTo [Method](#Method), [2. Data](#2.-Data), [my place](#place), [nowhere](#nowhere)."
+    ),
     text("---\nafter a rule"),
     text("---"),
     text("a list\n- one item\n- two items\n## Method\nafter a heading"),
     text("# 2. Data\n\n<a id='place'></a>here"),
-    text("spaced $ u + v $ and\n\\begin{align}\np_1 &= q \\\\\n&= r\n\\end{align}\nthen $$\ns\n= t\n$$"),
+    text(
+        "spaced $ u + v $ and\n\\begin{align}\np_1 &= q \\\\\n&= r\n\\end{align}\nthen $$\ns\n= t\n$$"
+    ),
     text(r"$\newcommand{\half}[1]{\frac{#1}{2}}$ macro $\half{w}$ and $\nosuchmacro{k}$"),
     code(text__latex=r"$\displaystyle \hat{m}$", text__plain="<IPython.core.display.Math object>"),
-    code(text__latex=r"\begin{equation} l_1 \end{equation}", text__plain="<IPython.core.display.Latex object>"),
+    code(
+        text__latex=r"\begin{equation} l_1 \end{equation}",
+        text__plain="<IPython.core.display.Latex object>",
+    ),
     text(r"C:\Users\new\x.txt, __init__.py, **bold**.step, [a](https://x.org).Name, `a``b`"),
     text("@name, @torch.no_grad(), me@example.org, [@nobody], [@he2016]"),
-    text('![by mark](<my picture.png>) <img src="my picture.png" width="30">\n\n![](data:image/png;base64,' + PNG + ")"),
+    text(
+        '![by mark](<my picture.png>) <img src="my picture.png" width="30">\n\n![](data:image/png;base64,'
+        + PNG
+        + ")"
+    ),
     text("[![badge](https://img.example.org/b.svg)](https://x.org)"),
     pasted("![p](attachment:kept.png) ![lost](attachment:gone.png)", kept=PNG),
     code('s = """\n```\n"""', *stream("```\n````\n</pre>")),
     code(image__png=PNG, text__plain="<Figure>"),
-    code(**{"image__svg+xml": '<svg width="9" height="9"><rect width="9" height="9"/></svg>', "text__plain": "<SVG>"}),
-    code(text__html='<table class="dataframe"><tr><th>seen</th><th>told</th></tr><tr><td>1.5</td><td>20</td></tr></table>'),
+    code(
+        **{
+            "image__svg+xml": '<svg width="9" height="9"><rect width="9" height="9"/></svg>',
+            "text__plain": "<SVG>",
+        }
+    ),
+    code(
+        text__html='<table class="dataframe"><tr><th>seen</th><th>told</th></tr><tr><td>1.5</td><td>20</td></tr></table>'
+    ),
     code(text__html=f"<table><tr>{WIDE}</tr></table>"),
     code(text__html=f"<table>{''.join(f'<tr><td>row {n}</td></tr>' for n in range(200))}</table>"),
     text(OPEN),
@@ -75,12 +101,13 @@ CELLS = [
     code("many", *stream("".join(f"line {n}\n" for n in range(100_000)))),
     text("<div><b>never closed"),
     text("## Last"),
-]  # fmt: skip
+]
 
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory):
-    """The page without its pictures' bytes, the PDF's text and its reader, and the notes on what was left out."""
+    """The page without its pictures' bytes, the PDF's text and its reader, and the notes on what
+    was left out."""
     folder = tmp_path_factory.mktemp("any")
     (folder / "my picture.png").write_bytes(file.getvalue())
     nbformat.write(nbformat.v4.new_notebook(cells=CELLS), folder / "any.ipynb")
@@ -90,7 +117,13 @@ def exported(tmp_path_factory):
     reader = PdfReader(folder / "any.pdf")
     page = re.sub(r"base64,[^\"')]*", "", unescape((folder / "any.html").read_text()))
     pdf = " ".join(" ".join(sheet.extract_text() for sheet in reader.pages).split())
-    return {"html": page, "pdf": pdf, "reader": reader, "notes": notes, "seconds": time.monotonic() - start}
+    return {
+        "html": page,
+        "pdf": pdf,
+        "reader": reader,
+        "notes": notes,
+        "seconds": time.monotonic() - start,
+    }
 
 
 def in_both(exported, *texts):
@@ -108,7 +141,13 @@ def test_the_first_heading_is_the_title_and_the_others_are_sections(exported):
 
 
 def test_title_authors_and_abstract_are_as_written(exported):
-    assert in_both(exported, 'First 😀 "quoted" É', 'Ada "A" L 😀', "B_1_ @c", 'Of \U0001d518, 😀 and "quotes", x_1_2')
+    assert in_both(
+        exported,
+        'First 😀 "quoted" É',
+        'Ada "A" L 😀',
+        "B_1_ @c",
+        'Of \U0001d518, 😀 and "quotes", x_1_2',
+    )
     assert exported["reader"].metadata.title == 'First 😀 "quoted" É'
     assert exported["reader"].metadata.author == 'Ada "A" L 😀, B_1_ @c'
 
@@ -142,16 +181,24 @@ def test_links_lead_to_jupyters_anchors_or_are_text(exported):
     targets = set(re.findall(r'href="#([^"]+)"', exported["html"]))
     assert {"Method", "2.-Data", "place"} <= targets <= ids
     assert in_both(exported, "nowhere")
-    links = [note.get_object() for sheet in exported["reader"].pages for note in sheet.get("/Annots", [])]
+    links = [
+        note.get_object() for sheet in exported["reader"].pages for note in sheet.get("/Annots", [])
+    ]
     assert sum("/Dest" in link or "/D" in link.get("/A", {}) for link in links) >= 4
 
 
 def test_pictures_are_embedded_and_remote_ones_named(exported):
     assert len(re.findall(r"<img[^>]* src=\"data:image", exported["html"])) == 7
-    assert in_both(exported, "[badge: https://img.example.org/b.svg]", "[lost: attachment:gone.png]")
+    assert in_both(
+        exported, "[badge: https://img.example.org/b.svg]", "[lost: attachment:gone.png]"
+    )
     assert 'src="http' not in exported["html"]
-    assert any("https://img.example.org/b.svg is remote, not fetched" in note for note in exported["notes"])
-    assert any(note.startswith("cell 17: the picture attachment:gone.png") for note in exported["notes"])
+    assert any(
+        "https://img.example.org/b.svg is remote, not fetched" in note for note in exported["notes"]
+    )
+    assert any(
+        note.startswith("cell 17: the picture attachment:gone.png") for note in exported["notes"]
+    )
 
 
 def test_backticks_and_open_tags_stay_in_their_cell(exported):
@@ -163,7 +210,8 @@ def test_backticks_and_open_tags_stay_in_their_cell(exported):
 def test_pictures_from_outputs_have_no_caption(exported):
     assert "<figcaption" not in exported["html"]
     assert not re.search(
-        r"\b(png|svg)\b", exported["pdf"].replace("picture.png", "").replace("b.svg", "").replace(".png", "")
+        r"\b(png|svg)\b",
+        exported["pdf"].replace("picture.png", "").replace("b.svg", "").replace(".png", ""),
     )
 
 
@@ -172,7 +220,9 @@ def test_tables_are_tables_in_both(exported):
     assert all(f"row {n} " in exported["pdf"] for n in range(200))
     assert "open cells of 1. a - table" in exported["pdf"]
     assert re.search(r"<td[^>]*>cells</td>", exported["html"])
-    assert set(re.findall(r"\d+\.123456", exported["pdf"])) == {f"{value}.123456" for value in range(30)}
+    assert set(re.findall(r"\d+\.123456", exported["pdf"])) == {
+        f"{value}.123456" for value in range(30)
+    }
     assert "\U0001d443" in exported["pdf"]
 
 
@@ -185,7 +235,10 @@ def test_a_progress_bar_shows_its_last_state_and_colours_leave_no_codes(exported
 
 def test_what_is_interactive_is_a_picture_or_a_line(exported):
     assert in_both(
-        exported, "not shown here: plotly.v1", "widget-view: IntSlider(value=7)", "[iframe: https://example.org/film]"
+        exported,
+        "not shown here: plotly.v1",
+        "widget-view: IntSlider(value=7)",
+        "[iframe: https://example.org/film]",
     )
     assert exported["html"].count("not shown here: plotly") == 1
     assert "draw()" not in exported["html"]
@@ -196,7 +249,9 @@ def test_what_is_interactive_is_a_picture_or_a_line(exported):
 def test_very_long_output_is_cut_and_says_so(exported):
     assert in_both(exported, "line 0", "[… 99,000 lines left out here …]", "line 99999")
     assert "line 50000" not in exported["html"]
-    assert any(note.endswith("99,000 lines of an output are left out") for note in exported["notes"])
+    assert any(
+        note.endswith("99,000 lines of an output are left out") for note in exported["notes"]
+    )
     assert exported["seconds"] < 60
     assert len(exported["html"]) < 1e6
 
@@ -228,12 +283,25 @@ def test_characters_without_a_font_are_named(tmp_path):
 @pytest.mark.parametrize("which", ["prints nothing", "no outputs", "version 3", "empty"])
 def test_old_and_silent_notebooks_export(which, tmp_path, capsys):
     silent = {"cell_type": "code", "source": "x = 1", "metadata": {}, "execution_count": 1}
-    old = {"cell_type": "code", "input": ["1 + 1"], "language": "python", "metadata": {}, "prompt_number": 1,
-           "outputs": [{"output_type": "pyout", "prompt_number": 1, "text": ["two"], "metadata": {}}]}  # fmt: skip
-    cells = {"prints nothing": [silent | {"outputs": []}], "no outputs": [silent], "empty": []}.get(which)
+    old = {
+        "cell_type": "code",
+        "input": ["1 + 1"],
+        "language": "python",
+        "metadata": {},
+        "prompt_number": 1,
+        "outputs": [{"output_type": "pyout", "prompt_number": 1, "text": ["two"], "metadata": {}}],
+    }
+    cells = {"prints nothing": [silent | {"outputs": []}], "no outputs": [silent], "empty": []}.get(
+        which
+    )
     notebook = {"cells": cells, "metadata": {}, "nbformat": 4, "nbformat_minor": 2}
     if which == "version 3":
-        notebook = {"worksheets": [{"cells": [old]}], "metadata": {"name": "x"}, "nbformat": 3, "nbformat_minor": 0}
+        notebook = {
+            "worksheets": [{"cells": [old]}],
+            "metadata": {"name": "x"},
+            "nbformat": 3,
+            "nbformat_minor": 0,
+        }
     (tmp_path / "mine.ipynb").write_text(json.dumps(notebook))
     export.export(tmp_path / "mine.ipynb", ["html", "pdf"])
     assert ("two" in (tmp_path / "mine.html").read_text()) == (which == "version 3")
@@ -253,7 +321,9 @@ def test_a_notebook_that_was_not_executed_is_said_to_be(tmp_path, capsys):
 
 
 def test_no_line_ends_between_a_number_and_its_per_cent(tmp_path):
-    nbformat.write(nbformat.v4.new_notebook(cells=[text("93.1 % and `7 % 2`")]), tmp_path / "mine.ipynb")
+    nbformat.write(
+        nbformat.v4.new_notebook(cells=[text("93.1 % and `7 % 2`")]), tmp_path / "mine.ipynb"
+    )
     export.export(tmp_path / "mine.ipynb", ["html"])
     page = (tmp_path / "mine.html").read_text()
     assert "93.1\u00a0% and <code>7 % 2</code>" in page
@@ -270,7 +340,9 @@ def test_an_error_names_its_cell_and_quotes_its_first_line(tmp_path, monkeypatch
         return compile(source, **options)
 
     monkeypatch.setattr(export.typst, "compile", refuse)
-    with pytest.raises(InputError, match=r"bad.ipynb cannot be exported: cell 3, 'too bad': unknown thing$"):
+    with pytest.raises(
+        InputError, match=r"bad.ipynb cannot be exported: cell 3, 'too bad': unknown thing$"
+    ):
         export.export(tmp_path / "bad.ipynb", ["pdf"])
     assert not (tmp_path / "bad.pdf").exists()
 
@@ -279,7 +351,9 @@ def test_a_formula_that_typst_refuses_is_shown_as_its_source(tmp_path, monkeypat
     compile = export.typst.compile
 
     def refuse(source, **options):
-        if "psi" in (source.decode() if isinstance(source, bytes) else source.read_text()).replace("`\\psi", ""):
+        if "psi" in (source.decode() if isinstance(source, bytes) else source.read_text()).replace(
+            "`\\psi", ""
+        ):
             raise RuntimeError("unknown thing")
         return compile(source, **options)
 
@@ -302,6 +376,11 @@ def test_a_folder_that_cannot_be_written_is_one_line(tmp_path, monkeypatch):
 
 
 def test_what_is_left_out_is_said_once_on_the_terminal(tmp_path, capsys):
-    nbformat.write(nbformat.v4.new_notebook(cells=[text("![x](https://e.org/x.png)")]), tmp_path / "mine.ipynb")
+    nbformat.write(
+        nbformat.v4.new_notebook(cells=[text("![x](https://e.org/x.png)")]), tmp_path / "mine.ipynb"
+    )
     export.export(tmp_path / "mine.ipynb", ["html", "pdf"])
-    assert capsys.readouterr().err == "mine.ipynb, cell 1: the picture https://e.org/x.png is remote, not fetched\n"
+    assert (
+        capsys.readouterr().err
+        == "mine.ipynb, cell 1: the picture https://e.org/x.png is remote, not fetched\n"
+    )

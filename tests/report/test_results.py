@@ -24,7 +24,10 @@ def grid(tmp_path_factory):
 def change(folder, **fields):
     """Other values in a record, and in each of its sessions that has them."""
     record = json.loads((folder / "record.json").read_text())
-    record["sessions"] = [session | {k: v for k, v in fields.items() if k in session} for session in record["sessions"]]
+    record["sessions"] = [
+        session | {k: v for k, v in fields.items() if k in session}
+        for session in record["sessions"]
+    ]
     (folder / "record.json").write_text(json.dumps(record | fields))
 
 
@@ -37,10 +40,21 @@ def test_a_table_has_one_row_a_record_in_plain_units(tmp_path):
     row = table.iloc[1]
     assert (row.seed, row.epochs, row.epochs_trained, row.train_images) == (3, 20, 20, 40_000)
     assert (row.validation_accuracy, row.test_accuracy) == (0.932, 0.927)
-    assert (row.device, row.precision, row.convolutions, row.training_version) == ("cpu", "float32", "PyTorch", 1)
-    assert (row.batch_size, row.label_smoothing, row.seconds_per_epoch, row.folder) == (128, 0.2, 13.5, folder)
+    assert (row.device, row.precision, row.convolutions, row.training_version) == (
+        "cpu",
+        "float32",
+        "PyTorch",
+        1,
+    )
+    assert (row.batch_size, row.label_smoothing, row.seconds_per_epoch, row.folder) == (
+        128,
+        0.2,
+        13.5,
+        folder,
+    )
     history = records.read_history(folder)
-    assert row.early_loss == pytest.approx(np.mean([epoch["train_loss"] for epoch in history[:3]]))  # 15 % of 20
+    # 15 % of 20
+    assert row.early_loss == pytest.approx(np.mean([epoch["train_loss"] for epoch in history[:3]]))
 
 
 def test_a_record_without_a_parameter_counts_as_having_its_default(tmp_path):
@@ -68,7 +82,10 @@ def test_a_table_without_records_has_its_columns(tmp_path):
 
 def test_a_schedule_is_said_in_words_and_as_options():
     assert (str(Schedule()), Schedule().options) == ("the paper's 200 epochs", "")
-    assert (str(Schedule(8)), Schedule(8).options) == ("the paper's schedule squeezed into 8 epochs", " EPOCHS=8")
+    assert (str(Schedule(8)), Schedule(8).options) == (
+        "the paper's schedule squeezed into 8 epochs",
+        " EPOCHS=8",
+    )
     assert str(Schedule(1)) == "the paper's schedule squeezed into 1 epoch"
     stopped = Schedule(200, 95, 2000)
     assert str(stopped) == "95 of the paper's 200 epochs, on 2,000 of 40,000 training images"
@@ -92,7 +109,8 @@ def test_schedules_are_never_mixed(grid, tmp_path):
     assert compared.runs == ["run7"]
     assert "batch_size 64, now 128" in set(compared.others["changes"])
     assert compared.longest(run="run7", changes="").epochs_trained == 95
-    make_record(mixed, "run7", 0, 0.1, epochs=150, learning_rate=1.0)  # more epochs, but not with run 7's settings
+    # more epochs, but not with run 7's settings
+    make_record(mixed, "run7", 0, 0.1, epochs=150, learning_rate=1.0)
     assert results.collect(mixed).longest(run="run7", changes="").epochs_trained == 95
     short = results.collect(mixed, epochs=8)
     assert short.schedule == Schedule(8)
@@ -110,8 +128,15 @@ def test_of_two_schedules_with_as_many_runs_the_longer_is_compared(tmp_path):
 
 
 def test_only_a_long_part_of_the_papers_schedule_may_stand_beside_the_paper():
-    assert [s.is_the_papers for s in (Schedule(), Schedule(200, 95), Schedule(200, 91))] == [True] * 3
-    others = (Schedule(200, 90), Schedule(100), Schedule(200, None, 2000), Schedule(200, None, 40_000, "triangle"))
+    assert [s.is_the_papers for s in (Schedule(), Schedule(200, 95), Schedule(200, 91))] == [
+        True
+    ] * 3
+    others = (
+        Schedule(200, 90),
+        Schedule(100),
+        Schedule(200, None, 2000),
+        Schedule(200, None, 40_000, "triangle"),
+    )
     assert not any(s.is_the_papers for s in others)
 
 
@@ -136,7 +161,12 @@ def test_values_are_per_cent_one_a_seed_in_the_order_of_the_seeds(tmp_path):
 
 
 def test_the_longest_record_is_of_the_most_images_then_epochs_then_the_first_seed(tmp_path):
-    for seed, schedule in ((0, {"train_images": 2000}), (2, {"epochs": 8}), (1, {"epochs": 8}), (0, {"epochs": 4})):
+    for seed, schedule in (
+        (0, {"train_images": 2000}),
+        (2, {"epochs": 8}),
+        (1, {"epochs": 8}),
+        (0, {"epochs": 4}),
+    ):
         make_record(tmp_path, "run7", seed, **schedule)
     longest = results.collect(tmp_path).longest(run="run7", changes="")
     assert (longest.seed, longest.epochs) == (1, 8)
@@ -152,7 +182,10 @@ def test_rows_of_the_table_say_where_they_were_made_differently(grid, tmp_path):
         for seed in (1, 2):
             change(mixed / run / f"seed{seed}-epochs8", convolutions="Winograd")
     rows = results.table(mixed).to_dict("records")
-    assert made_differently(rows) == "convolutions Winograd in run1 (seeds 1, 2), run2 (seeds 1, 2), else PyTorch"
+    assert (
+        made_differently(rows)
+        == "convolutions Winograd in run1 (seeds 1, 2), run2 (seeds 1, 2), else PyTorch"
+    )
 
 
 def test_a_record_of_another_training_version_is_not_compared(grid, tmp_path):
@@ -182,7 +215,9 @@ def test_records_are_read_with_their_labels(grid):
 def test_the_readmes_table_and_figure_are_those_of_the_committed_records(tmp_path):
     root = project_root()
     listed = subprocess.run(
-        ["git", "-C", root, "ls-files", "outputs/*/seed*/record.json"], capture_output=True, text=True
+        ["git", "-C", root, "ls-files", "outputs/*/seed*/record.json"],
+        capture_output=True,
+        text=True,
     )
     folders = [Path(path).parent for path in listed.stdout.split()]
     assert folders
@@ -190,9 +225,20 @@ def test_the_readmes_table_and_figure_are_those_of_the_committed_records(tmp_pat
         (tmp_path / folder).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / folder).symlink_to(root / folder)
     done = subprocess.run(
-        [sys.executable, "-m", "cifarlib", "results", "--output-folder", tmp_path / "outputs", "--figure", tmp_path / "a.svg"],
-        capture_output=True, text=True, cwd=root,
-    )  # fmt: skip
+        [
+            sys.executable,
+            "-m",
+            "cifarlib",
+            "results",
+            "--output-folder",
+            tmp_path / "outputs",
+            "--figure",
+            tmp_path / "a.svg",
+        ],
+        capture_output=True,
+        text=True,
+        cwd=root,
+    )
     assert done.stdout in (root / "README.md").read_text()
     assert (tmp_path / "a.svg").read_text() == (root / "docs" / "results.svg").read_text()
 
@@ -200,10 +246,15 @@ def test_the_readmes_table_and_figure_are_those_of_the_committed_records(tmp_pat
 def test_a_line_of_the_readmes_table_is_of_a_run_and_schedule_over_its_seeds(tmp_path):
     for seed, accuracy in enumerate((0.92, 0.93)):
         make_record(tmp_path, "run7", seed, accuracy, stop_epoch=95)
-    make_record(tmp_path, "run7-mean", 1, 0.5, epochs=20, stop_epoch=8, train_images=2000, batch_size=64)
+    make_record(
+        tmp_path, "run7-mean", 1, 0.5, epochs=20, stop_epoch=8, train_images=2000, batch_size=64
+    )
     lines = results.results_markdown(records.finished(tmp_path)).splitlines()[2:]
     asks = "What does label smoothing, with the loss summed over the batch, bring over run 6?"
-    assert lines[0] == f"| run7 | {asks} | 95 of the paper's 200 epochs | 2 | 92.50 ± 0.71 | 92.00 | – | 93.20 |"
+    assert (
+        lines[0]
+        == f"| run7 | {asks} | 95 of the paper's 200 epochs | 2 | 92.50 ± 0.71 | 92.00 | – | 93.20 |"
+    )
     assert lines[1].startswith(
         "| run7-mean (batch_size 64, now 128) | How much of run 7's gain is label smoothing alone"
     )
@@ -211,7 +262,9 @@ def test_a_line_of_the_readmes_table_is_of_a_run_and_schedule_over_its_seeds(tmp
     assert lines[1].endswith("| 1 | 50.00 | 49.50 | – | – |")
 
 
-def test_the_table_begins_with_the_papers_schedule_and_takes_a_run_that_has_no_params_file_any_more(tmp_path):
+def test_the_table_begins_with_the_papers_schedule_and_takes_a_run_that_has_no_params_file_any_more(
+    tmp_path,
+):
     for run in ("fast", "run7"):
         make_record(tmp_path, run)
     path = make_record(tmp_path, "fast-sgd") / "record.json"
@@ -244,4 +297,7 @@ def test_the_fast_recipe_is_compared_among_its_own(tmp_path):
     assert len(fast.values("fast")) == 5
     everything = results.collect_like("fast94", tmp_path)
     assert everything.runs == ["fast94"]
-    assert str(everything.schedule) == "16 epochs, triangle schedule, on 50,000 images, without validation"
+    assert (
+        str(everything.schedule)
+        == "16 epochs, triangle schedule, on 50,000 images, without validation"
+    )

@@ -12,12 +12,15 @@ from cifarlib.report import train_page
 
 @pytest.fixture
 def busy(monkeypatch):
-    """Two threads, of which the second has no core of its own: an epoch takes 60 s on one, and 90 s on two."""
+    """Two threads, of which the second has no core of its own: an epoch takes 60 s on one, and 90 s
+    on two."""
     threads = [2]
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads[0])
     monkeypatch.setattr(torch, "set_num_threads", lambda n: threads.__setitem__(0, n))
     monkeypatch.setattr(train_page.os, "getloadavg", lambda: (1.3, 1, 1))
-    monkeypatch.setattr(train_page, "estimate_epoch_seconds", lambda *_: 60 if threads[0] == 1 else 90)
+    monkeypatch.setattr(
+        train_page, "estimate_epoch_seconds", lambda *_: 60 if threads[0] == 1 else 90
+    )
     return threads
 
 
