@@ -29,12 +29,12 @@ def offline(monkeypatch, tmp_path):
 
 def test_the_split_is_40000_10000_10000(cifar10):
     for part, n in (("train", 40_000), ("validation", 10_000), ("test", 10_000)):
-        images, labels = getattr(cifar10, f"{part}_images"), getattr(cifar10, f"{part}_labels")
+        images, labels = getattr(cifar10, part).images, getattr(cifar10, part).labels
         assert images.shape == (n, 3, 32, 32)
         assert images.dtype == torch.uint8
         assert labels.shape == (n,)
         assert set(labels.tolist()) == set(range(10))
-    assert (cifar10.test_labels.bincount() == 1000).all()
+    assert (cifar10.test.labels.bincount() == 1000).all()
 
 
 def test_the_file_is_the_six_published_batches():
@@ -47,16 +47,16 @@ def test_the_file_is_the_six_published_batches():
 
 
 def test_the_first_image_is_the_frog(cifar10):
-    assert data.CLASSES[cifar10.train_labels[0]] == "frog"
+    assert data.CLASSES[cifar10.train.labels[0]] == "frog"
     # as any viewer of CIFAR-10 shows
-    assert cifar10.train_images[0, :, 0, 0].tolist() == [59, 62, 63]
+    assert cifar10.train.images[0, :, 0, 0].tolist() == [59, 62, 63]
 
 
 @pytest.fixture(scope="module")
 def batches(cifar10):
     """{name: (labels (10000,), images (10000, 3, 32, 32))}"""
-    images = torch.cat([cifar10.train_images, cifar10.validation_images, cifar10.test_images])
-    labels = torch.cat([cifar10.train_labels, cifar10.validation_labels, cifar10.test_labels])
+    images = torch.cat([cifar10.train.images, cifar10.validation.images, cifar10.test.images])
+    labels = torch.cat([cifar10.train.labels, cifar10.validation.labels, cifar10.test.labels])
     return dict(
         zip(
             fetch.BATCH_SHA1,
@@ -215,7 +215,7 @@ def test_what_was_brought_by_hand_is_used_once_it_is_verified(
     bring(tmp_path, name, files)
     # the folder of the batches serves as well
     given = tmp_path / name if name == "cifar-10-batches-bin" else tmp_path
-    assert torch.equal(load_cifar10(given).validation_images, cifar10.validation_images)
+    assert torch.equal(load_cifar10(given).validation_images, cifar10.validation.images)
     assert (tmp_path / data.FILE).stat().st_size == 60_000 * 3073
     (tmp_path / data.FILE).unlink()
     (tmp_path / name).rename(tmp_path / "before")

@@ -11,7 +11,7 @@ def folder(tmp_path):
     """A finished folder, made as train does, without the training."""
     (tmp_path / "unfinished").mkdir()
     (tmp_path / "unfinished" / "log.txt").write_text("log")
-    (tmp_path / "unfinished" / "checkpoint.safetensors").write_text("checkpoint")
+    (tmp_path / "unfinished" / "checkpoint.pt").write_text("checkpoint")
     records.finish(tmp_path, {"run": "run7"})
     return tmp_path
 

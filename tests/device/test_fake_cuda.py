@@ -16,7 +16,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from cifarlib import checkpoint, tensor_files
+from cifarlib import checkpoint
 from cifarlib.device import cuda_graph
 from cifarlib.device.cuda_graph import CapturedEpoch
 from cifarlib.loop import Lookahead, Training, make_optimizer, predict_logits
@@ -119,7 +119,7 @@ def test_a_run_stays_on_the_device_and_goes_on_from_its_checkpoint(
     run, dtype, small, fake, monkeypatch, tmp_path
 ):
     p = load_params(run, train_images=256, batch_size=128)
-    images, labels = small.train_images[:256], small.train_labels[:256].to(CUDA)
+    images, labels = small.train.images[:256], small.train.labels[:256].to(CUDA)
     statistics = channel_statistics(images)
     normalizer = make_normalizer(images, p.normalization, statistics).to(CUDA)
     images = images.to(CUDA).contiguous(memory_format=torch.channels_last)
@@ -141,8 +141,8 @@ def test_a_run_stays_on_the_device_and_goes_on_from_its_checkpoint(
     saved = {}
     keep = lambda path, tensors, description: saved.update(
         {k: v.cpu().contiguous() for k, v in tensors.items()}
-    )  # noqa: E731
-    monkeypatch.setattr(tensor_files, "save_tensors", keep)
+    )
+    monkeypatch.setattr(records, "save_tensors", keep)
     (tmp_path / "unfinished").mkdir()
     checkpoint.save(tmp_path, first, {}, [], [])
     copy = lambda self, new: [t.copy_(new[k]) for k, t in self.state_dict().items()]  # noqa: E731
@@ -156,7 +156,7 @@ def test_a_run_stays_on_the_device_and_goes_on_from_its_checkpoint(
         )
     CapturedEpoch(second)(2)
 
-    chosen = small.validation_images[:50].to(CUDA)
+    chosen = small.validation.images[:50].to(CUDA)
     normalizer = make_normalizer(chosen, p.normalization, statistics)
     for views in (False, True):
         logits = predict_logits(second.model, chosen, normalizer, dtype, views=views)

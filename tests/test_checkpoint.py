@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from cifarlib import InputError, tensor_files
+from cifarlib import InputError
 
 
 def test_tensors_come_back_as_they_were(tmp_path):
@@ -13,15 +13,15 @@ def test_tensors_come_back_as_they_were(tmp_path):
         "a": torch.randn(3, 2, 4, 4).contiguous(memory_format=torch.channels_last),
         "b": torch.tensor(3.0),
     }
-    tensor_files.save_tensors(tmp_path / "t.safetensors", tensors, {"why": ["x", 1]})
-    back, about = tensor_files.load_tensors(tmp_path / "t.safetensors")
+    records.save_model(tmp_path / "t.safetensors", tensors, {"why": ["x", 1]})
+    back, about = records.load_model(tmp_path / "t.safetensors")
     assert about == {"why": ["x", 1]}
     assert all(torch.equal(back[k], tensors[k]) for k in tensors)
 
 
 def test_a_changed_byte_anywhere_is_noticed(tmp_path):
     path = tmp_path / "t.safetensors"
-    tensor_files.save_tensors(path, {"a": torch.arange(4.0)}, {"mean": 2.125})
+    records.save_model(path, {"a": torch.arange(4.0)}, {"mean": 2.125})
     whole = path.read_bytes()
     for old, new in (
         (b"2.125", b"9.125"),
@@ -30,7 +30,7 @@ def test_a_changed_byte_anywhere_is_noticed(tmp_path):
         assert whole.count(old) == 1
         path.write_bytes(whole.replace(old, new))
         with pytest.raises(InputError, match="damaged"):
-            tensor_files.load_tensors(path)
+            records.load_model(path)
 
 
 class Evil:
@@ -46,7 +46,7 @@ def test_an_untrusted_model_file_is_refused_without_executing_it(tmp_path):
         else:
             path.write_bytes(content)
         with pytest.raises(InputError, match="damaged, or no file of this project"):
-            tensor_files.load_tensors(path)
+            records.load_model(path)
     with pytest.raises(InputError, match="no file"):
-        tensor_files.load_tensors(tmp_path / "missing")
+        records.load_model(tmp_path / "missing")
     assert not Path("/tmp/executed-by-pickle").exists()
