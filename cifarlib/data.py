@@ -111,7 +111,10 @@ def _read_file(folder: Path) -> bytearray | None:
 def _make_file(folder: Path) -> bytearray:
     """Make the file from the first source that delivers and return its content."""
     if not folder.absolute().parent.is_dir():
-        raise InputError(f"data_folder = {str(folder)!r}: there is no {folder.absolute().parent}")
+        raise InputError(
+            f"data_folder = {str(folder)!r}: there is no folder {folder.absolute().parent}; "
+            "make it first, or choose another"
+        )
     try:
         folder.mkdir(exist_ok=True)
         with locked(folder):  # of two processes one fetches, the other then finds the file

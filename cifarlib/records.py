@@ -210,7 +210,7 @@ def finished(output_folder: str | Path | None = None) -> list[dict]:
     and named in a warning.
     """
     records, left_out = [], []
-    for path in sorted(outputs_folder(output_folder).glob("*/*/record.json")):
+    for path in sorted(outputs_folder(output_folder).glob("*/seed*/record.json")):
         folder = path.parent
         record = read_record(folder) | {"folder": folder}
         name = f"{folder.parent.name}/{folder.name}"

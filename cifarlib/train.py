@@ -138,7 +138,9 @@ def train(
 def _what_is_saved(params: RunParams, folder: Path, resume: bool) -> str:
     saved = len(records.unfinished_history(folder))
     if not saved:
-        return "Stopped before the end of the first epoch: nothing was saved."
+        return (
+            "Stopped before the first epoch was complete: nothing was saved; run it again to start."
+        )
     again = "run the same again" if resume else "run it again with resume = True"
     kept = f"Stopped. Epochs 1 to {saved} of {params.last_epoch} are saved in {folder}"
     return f"{kept}: {again} to go on from there."
@@ -149,8 +151,6 @@ def build(
 ) -> Training:
     """Put network, optimizer and the training images of ``split`` on the device, ready for the
     first step."""
-    if device.type == "cpu":
-        keep_freed_memory()
     # statistics and whitening are those of the training split, before any crop or flip
     images = split.images.to(device)
     normalizer = make_normalizer(images, params.normalization, statistics)
@@ -183,6 +183,8 @@ def prepare(
 ) -> Run:
     """Make the run as it stands before its next step, after the epochs of a checkpoint (``saved``)
     or at its start. precision "auto" takes the checkpoint's, else what is fast on the device."""
+    if device.type == "cpu":
+        keep_freed_memory()
     if device.type == "cuda":
         torch.cuda.init()  # a fresh process that resumes has not used it yet
         torch.cuda.reset_peak_memory_stats(device)
