@@ -228,7 +228,7 @@ def test_no_pickle_is_read_before_it_is_verified(tmp_path, offline, pickles):
             return os.mkdir, (str(tmp_path / "executed"),)
 
     bring(tmp_path, CIFAR10.base_folder, dict.fromkeys(pickles, pickle.dumps(Attack())))
-    with pytest.raises(InputError, match="in the folder: .*corrupted"):
+    with pytest.raises(InputError, match=r"in the folder: .*corrupted"):
         load_cifar10(tmp_path)
     assert not (tmp_path / "executed").exists()
 
