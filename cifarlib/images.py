@@ -65,15 +65,18 @@ def _one_line(error: Exception) -> str:
 def _files_in(folder: Path) -> dict[str, Path]:
     """List the files below a folder, but hidden ones, by name in natural order."""
     files = {}
-    for path in folder.rglob("*"):
-        name = path.relative_to(folder).as_posix()
+    for path in sorted(folder.rglob("*"), key=_natural):
+        # a name in another encoding than UTF-8 could not be written
+        name = os.fsencode(path.relative_to(folder)).decode(errors="replace")
         # a folder that is not entered, as a link could go round, is to be named as left out
         entered = path.is_dir() and not path.is_symlink() and os.access(path, os.R_OK)
         if not entered and not re.search(r"(^|/)\.", name):
-            # a name in another encoding than UTF-8 could not be written
-            files[os.fsencode(name).decode(errors="replace")] = path
-    natural = sorted(files, key=lambda name: re.sub(r"\d+", lambda n: n[0].zfill(20), name.lower()))
-    return {name: files[name] for name in natural}
+            files[name] = path
+    return files
+
+
+def _natural(path: Path) -> str:
+    return re.sub(r"\d+", lambda number: number[0].zfill(20), str(path).lower())
 
 
 def _read_pictures(files: dict[str, Path]) -> NamedImages:

@@ -119,19 +119,21 @@ def saved_logits(folders: Sequence[Path]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def accuracies(folders: Sequence[Path]) -> pd.DataFrame:
-    """List the networks' accuracies on CIFAR-10's test images, each alone and, of several, their
-    mean's."""
+    """List each network's accuracy on CIFAR-10's test images, then that of their mean."""
     columns = ("network", "epochs", "training images", "test accuracy", "with views")
     rows = []
     for folder in folders:
         r = records.read_record(folder)
         shares = _percent(r["test_accuracy"]), _percent(r.get("test_accuracy_views"))
-        name = f"{folder.parent.name}/{folder.name} alone"
-        rows.append((name, r["epochs_trained"], r["train_images"], *shares))
+        rows.append((_name(folder), r["epochs_trained"], r["train_images"], *shares))
     if len(folders) > 1:
         average = _percent(accuracy(*saved_logits(folders)))
-        rows.append((f"mean of the {len(folders)}", "", "", average, ""))
+        rows.append((f"mean of these {len(folders)}", "", "", average, ""))
     return pd.DataFrame(rows, columns=columns)
+
+
+def _name(folder: Path) -> str:
+    return f"{folder.parent.name}/{folder.name}"
 
 
 def _percent(share: float | None) -> str:
@@ -163,10 +165,10 @@ def predict(
     networks = [load_model(folder, device) for folder in folders]
     shares = [network.logits(given.images, views).softmax(1) for network in networks]
     answers = torch.stack(shares).mean(0)
-    names = ", ".join(f"{folder.parent.name}/{folder.name}" for folder in folders)
-    whose = f"of {names}" if len(folders) == 1 else f"the mean over {names}"
+    names = ", ".join(map(_name, folders))
+    whose = f"of {names}" if len(folders) == 1 else f"averaged over {names}"
     how = "by six test-time views of each image" if views else "without test-time views"
-    lines = [*given.notes, f"Class probabilities: {whose}, {how}."]
+    lines = [*given.notes, f"Class probabilities {whose}, {how}."]
     labelled = given.labels >= 0
     if labelled.any():
         right = right_answers(answers[labelled], given.labels[labelled])

@@ -61,10 +61,10 @@ def test_the_zip_holds_all_and_the_mean_over_the_seeds_by_views(outputs, private
     single = [net.logits(small.test.images[:50], views=True).softmax(1) for net in networks]
     np.testing.assert_allclose(np.load(root / "predictions.npy"), sum(single) / 2, atol=1e-6)
     readme = (root / "README.md").read_text()
-    assert "the mean over" in readme
+    assert "averaged over" in readme
     assert "by six test-time views of each image" in readme
-    assert len(re.findall(r"run7/seed\S+ alone +2 +256 +[\d.]+ %", readme)) == 2
-    assert re.search(r"mean of the 2 +[\d.]+ %", readme)
+    assert len(re.findall(r"run7/seed\S+ +2 +256 +[\d.]+ %", readme)) == 2
+    assert re.search(r"mean of these 2 +[\d.]+ %", readme)
     assert f"--model ../saved_models/{models[1]} --views" in readme
 
 

@@ -12,9 +12,9 @@ CORE = ("params", "data", "preprocess", "whitening", "model", "loop", "train", "
 # a module may import modules of earlier lines, and of its own line as long as there is no cycle
 LEVELS = (
     ("",),
-    ("params", "records", "tensor_files", "pickled_arrays", "fetch", "provenance", "model"),
+    ("params", "records", "tensor_files", "fetch", "provenance", "model"),
     ("data", "preprocess", "whitening"),
-    ("own_images",),
+    ("images",),
     ("loop",),
     ("checkpoint", "device"),
     ("train", "predict", "grid", "execute"),

@@ -255,8 +255,7 @@ def test_several_networks_average_their_probabilities(small, two_runs):
     names = f"run7/{folders[0].name}, run7/{folders[1].name}"
     whose, accuracy = both.text.splitlines()
     assert (
-        whose
-        == f"Class probabilities: the mean over {names}, by six test-time views of each image."
+        whose == f"Class probabilities averaged over {names}, by six test-time views of each image."
     )
     right = int((both.probabilities.argmax(1) == small.test.labels).sum())
     assert accuracy == f"Of 100 images with a label, {right} are answered right: {right:.2f} %."
