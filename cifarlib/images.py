@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from cifarlib import InputError, project_root, user_path
@@ -85,11 +85,13 @@ def _read_pictures(files: dict[str, Path]) -> NamedImages:
     for name, path in files.items():
         try:
             pictures[name] = _read_picture(path)
+        except UnidentifiedImageError:
+            left_out.append(f"`{name}` (no picture)")
         except Exception as error:  # a decoder fails in any way
             left_out.append(f"`{name}` ({_one_line(error)})")
     others = f"{', '.join(left_out[:20])}{' and more' if len(left_out) > 20 else ''}"
     if not pictures:
-        raise ValueError(f"no picture or array (.npy, .npz) that can be read {others}".strip())
+        raise ValueError(f"no picture or array (.npy, .npz) to be read: {others or 'no file'}")
     notes = []
     if left_out:
         counts = f"predictions for {len(pictures):,} of {len(files):,} files"
