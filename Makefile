@@ -46,7 +46,7 @@ WHOLE_GRID := $(GRID) $(call list,$(RUNS)) --seeds $(call list,$(SEEDS))
 GIVEN = $(foreach v,PYTHON VENV BIN OUTPUTS RUNS SEEDS EPOCHS STOP IMAGES DEVICE DATA AUTHORS,\
   $(if $(findstring command,$(origin $v)),$(call quote,$v=$($v))))
 
-.PHONY: help setup data train table slurm status report html pdf tex handin notebooks bench gpu lab test lint
+.PHONY: help setup data train table slurm status report html pdf tex predict handin notebooks bench gpu lab test lint
 help:
 	@echo "make train RUN=7 EPOCHS=10        train a run of Table 1 (also SEED= STOP= IMAGES= DEVICE= DATA= OUTPUTS=)"
 	@echo 'make table SEEDS="0 1" EPOCHS=8   train what is missing of Table 1 and its variants (also RUNS=)'
@@ -55,7 +55,8 @@ help:
 	@echo "make report                       outputs/report.html and report.pdf from the records (also AUTHORS= EPOCHS= STOP= OUTPUTS= DATA=)"
 	@echo "make html NB=..., make pdf NB=... any executed notebook as one HTML file, as a typeset PDF"
 	@echo "make tex                          the report as LaTeX source with its figures, in outputs/tex (pdflatex and bibtex compile it)"
-	@echo "make handin NAME=First_Last RUN=7 one zip: predictions of IMAGES=..., code, network, report, notebooks (also SEED= STOP= LAYOUT=)"
+	@echo "make handin NAME=First_Last RUN=7 one zip: predictions of IMAGES=..., code, network, report, notebooks (also SEEDS= LAYOUT=)"
+	@echo "make predict IMAGES=... RUN=7     what a finished run's network says of your images (also SEEDS= LAYOUT=)"
 	@echo "make notebooks                    executed copies of the notebooks in outputs/notebooks, for readers without a kernel"
 	@echo "make lab                          open JupyterLab on notebooks/start.ipynb (also LAB=, options of jupyter lab)"
 	@echo "make bench                        time the training loop beside other loops and the matrix rate (also DEVICE=)"
@@ -121,10 +122,13 @@ gpu: setup
 	  $(call option,DEVICE,device) $(call list_option,RUNS,runs) $(call list_option,SEEDS,seeds) \
 	  $(call option,EPOCHS,epochs) $(call option,STOP,stop-epoch) $(call option,IMAGES,train-images)
 
-# IMAGES= is a file or folder of images here; what is missing is said before the report is made
-HANDIN = $(CIFARLIB) handin $(call quote,$(NAME)) --output-folder $(FOLDER) $(call option,RUN,run) $(call option,SEED,seed) \
-  $(call option,EPOCHS,epochs) $(call option,STOP,stop-epoch) $(call option,IMAGES,images) $(call option,LAYOUT,layout) \
-  $(call option,DATA,data-folder)
+# IMAGES= is a file or folder of images in both
+ASKED = $(call option,RUN,run) $(call option,SEEDS,seeds) $(call option,IMAGES,images) $(call option,LAYOUT,layout) --outputs $(FOLDER)
+predict: setup
+	@$(CIFARLIB) predict $(ASKED) $(call option,DEVICE,device)
+
+# what is missing is said before the report is made
+HANDIN = $(CIFARLIB) handin --name $(call quote,$(NAME)) $(ASKED) $(call option,DATA,data)
 handin: setup
 	@$(HANDIN) --check
 	@$(MAKE) --no-print-directory tex REPORT_FOLDER=$(call path,$(OUTPUTS)/handin/$(NAME)) \

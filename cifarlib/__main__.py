@@ -91,22 +91,49 @@ def export(options: argparse.Namespace) -> None:
     export(user_path("notebook", options.notebook), options.to or ("html", "pdf"))
 
 
+def predict(options: argparse.Namespace) -> None:
+    """classify images of one's own"""
+    from cifarlib import predict
+
+    folders = predict.find_models(
+        options.run, _seeds(options.seeds), options.model, options.outputs
+    )
+    answers = predict.predict_file(
+        options.images,
+        folders,
+        options.predictions,
+        layout=options.layout,
+        views=options.views,
+        submission=options.submission,
+        device=options.device,
+    )
+    print(f"{answers.text}\nWritten: {', '.join(map(str, answers.written))}")
+
+
 def handin(options: argparse.Namespace) -> None:
-    """one zip of predictions, code, network, report and notebooks, proved to predict the same
+    """one zip of predictions, code, networks, report and notebooks, proved to predict the same
     again"""
     from cifarlib.handin import hand_in
-    from cifarlib.params import load_params
 
-    asked = {name: getattr(options, name) for name in ("seed", "epochs", "stop_epoch")}
-    run = load_params(options.run).run
-    folders = options.output_folder, options.data_folder
     path = hand_in(
-        options.name, run, options.images, options.layout, *folders, options.check, **asked
+        options.name,
+        options.run,
+        _seeds(options.seeds),
+        options.images,
+        options.layout,
+        views=not options.no_views,
+        output_folder=options.outputs,
+        data_folder=options.data,
+        check=options.check,
     )
     if path:
         print(
             f"{path} ({path.stat().st_size / 1e6:.1f} MB): unpacked, it made the same predictions again"
         )
+
+
+def _seeds(text: str | None) -> list[int] | None:
+    return [int(seed) for seed in text.split()] if text else None
 
 
 def gpu(options: argparse.Namespace) -> None:
@@ -154,7 +181,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m cifarlib", description=__doc__.partition("\n")[0]
     )
-    every = (data, train, execute, status, results, export, handin, gpu)
+    every = (data, train, execute, status, results, export, predict, handin, gpu)
     commands = parser.add_subparsers(
         required=True, metavar=" | ".join(command.__name__ for command in every)
     )
@@ -207,19 +234,29 @@ def _parser() -> argparse.ArgumentParser:
     parsers[export].add_argument(
         "--to", choices=("html", "pdf", "tex"), action="append", help="only this one"
     )
-    parsers[handin].add_argument("name", help="First_Last: the name of the zip")
-    parsers[handin].add_argument("--run", default="7")
+    parsers[predict].add_argument("--images", required=True)
+    parsers[predict].add_argument("--model", action="append")
+    parsers[predict].add_argument("--predictions", default="predictions.npy")
+    parsers[predict].add_argument("--device", default="auto")
+    parsers[handin].add_argument("--name", required=True, help="First_Last: the name of the zip")
     parsers[handin].add_argument(
         "--images", help="what to predict; default: CIFAR-10's test images"
     )
-    parsers[handin].add_argument("--layout", default="auto", help="of flat rows: auto, chw or hwc")
-    parsers[handin].add_argument(
-        "--check", action="store_true", help="only look whether all is there but the report"
-    )
-    parsers[handin].add_argument("--data-folder")
-    parsers[handin].add_argument("--output-folder")
-    for name in ("--seed", "--epochs", "--stop-epoch"):
-        parsers[handin].add_argument(name, type=int)
+    parsers[handin].add_argument("--data")
+    for name, meaning in {
+        "--no-views": "predict each image once, not in six views",
+        "--check": "only look whether all is there but the report",
+    }.items():
+        parsers[handin].add_argument(name, action="store_true", help=meaning)
+    for name in ("--views", "--submission"):
+        parsers[predict].add_argument(name, action="store_true")
+    for command in (predict, handin):
+        parsers[command].add_argument("--run", default="7")
+        parsers[command].add_argument("--seeds", help="their probabilities are averaged: '0 1 2'")
+        parsers[command].add_argument(
+            "--layout", default="auto", help="of flat rows: auto, chw or hwc"
+        )
+        parsers[command].add_argument("--outputs")
     for command, each in parsers.items():
         each.set_defaults(command=command)
     for each in (parser, *parsers.values()):

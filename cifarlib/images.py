@@ -139,7 +139,7 @@ def _read_array(file: Path, layout: str) -> NamedImages:
 def _as_bytes(values: np.ndarray, notes: list[str]) -> np.ndarray:
     low = float(values.min())
     high = float(values.max())
-    fractions = 0 <= low and high <= 1.0001 and bool((np.rint(values) != values).any())
+    fractions = low >= 0 and high <= 1.0001 and bool((np.rint(values) != values).any())
     if fractions:
         notes.append("The values, from 0 to 1, were multiplied by 255.")
         values = values * 255

@@ -49,7 +49,7 @@ CHARACTERS = {
     "δ": r"\delta",
     "ε": r"\varepsilon",
     "λ": r"\lambda",
-    "μ": r"\mu",  # noqa: RUF001
+    "μ": r"\mu",
     "π": r"\pi",
     "σ": r"\sigma",
     "τ": r"\tau",
@@ -57,7 +57,7 @@ CHARACTERS = {
     "ω": r"\omega",
     "Δ": r"\Delta",
     "Σ": r"\Sigma",
-    "Ω": r"\Omega",  # noqa: RUF001
+    "Ω": r"\Omega",
 }
 PUNCTUATION = "–—\u2018\u2019“”„…•†‡‰€™"  # which pdflatex knows, beside Latin letters
 BIBLIOGRAPHY = "THE-LIST-OF-REFERENCES"
