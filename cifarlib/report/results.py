@@ -146,11 +146,14 @@ def others(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def summary(frame: pd.DataFrame) -> pd.DataFrame:
-    """Summarise the seeds of each run: their number n, mean accuracies and the deviation of the
-    validation accuracy in per cent, and the paper's validation accuracy; nan where there is none,
-    or where a seed has none."""
+    """Summarise the seeds of each run, per cent: their number n, mean accuracies (views: of the
+    test images with test-time augmentation), the deviation sd of the validation accuracy, and the
+    paper's validation accuracy; nan where there is none, or where a seed has none."""
+    shares = {"validation": "validation_accuracy", "test": "test_accuracy"}
+    shares |= {"held_out": "held_out_accuracy", "views": "test_accuracy_views"}
     groups = frame.groupby(["run", "changes", "trained_for"], sort=False)
-    means = 100 * groups[SHARES].agg(lambda values: values.mean(skipna=False))
+    means = 100 * groups[list(shares.values())].agg(lambda values: values.mean(skipna=False))
+    means.columns = list(shares)
     rows = means.assign(n=groups.size(), sd=100 * groups["validation_accuracy"].std()).reset_index()
     return rows.assign(paper=rows["run"].map(published()["validation_accuracy"]))
 
@@ -175,7 +178,7 @@ def _as_markdown(frame: pd.DataFrame) -> str:
         "|---" * 8 + "|",
     ]
     for row in summary(frame).itertuples():
-        means = [row.validation_accuracy, row.test_accuracy, row.test_accuracy_views, row.paper]
+        means = [row.validation, row.test, row.views, row.paper]
         cells = ["–" if math.isnan(mean) else f"{mean:.2f}" for mean in means]
         if row.n > 1:
             cells[0] += f" ± {row.sd:.2f}"

@@ -114,12 +114,12 @@ def numbers(paper: pd.DataFrame, fast: pd.DataFrame, judged: pd.DataFrame) -> Si
         (theirs == verdict).sum() for verdict in VERDICTS.values()
     )
     means = results.summary(pd.concat([paper, fast])).set_index("run")
-    gaps = (means["validation_accuracy"] - means["paper"]).dropna()
+    gaps = (means["validation"] - means["paper"]).dropna()
     said.above = f"{(gaps > 0).sum()} of our {len(gaps)}"
     said.gaps = f"{number(gaps.min(), 1)} to {number(gaps.max(), 1)}"
     means = means.reindex(["run7", "fast"])
-    said.validation = means["validation_accuracy"].map(number)
-    said.test = means["test_accuracy"].map(number)
+    said.validation = means["validation"].map(number)
+    said.test = means["test"].map(number)
     said.time = {"run7": _times(paper, "run7")[0], "fast": _times(fast, "fast")[0]}
     pooled = claims.pooled_variance([100 * g for _, g in fast.groupby("run")["held_out_accuracy"]])
     said.deviation = number(math.sqrt(pooled[0]))
@@ -150,9 +150,9 @@ def paper_runs(paper: pd.DataFrame, caption: str) -> Table:
                 "normal.": p.normalization,
                 "smoothing": f"{p.label_smoothing:g}" if p.label_smoothing else "no",
                 "paper %": number(theirs[run]),
-                "ours %": number(mean["validation_accuracy"]),
-                "difference": points(mean["validation_accuracy"] - theirs[run]),
-                "test %": number(mean["test_accuracy"]),
+                "ours %": number(mean["validation"]),
+                "difference": points(mean["validation"] - theirs[run]),
+                "test %": number(mean["test"]),
                 "n": number(mean["n"], 0),
             }
         )
@@ -228,8 +228,8 @@ def costs(paper: pd.DataFrame, fast: pd.DataFrame, caption: str) -> Table:
         for mean in results.summary(compared[compared["run"] == run]).itertuples():
             row = {"run": run, "epochs": compared["epochs_trained"].iloc[0]}
             row |= {"time and device": "; ".join(_times(compared, run))}
-            row |= {"validation %": number(mean.validation_accuracy)}
-            rows.append(row | {"test %": number(mean.test_accuracy), "n": mean.n})
+            row |= {"validation %": number(mean.validation)}
+            rows.append(row | {"test %": number(mean.test), "n": mean.n})
     return Table(rows, caption, "tbl-costs")
 
 
@@ -257,8 +257,7 @@ def other_runs(frame: pd.DataFrame, caption: str) -> Table:
     if found.empty:
         return Table([{"run": "none"}], caption, "tbl-others")
     names = {"run": "run", "changes": "other settings", "trained_for": "trained for", "n": "n"}
-    shares = {"validation_accuracy": "validation %", "test_accuracy": "test %"}
-    shares |= {"test_accuracy_views": "test %, with views"}
+    shares = {"validation": "validation %", "test": "test %", "views": "test %, with views"}
     rows = found[list(names)].rename(columns=names).replace("", "–")
     rows = rows.join(found[list(shares)].map(number).rename(columns=shares))
     return Table(rows, caption, "tbl-others")

@@ -150,7 +150,7 @@ def test_a_line_of_the_summary_is_of_a_run_and_length_over_its_seeds(tmp_path):
         make_record(tmp_path, "run7", seed, accuracy, stop_epoch=95)
     row = results.summary(results.table(tmp_path)).iloc[0]
     assert (row.n, row.paper) == (2, 93.20)
-    assert row.validation_accuracy == pytest.approx(93.5)
+    assert row.validation == pytest.approx(93.5)
     assert row.sd == pytest.approx(0.7071, abs=1e-4)
     line = results.markdown(results.table(tmp_path)).splitlines()[2]
     assert line.endswith("| 2 | 93.50 ± 0.71 | 93.00 | – | 93.20 |")
