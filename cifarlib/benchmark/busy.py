@@ -13,7 +13,7 @@ import torch
 
 ESTIMATE = """
 import torch
-from cifarlib.device.estimate import estimate_epoch_seconds
+from cifarlib.train import estimate_epoch_seconds
 from cifarlib.params import load_params
 print(estimate_epoch_seconds(load_params(7), torch.device("cpu")))
 """

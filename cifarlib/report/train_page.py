@@ -16,12 +16,12 @@ from tqdm import tqdm
 
 from cifarlib import grid, outputs_folder, project_root, records
 from cifarlib.device.choice import pick_device
-from cifarlib.device.estimate import estimate_epoch_seconds
+from cifarlib.train import estimate_epoch_seconds
 from cifarlib.model import build_model
 from cifarlib.params import PAPER_EPOCHS, TRAIN_IMAGES, RunParams
 from cifarlib.report import figures
+from cifarlib.report.claims import binomial_interval
 from cifarlib.report.display import NumberedFigure, Table, Text, computed_on, duration
-from cifarlib.report.statistics import binomial_interval
 
 
 def finished_before(params: RunParams, output_folder: str | Path | None = None) -> dict | None:
