@@ -96,7 +96,7 @@ def executed(tmp_path_factory):
     command, options = papermill("executed.ipynb", *parameters, cwd=folder)
     record = folder / "out" / "run7" / "seed0-epochs2-images128"
     first = subprocess.Popen(command, **options)
-    while not (record / "unfinished" / "checkpoint.safetensors").exists():
+    while not (record / "unfinished" / "checkpoint.pt").exists():
         assert first.poll() is None, first.stdout.read()
         time.sleep(0.05)
     for process in (*psutil.Process(first.pid).children(recursive=True), first):
@@ -305,7 +305,7 @@ def test_each_notebook_is_an_article_in_under_two_minutes(name, tiny_run, tmp_pa
 
 def test_a_file_of_images_becomes_a_file_of_probabilities(cifar10, tiny_run, tmp_path):
     """Pixel by pixel, which nobody said."""
-    np.save(tmp_path / "my.npy", cifar10.test_images[:500].permute(0, 2, 3, 1).reshape(-1, 3072))
+    np.save(tmp_path / "my.npy", cifar10.test.images[:500].permute(0, 2, 3, 1).reshape(-1, 3072))
     done = papermill_on("predict", tmp_path, images="my.npy", model=tiny_run, submission=True)
     assert done.returncode == 0, done.stdout
     probabilities = np.load(tmp_path / "predictions.npy")
@@ -321,10 +321,10 @@ def test_a_file_of_images_becomes_a_file_of_probabilities(cifar10, tiny_run, tmp
 
 
 def test_a_folder_of_pictures_is_said_as_it_was_read(cifar10, tiny_run, tmp_path):
-    for i, label in enumerate(cifar10.test_labels[:12].tolist()):
+    for i, label in enumerate(cifar10.test.labels[:12].tolist()):
         folder = tmp_path / "mine" / CLASSES[label]
         folder.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(cifar10.test_images[i].permute(1, 2, 0).numpy()).save(
+        Image.fromarray(cifar10.test.images[i].permute(1, 2, 0).numpy()).save(
             folder / f"{i + 1}.png"
         )
     (tmp_path / "mine" / "14.heic").write_bytes(b"a cat")

@@ -31,7 +31,7 @@ def finished_before(params: RunParams, output_folder: str | Path | None = None) 
     if "JPY_SESSION_NAME" not in os.environ:  # which Jupyter's server sets for its kernels
         return None
     cell = grid.read_cell(params, outputs_folder(output_folder))
-    under_way = (cell.folder / "unfinished" / "checkpoint.safetensors").exists()
+    under_way = (cell.folder / "unfinished" / "checkpoint.pt").exists()
     return cell.record if cell.state == "done" and not under_way else None
 
 

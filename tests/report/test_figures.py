@@ -59,7 +59,7 @@ def closest(colours, blindness):
 @pytest.fixture(scope="module")
 def drawn(cifar10):
     """Every figure, by the name of its function."""
-    images, labels = cifar10.train_images[:300], cifar10.train_labels[:300].numpy()
+    images, labels = cifar10.train.images[:300], cifar10.train.labels[:300].numpy()
     statistics = channel_statistics(images)
     x = make_normalizer(images, "channel", statistics).apply(images)
     covariance = whitening.patch_covariance((x,))
@@ -215,7 +215,7 @@ def test_series_differ_by_more_than_colour(drawn):
 
 
 def test_whitening_by_the_same_images_has_no_error_and_by_few_has_one(cifar10):
-    images = cifar10.train_images[:300].float() / 64
+    images = cifar10.train.images[:300].float() / 64
     covariance = whitening.patch_covariance((images,))
     assert figures_explore.whitening_error(covariance, covariance, 5e-4) == 0
     assert (
