@@ -14,8 +14,7 @@ from scipy import stats
 from torch import Tensor
 
 from cifarlib import InputError, records
-from cifarlib.benchmark.contestants import twin
-from cifarlib.benchmark.record import epoch_seconds, ratios
+from cifarlib.benchmark import BASE, ONCE, epoch_seconds
 from cifarlib.data import Cifar10, load_cifar10
 from cifarlib.grid import made_differently
 from cifarlib.params import DECAY_EPOCHS, PAPER_EPOCHS, load_params
@@ -536,14 +535,14 @@ def speed_table(benchmarks: Sequence[dict], caption: str) -> Table:
         }
     ]
     for record in benchmarks:
-        fresh, once = record["base"], twin(record["base"], augmentation="once")
-        saved = [100 * (1 - ratio) for ratio in ratios(record, once, fresh)]
+        seconds = epoch_seconds(record)
+        saved = list(100 * (1 - seconds[ONCE] / seconds[BASE]))
         rows.append(
             {
                 "device": record["device_name"],
                 "precision": record["precision"],
-                "fresh augmentation": f"{np.median(epoch_seconds(record, fresh)):.3g} s",
-                "drawn once": f"{np.median(epoch_seconds(record, once)):.3g} s",
+                "fresh augmentation": f"{seconds[BASE].median():.3g} s",
+                "drawn once": f"{seconds[ONCE].median():.3g} s",
                 "time saved": f"{number(np.median(saved), 0)} % ({interval_text((min(saved), max(saved)), digits=0)})",
             }
         )
