@@ -64,24 +64,17 @@ def status(options: argparse.Namespace) -> None:
 def results(options: argparse.Namespace) -> None:
     """the README's verdicts on the paper's claims and table of runs, and its figure"""
     from cifarlib import records
-    from cifarlib.report import article
-    from cifarlib.report.claims import judge, load_claims, on_test_images
-    from cifarlib.report.results import collect_like, results_markdown
+    from cifarlib.report import claims, results
 
-    fast, asked = collect_like("fast", options.output_folder), load_claims("paper", "fast")
-    judged = (
-        judge(fast, asked),
-        judge(fast, asked, pooled=False),
-        judge(fast, on_test_images(asked)),
-    )
-    print(article.conclusions(*judged, load_claims("paper")), end="\n\n")
-    print(results_markdown(records.finished(options.output_folder)))
+    frame = results.table(options.output_folder)
+    fast = results.of_fast(frame)
+    print(claims.conclusion(claims.judge(fast, recipe="fast")), end="\n\n")
+    print(results.markdown(frame))
     if options.figure:
-        from cifarlib.report.figures import as_svg, run_accuracies
+        from cifarlib.report import figures, tables
 
-        records.write_text(
-            options.figure, as_svg(run_accuracies(*article.accuracies(fast), base="fast"))
-        )
+        drawn = figures.run_accuracies(*tables.accuracies(fast), base="fast")
+        records.write_text(options.figure, figures.as_svg(drawn))
 
 
 def export(options: argparse.Namespace) -> None:

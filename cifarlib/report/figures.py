@@ -25,13 +25,13 @@ from cifarlib.loop import right_answers
 from cifarlib.model import Network
 from cifarlib.params import RunParams
 from cifarlib.preprocess import crop_and_flip, draw_crops, make_normalizer
+from cifarlib.report.claims import binomial_interval
 from cifarlib.report.evaluation import (
     calibration_curve,
     confusion_matrix,
     most_confident,
     smoothing_floor,
 )
-from cifarlib.report.statistics import binomial_interval
 
 BLACK, ORANGE, SKY, GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"  # Okabe and Ito, 2008
 YELLOW, BLUE, VERMILION, PURPLE, WHITE = "#F0E442", "#0072B2", "#D55E00", "#CC79A7", "#FFFFFF"

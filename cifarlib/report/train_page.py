@@ -20,8 +20,8 @@ from cifarlib.device.estimate import estimate_epoch_seconds
 from cifarlib.model import build_model
 from cifarlib.params import PAPER_EPOCHS, TRAIN_IMAGES, RunParams
 from cifarlib.report import figures
+from cifarlib.report.claims import binomial_interval
 from cifarlib.report.display import NumberedFigure, Table, Text, computed_on, duration
-from cifarlib.report.statistics import binomial_interval
 
 
 def finished_before(params: RunParams, output_folder: str | Path | None = None) -> dict | None:

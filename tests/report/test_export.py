@@ -215,12 +215,15 @@ def test_the_page_embeds_pictures_sets_formulas_and_resolves_links(exported):
 
 
 def test_what_does_not_fit_is_said_once_in_one_line(exported):
-    assert list(dict.fromkeys(exported["said"])) == [
-        "any: a picture is not shown: attachment:gone.png",
-        'any: a link leads nowhere: "lost", #lost',
-        "any: Could not convert TeX math \\nosuchmacro{k}, rendering as TeX",
-        "no font for 4 character(s): Ж (U+0416) д (U+0434) \U0001d518 (U+1D518) 😀 (U+1F600)",  # in LaTeX
-    ]
+    assert (
+        list(dict.fromkeys(exported["said"]))
+        == [
+            "any: a picture is not shown: attachment:gone.png",
+            'any: a link leads nowhere: "lost", #lost',
+            "any: Could not convert TeX math \\nosuchmacro{k}, rendering as TeX",
+            "no font for 4 character(s): Ж (U+0416) д (U+0434) \U0001d518 (U+1D518) 😀 (U+1F600)",  # in LaTeX
+        ]
+    )
 
 
 def compiled(source: Path) -> str:
