@@ -2,13 +2,11 @@
 alone."""
 
 import ast
-import itertools
 from pathlib import Path
 
 import cifarlib
 
 PACKAGE = Path(cifarlib.__file__).parent
-CORE = ("params", "data", "preprocess", "whitening", "model", "loop", "train", "records")
 # a module may import modules of earlier lines, and of its own line as long as there is no cycle
 LEVELS = (
     ("",),
@@ -80,8 +78,3 @@ def test_the_walk_sees_imports():
     """Or the two tests above would pass on nothing."""
     assert {"loop", "records", "device.choice", "device.cuda_graph"} <= IMPORTS["train"]
     assert "report.export" in IMPORTS["__main__"]
-
-
-def test_the_core_is_read_in_one_sitting():
-    lines = [len((PACKAGE / f"{name}.py").read_text().splitlines()) for name in (*CORE, "__init__")]
-    assert sum(lines) <= 1150, dict(itertools.zip_longest((*CORE, "__init__"), lines))
