@@ -138,24 +138,15 @@ def paper_runs(paper: pd.DataFrame, caption: str) -> Table:
     means = results.summary(paper).set_index("run").reindex(PAPER_RUNS)
     theirs = published()["validation_accuracy"]
     rows = []
-    for run, mean in means.iterrows():
+    for run, ours in means.iterrows():
         p = load_params(run)
-        rows.append(
-            {
-                "run": run.removeprefix("run"),
-                "batch": p.batch_size,
-                "whitening": "yes" if p.whitening else "no",
-                "padding": p.padding,
-                "optimizer": OPTIMIZERS[p.optimizer],
-                "normal.": p.normalization,
-                "smoothing": f"{p.label_smoothing:g}" if p.label_smoothing else "no",
-                "paper %": number(theirs[run]),
-                "ours %": number(mean["validation"]),
-                "difference": points(mean["validation"] - theirs[run]),
-                "test %": number(mean["test"]),
-                "n": number(mean["n"], 0),
-            }
-        )
+        row = {"run": run.removeprefix("run"), "batch": p.batch_size}
+        row |= {"whitening": _setting(p.whitening), "padding": p.padding}
+        row |= {"optimizer": _setting(p.optimizer), "normal.": p.normalization}
+        row |= {"smoothing": _setting(p.label_smoothing), "paper %": number(theirs[run])}
+        row |= {"ours %": number(ours["validation"])}
+        row |= {"difference": points(ours["validation"] - theirs[run])}
+        rows.append(row | {"test %": number(ours["test"]), "n": number(ours["n"], 0)})
     return Table(rows, caption, "tbl-runs")
 
 
@@ -211,44 +202,43 @@ def hyperparameters(caption: str) -> Table:
 
 
 def _setting(value: object) -> str:
+    """Write a parameter as a table has it."""
     if isinstance(value, bool):
         return "yes" if value else "no"
-    return f"{value:g}" if isinstance(value, float) else str(OPTIMIZERS.get(value, value))
+    return f"{value:g}" if isinstance(value, float) else OPTIMIZERS.get(value, str(value))
 
 
 def costs(paper: pd.DataFrame, fast: pd.DataFrame, caption: str) -> Table:
     """Say what a run costs and reaches: the paper's run 7, ours, and the fast recipe."""
+    columns = ["run", "epochs", "time and device", "validation %", "test %", "n"]
     theirs = published()
-    seconds = PAPER_EPOCHS * theirs["seconds_per_epoch"]["per_epoch"]
-    row = {"run": "run 7, the paper", "epochs": PAPER_EPOCHS}
-    row |= {"time and device": f"{duration(seconds)} on NVIDIA A100"}
-    row |= {"validation %": number(theirs["validation_accuracy"]["run7"])}
-    rows = [row | {"test %": number(theirs["test_accuracy"]["run7"]), "n": 1}]
+    time = duration(PAPER_EPOCHS * theirs["seconds_per_epoch"]["per_epoch"])
+    shares = [number(theirs[f"{images}_accuracy"]["run7"]) for images in ("validation", "test")]
+    rows = [["run 7, the paper", PAPER_EPOCHS, f"{time} on NVIDIA A100", *shares, 1]]
     for compared, run in ((paper, "run7"), (fast, "fast")):
-        for mean in results.summary(compared[compared["run"] == run]).itertuples():
-            row = {"run": run, "epochs": compared["epochs_trained"].iloc[0]}
-            row |= {"time and device": "; ".join(_times(compared, run))}
-            row |= {"validation %": number(mean.validation)}
-            rows.append(row | {"test %": number(mean.test), "n": mean.n})
-    return Table(rows, caption, "tbl-costs")
+        for ours in results.summary(compared[compared["run"] == run]).itertuples():
+            length = compared["epochs_trained"].iloc[0]
+            shares = [number(ours.validation), number(ours.test)]
+            rows.append([run, length, "; ".join(_times(compared, run)), *shares, ours.n])
+    return Table(pd.DataFrame(rows, columns=columns), caption, "tbl-costs")
 
 
 def speed(output_folder: str | None, caption: str) -> Table:
     """Set the paper's seconds an epoch beside our benchmark's, with crops drawn anew and once."""
+    columns = ["device", "drawn anew", "drawn once", "time saved", "times as fast as a DataLoader"]
     theirs = published()["seconds_per_epoch"]
-    saved = 100 * (1 - theirs["once"] / theirs["per_epoch"])
-    row = {"device": "NVIDIA A100 (the paper)", "drawn anew": f"{theirs['per_epoch']} s"}
-    row |= {"drawn once": f"{theirs['once']} s", "time saved": f"{saved:.0f} %"}
-    rows = [row | {"times as fast as a DataLoader": "–"}]
+    saved = f"{100 * (1 - theirs['once'] / theirs['per_epoch']):.0f} %"
+    device = "NVIDIA A100 (the paper)"
+    rows = [[device, f"{theirs['per_epoch']} s", f"{theirs['once']} s", saved, "–"]]
     for record in benchmark.recorded(output_folder):
-        seconds = {k: np.array(v) for k, v in benchmark.epoch_seconds(record).items()}
-        ours, once = seconds[benchmark.BASE], seconds[benchmark.ONCE]
-        row = {"device": f"{record['device_name']} ({record['precision']})"}
-        row |= {"drawn anew": f"{np.median(ours):.3g} s", "drawn once": f"{np.median(once):.3g} s"}
-        row |= {"time saved": benchmark.spread(100 * (1 - once / ours), 0) + " %"}
+        seconds = benchmark.epoch_seconds(record)
+        ours, once = (seconds[name] for name in (benchmark.BASE, benchmark.ONCE))
+        device = f"{record['device_name']} ({record['precision']})"
+        times = [f"{values.median():.3g} s" for values in (ours, once)]
+        saved = f"{benchmark.spread(100 * (1 - once / ours), 0)} %"
         faster = benchmark.spread(benchmark.ratios(record)[benchmark.BEST])
-        rows.append(row | {"times as fast as a DataLoader": faster})
-    return Table(rows, caption, "tbl-speed")
+        rows.append([device, *times, saved, faster])
+    return Table(pd.DataFrame(rows, columns=columns), caption, "tbl-speed")
 
 
 def other_runs(frame: pd.DataFrame, caption: str) -> Table:

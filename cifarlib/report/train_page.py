@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from cifarlib import grid, outputs_folder, project_root, records
 from cifarlib.device.choice import pick_device
-from cifarlib.device.estimate import estimate_epoch_seconds
+from cifarlib.train import estimate_epoch_seconds
 from cifarlib.model import build_model
 from cifarlib.params import PAPER_EPOCHS, TRAIN_IMAGES, RunParams
 from cifarlib.report import figures
