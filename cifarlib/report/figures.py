@@ -25,13 +25,13 @@ from cifarlib.loop import right_answers
 from cifarlib.model import Network
 from cifarlib.params import RunParams
 from cifarlib.preprocess import crop_and_flip, draw_crops, make_normalizer
+from cifarlib.report.claims import binomial_interval
 from cifarlib.report.evaluation import (
     calibration_curve,
     confusion_matrix,
     most_confident,
     smoothing_floor,
 )
-from cifarlib.report.statistics import binomial_interval
 
 BLACK, ORANGE, SKY, GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"  # Okabe and Ito, 2008
 YELLOW, BLUE, VERMILION, PURPLE, WHITE = "#F0E442", "#0072B2", "#D55E00", "#CC79A7", "#FFFFFF"
@@ -629,12 +629,13 @@ def covariances(before: Tensor, after: Tensor) -> Figure:
 def benchmark_bars(
     seconds: dict[str, Sequence[float]],
     base: str,
-    faster: dict[str, float],
     ours: Collection[str] = (),
 ) -> Figure:
     """Median seconds of an epoch of each contestant with smallest and largest repeat, on a log
     axis; on the bars, how many times as fast ``base`` is; hatched: ``base`` and those of
     ``ours``."""
+    seconds = {name: np.array(values) for name, values in seconds.items()}
+    faster = {name: np.median(values / seconds[base]) for name, values in seconds.items()}
     low, medians, high = np.transpose([(min(s), np.median(s), max(s)) for s in seconds.values()])
     words = [f"{median:,.{0 if median >= 100 else 2}f} s" for median in medians]
     alt = f"Bars of seconds an epoch: {', '.join(map(' '.join, zip(seconds, words, strict=True)))}."
