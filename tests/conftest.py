@@ -22,7 +22,8 @@ for name in [name for name in os.environ if name.startswith("MAKE")]:
 SLOW = (
     "test_slurm",
     "test_browser",
-    "test_grid",
+    "test_makefile",
+    "test_cli",
     "test_notebooks",
     "test_train",
     "test_export",
@@ -54,6 +55,15 @@ def tiny_run(tmp_path_factory: pytest.TempPathFactory, cifar10: Cifar10) -> Path
     """The folder of a run 7 on 256 images, which knows little, and is tested on 1,000."""
     params = load_params(7, epochs=2, train_images=256)
     return train(params, cifar10.head(256, 200, 1000), tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(scope="session")
+def two_runs(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory, cifar10: Cifar10) -> Path:
+    """An output folder with ``tiny_run`` and the same of seed 1."""
+    outputs = tmp_path_factory.mktemp("two") / "outputs"
+    shutil.copytree(tiny_run.parents[1], outputs)
+    train(load_params(7, seed=1, epochs=2, train_images=256), cifar10.head(256, 200, 1000), outputs)
+    return outputs
 
 
 @pytest.fixture(scope="session")

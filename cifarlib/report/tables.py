@@ -138,24 +138,15 @@ def paper_runs(paper: pd.DataFrame, caption: str) -> Table:
     means = results.summary(paper).set_index("run").reindex(PAPER_RUNS)
     theirs = published()["validation_accuracy"]
     rows = []
-    for run, mean in means.iterrows():
+    for run, ours in means.iterrows():
         p = load_params(run)
-        rows.append(
-            {
-                "run": run.removeprefix("run"),
-                "batch": p.batch_size,
-                "whitening": "yes" if p.whitening else "no",
-                "padding": p.padding,
-                "optimizer": OPTIMIZERS[p.optimizer],
-                "normal.": p.normalization,
-                "smoothing": f"{p.label_smoothing:g}" if p.label_smoothing else "no",
-                "paper %": number(theirs[run]),
-                "ours %": number(mean["validation"]),
-                "difference": points(mean["validation"] - theirs[run]),
-                "test %": number(mean["test"]),
-                "n": number(mean["n"], 0),
-            }
-        )
+        row = {"run": run.removeprefix("run"), "batch": p.batch_size}
+        row |= {"whitening": _setting(p.whitening), "padding": p.padding}
+        row |= {"optimizer": _setting(p.optimizer), "normal.": p.normalization}
+        row |= {"smoothing": _setting(p.label_smoothing), "paper %": number(theirs[run])}
+        row |= {"ours %": number(ours["validation"])}
+        row |= {"difference": points(ours["validation"] - theirs[run])}
+        rows.append(row | {"test %": number(ours["test"]), "n": number(ours["n"], 0)})
     return Table(rows, caption, "tbl-runs")
 
 
@@ -211,44 +202,43 @@ def hyperparameters(caption: str) -> Table:
 
 
 def _setting(value: object) -> str:
+    """Write a parameter as a table has it."""
     if isinstance(value, bool):
         return "yes" if value else "no"
-    return f"{value:g}" if isinstance(value, float) else str(OPTIMIZERS.get(value, value))
+    return f"{value:g}" if isinstance(value, float) else OPTIMIZERS.get(value, str(value))
 
 
 def costs(paper: pd.DataFrame, fast: pd.DataFrame, caption: str) -> Table:
     """Say what a run costs and reaches: the paper's run 7, ours, and the fast recipe."""
+    columns = ["run", "epochs", "time and device", "validation %", "test %", "n"]
     theirs = published()
-    seconds = PAPER_EPOCHS * theirs["seconds_per_epoch"]["per_epoch"]
-    row = {"run": "run 7, the paper", "epochs": PAPER_EPOCHS}
-    row |= {"time and device": f"{duration(seconds)} on NVIDIA A100"}
-    row |= {"validation %": number(theirs["validation_accuracy"]["run7"])}
-    rows = [row | {"test %": number(theirs["test_accuracy"]["run7"]), "n": 1}]
+    time = duration(PAPER_EPOCHS * theirs["seconds_per_epoch"]["per_epoch"])
+    shares = [number(theirs[f"{images}_accuracy"]["run7"]) for images in ("validation", "test")]
+    rows = [["run 7, the paper", PAPER_EPOCHS, f"{time} on NVIDIA A100", *shares, 1]]
     for compared, run in ((paper, "run7"), (fast, "fast")):
-        for mean in results.summary(compared[compared["run"] == run]).itertuples():
-            row = {"run": run, "epochs": compared["epochs_trained"].iloc[0]}
-            row |= {"time and device": "; ".join(_times(compared, run))}
-            row |= {"validation %": number(mean.validation)}
-            rows.append(row | {"test %": number(mean.test), "n": mean.n})
-    return Table(rows, caption, "tbl-costs")
+        for ours in results.summary(compared[compared["run"] == run]).itertuples():
+            length = compared["epochs_trained"].iloc[0]
+            shares = [number(ours.validation), number(ours.test)]
+            rows.append([run, length, "; ".join(_times(compared, run)), *shares, ours.n])
+    return Table(pd.DataFrame(rows, columns=columns), caption, "tbl-costs")
 
 
 def speed(output_folder: str | None, caption: str) -> Table:
     """Set the paper's seconds an epoch beside our benchmark's, with crops drawn anew and once."""
+    columns = ["device", "drawn anew", "drawn once", "time saved", "times as fast as a DataLoader"]
     theirs = published()["seconds_per_epoch"]
-    saved = 100 * (1 - theirs["once"] / theirs["per_epoch"])
-    row = {"device": "NVIDIA A100 (the paper)", "drawn anew": f"{theirs['per_epoch']} s"}
-    row |= {"drawn once": f"{theirs['once']} s", "time saved": f"{saved:.0f} %"}
-    rows = [row | {"times as fast as a DataLoader": "–"}]
+    saved = f"{100 * (1 - theirs['once'] / theirs['per_epoch']):.0f} %"
+    device = "NVIDIA A100 (the paper)"
+    rows = [[device, f"{theirs['per_epoch']} s", f"{theirs['once']} s", saved, "–"]]
     for record in benchmark.recorded(output_folder):
-        seconds = {k: np.array(v) for k, v in benchmark.epoch_seconds(record).items()}
-        ours, once = seconds[benchmark.BASE], seconds[benchmark.ONCE]
-        row = {"device": f"{record['device_name']} ({record['precision']})"}
-        row |= {"drawn anew": f"{np.median(ours):.3g} s", "drawn once": f"{np.median(once):.3g} s"}
-        row |= {"time saved": benchmark.spread(100 * (1 - once / ours), 0) + " %"}
+        seconds = benchmark.epoch_seconds(record)
+        ours, once = (seconds[name] for name in (benchmark.BASE, benchmark.ONCE))
+        device = f"{record['device_name']} ({record['precision']})"
+        times = [f"{values.median():.3g} s" for values in (ours, once)]
+        saved = f"{benchmark.spread(100 * (1 - once / ours), 0)} %"
         faster = benchmark.spread(benchmark.ratios(record)[benchmark.BEST])
-        rows.append(row | {"times as fast as a DataLoader": faster})
-    return Table(rows, caption, "tbl-speed")
+        rows.append([device, *times, saved, faster])
+    return Table(pd.DataFrame(rows, columns=columns), caption, "tbl-speed")
 
 
 def other_runs(frame: pd.DataFrame, caption: str) -> Table:
@@ -267,19 +257,15 @@ def environment(paper: pd.DataFrame, fast: pd.DataFrame, caption: str) -> Table:
     """Say what the records of each comparison were made with; several values where they differ."""
     columns = {}
     for name, compared in {"paper's schedule": paper, "fast recipe": fast}.items():
-        packages = pd.DataFrame(list(compared["packages"]))
-        versions = [f"{k} {' / '.join(sorted(set(v.dropna())))}" for k, v in packages.items()]
-        columns[name] = {
-            "records": str(len(compared)),
-            "devices": "; ".join(sorted(set(compared["device_name"]))),
-            "precision": ", ".join(sorted(set(compared["precision"]))),
-            "convolutions": ", ".join(sorted(set(compared["convolutions"]))),
-            "packages": ", ".join(versions),
-            "commits": ", ".join(sorted({str(commit)[:10] for commit in compared["commit"]})),
-            "data, SHA-256": ", ".join(sorted({sha[:16] for sha in compared["data_sha256"]})),
-            "training time": duration(compared["training_seconds"].sum()),
-        }
-    return Table(pd.DataFrame(columns).rename_axis("").reset_index(), caption, "tbl-environment")
+        of_records = compared[["device_name", "precision", "convolutions"]].astype(str)
+        of_records = of_records.join(pd.DataFrame(list(compared["packages"]), compared.index))
+        of_records["commit"] = compared["commit"].astype(str).str[:10]
+        of_records["data, SHA-256"] = compared["data_sha256"].str[:16]
+        values = {k: ", ".join(sorted(set(v.dropna()))) for k, v in of_records.items()}
+        time = duration(compared["training_seconds"].sum())
+        columns[name] = {"records": str(len(compared)), **values, "training time": time}
+    frame = pd.DataFrame(columns).fillna("–").rename_axis("").reset_index()
+    return Table(frame, caption, "tbl-environment")
 
 
 def accuracies(compared: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -295,15 +281,12 @@ def accuracies(compared: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
 
 def histories(compared: pd.DataFrame) -> pd.DataFrame:
     """Return what figures.loss_curves draws: the histories of Table 1's runs below each other."""
-    chosen = compared[compared["run"].isin(PAPER_RUNS)]
-    if chosen.empty:
-        raise InputError("there is no record of the paper's seven runs yet")
     frames = []
-    for row in chosen.itertuples():
-        history = pd.DataFrame(records.read_history(row.folder))
-        frames.append(
-            history.assign(run=row.run, seed=row.seed, label_smoothing=row.label_smoothing)
-        )
+    for row in compared[compared["run"].isin(PAPER_RUNS)].itertuples():
+        history = pd.DataFrame(records.read_history(row.folder)).assign(run=row.run, seed=row.seed)
+        frames.append(history.assign(label_smoothing=row.label_smoothing))
+    if not frames:
+        raise InputError("there is no record of the paper's seven runs yet")
     return pd.concat(frames, ignore_index=True)
 
 

@@ -14,14 +14,14 @@ import torch
 from IPython.display import clear_output
 from tqdm import tqdm
 
-from cifarlib import grid, outputs_folder, project_root, records
+from cifarlib import outputs_folder, project_root, records, status
 from cifarlib.device.choice import pick_device
-from cifarlib.train import estimate_epoch_seconds
 from cifarlib.model import build_model
 from cifarlib.params import PAPER_EPOCHS, TRAIN_IMAGES, RunParams
 from cifarlib.report import figures
 from cifarlib.report.claims import binomial_interval
 from cifarlib.report.display import NumberedFigure, Table, Text, computed_on, duration
+from cifarlib.train import estimate_epoch_seconds
 
 
 def finished_before(params: RunParams, output_folder: str | Path | None = None) -> dict | None:
@@ -30,7 +30,7 @@ def finished_before(params: RunParams, output_folder: str | Path | None = None) 
     is called."""
     if "JPY_SESSION_NAME" not in os.environ:  # which Jupyter's server sets for its kernels
         return None
-    cell = grid.read_cell(params, outputs_folder(output_folder))
+    cell = status.read(params, outputs_folder(output_folder))
     under_way = (cell.folder / "unfinished" / "checkpoint.pt").exists()
     return cell.record if cell.state == "done" and not under_way else None
 

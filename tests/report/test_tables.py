@@ -43,7 +43,7 @@ def test_the_papers_table_stands_beside_our_means(both, none):
         "AdamW",
         1024,
         "length",
-        "no",
+        "0",
     ]
     columns = ["paper %", "ours %", "difference", "test %", "n"]
     assert table.loc["7", columns].tolist() == ["93.20", "94.20", "+1.00", "93.70", "1"]
@@ -109,7 +109,7 @@ def test_costs_and_environment_come_from_the_records(both, none):
     assert rows.loc["run 7, the paper", "time and device"] == "45 min on NVIDIA A100"
     assert len(tables.costs(none.paper, none.fast, "").frame) == 1
     made = tables.environment(both.paper, both.fast, "").frame.set_index("")
-    assert made.loc["commits"].tolist() == ["1" * 10] * 2
+    assert made.loc["commit"].tolist() == ["1" * 10] * 2
     assert made.loc["records"].tolist() == ["7", str(len(both.fast))]
     assert tables.made(both.frame) == "28 November 2026 (newest record) · Code, commit `1111111111`"
     assert tables.made(none.frame, "https://x.org") == "[Code](https://x.org)"
