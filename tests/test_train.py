@@ -18,7 +18,7 @@ from cifarlib.model import build_model
 from cifarlib.params import load_params, run_names
 from cifarlib.predict import load_model
 from cifarlib.preprocess import channel_statistics, make_normalizer
-from cifarlib.train import Diverged, Interrupted, build, estimate_epoch_seconds, train
+from cifarlib.train import Diverged, Interrupted, build, train
 
 SHORT = {"train_images": 256, "epochs": 3}
 on_cpu = partial(train, device="cpu")
@@ -216,10 +216,6 @@ def test_an_optimizer_of_ones_own_goes_on_with_all_its_state(small, tmp_path, mo
         on_cpu(p, small, tmp_path / "stopped", progress=StopAt(1.5))
     resumed = on_cpu(p, small, tmp_path / "stopped")
     assert outcome(resumed) == outcome(on_cpu(p, small, tmp_path / "whole"))
-
-
-def test_the_estimate_is_measured(device):
-    assert 0 < estimate_epoch_seconds(load_params(7), torch.device(device)) < 3600
 
 
 def test_killed_before_the_record_only_the_record_is_made(
