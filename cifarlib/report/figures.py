@@ -264,16 +264,14 @@ def _calibration(axes: Axes, logits: np.ndarray, labels: np.ndarray) -> None:
 
 
 @styled
-def run_panels(
-    logits: np.ndarray, labels: np.ndarray, history: Sequence[dict] | None = None
-) -> Figure:
+def run_panels(logits: np.ndarray, labels: np.ndarray, history: Sequence[dict] = ()) -> Figure:
     """What became of a run: accuracy over the epochs, and of its answers confusion, accuracy of
     each class, and calibration; without ``history`` the last three."""
     right = right_answers(logits, labels)
     alt = f"Confusion, accuracy of each class and calibration: {right.sum():,} of {len(right):,} "
-    figure = new_figure(4.3 if history is None else 5.3, alt + "answers are right.")
-    panels = figure.subplot_mosaic("BC;BD" if history is None else "AB;CD")
-    if history is not None:
+    figure = new_figure(5.3 if history else 4.3, alt + "answers are right.")
+    panels = figure.subplot_mosaic("AB;CD" if history else "BC;BD")
+    if history:
         _curves(panels["A"], history, "accuracy", 100)
         panels["A"].set(ylabel="accuracy (%)", title="Accuracy in training")
     _confusion(panels["B"], logits, labels)
@@ -422,14 +420,13 @@ def preprocessing(image: Tensor, name: str, statistics: tuple, seed: int) -> Fig
 def value_histograms(images: Tensor, statistics: tuple) -> Figure:
     """Values of uint8 images (N, 3, 32, 32) by colour channel: as they are and under each
     normalisation."""
-    shown = {"as they are": images.float()}
+    shown, colours = {"as they are": images.float()}, ("red", "green", "blue")
     for mode in MODES:
         shown[f"by {mode}"] = make_normalizer(images, mode, statistics).apply(images)
     figure = new_figure(2.0, f"Histograms of pixel values by colour: {', '.join(shown)}.")
     for axes, (title, values) in zip(figure.subplots(1, 4), shown.items(), strict=True):
         edges = np.linspace(values.min(), values.max(), 25)
-        for name, i in (("red", 1), ("green", 2), ("blue", 0)):
-            channel = values[:, ("red", "green", "blue").index(name)]
+        for name, i, channel in zip(colours, (1, 2, 0), values.unbind(1), strict=True):
             shares = 100 * np.histogram(channel, edges)[0] / channel.numel()
             axes.plot((edges[1:] + edges[:-1]) / 2, shares, **LOOKS[i] | {"marker": ""}, label=name)
         axes.set(title=title, ylim=(0, None))
@@ -492,15 +489,6 @@ def patch_scatter(before: Tensor, after: Tensor) -> Figure:
     left.set(xlabel="red, upper left", ylabel="red, upper right", title="as they are")
     right.set(xlabel="along eigenvector 1", ylabel="along eigenvector 2", title="whitened")
     return figure
-
-
-def first_layers(layers: dict[str, Tensor]) -> Figure:
-    """The 24 filters (24, 3, 2, 2) of each first layer, in two rows of twelve, each filter on its
-    own scale."""
-    patches = [2.5 * patch / patch.abs().max() for filters in layers.values() for patch in filters]
-    titles = [title for name in layers for title in (name, *[""] * 23)]
-    alt = f"First layers as patches of 2 by 2 pixels, two rows each: {', '.join(layers)}."
-    return gallery(patches, titles, 12, alt)
 
 
 def responses(image: Tensor, filters: Tensor) -> Figure:

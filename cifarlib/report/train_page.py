@@ -1,12 +1,13 @@
 """What only the train notebook shows of its run: before, while and after it trains."""
 
 import contextlib
+import inspect
 import math
 import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from IPython.display import clear_output, display
@@ -23,7 +24,7 @@ CAPTION = (
     "Loss per image and accuracy after each epoch. The training values are those met during the "
     "epoch, on augmented images."
 )
-CHANCE = 0.1  # of ten classes
+NEAR_CHANCE = 0.25  # chance is 0.1
 HELD_OUT = 10_000  # images that validate, and that test
 
 
@@ -55,6 +56,11 @@ def announce(params: RunParams, device: str, finished: dict | None = None) -> Te
     if epoch * params.last_epoch > 3600:
         text += ' For less, set `run = "fast"` in the cell above, or fewer `epochs`.'
     return Text(f"{text} It can be stopped at any time: run all cells again, and it goes on.")
+
+
+def source(thing: Callable) -> None:
+    """Show the code of a class or function in a notebook; a terminal gets none of it."""
+    display({"text/markdown": f"```python\n{inspect.getsource(thing)}```"}, raw=True)
 
 
 @contextlib.contextmanager
@@ -105,7 +111,7 @@ class Progress:
 
     def __exit__(self, *error) -> None:
         print(flush=True)
-        done, text = len(self.history), "The run is complete"
+        done, text = len(self.history), "Complete"
         if done < self.params.last_epoch:
             text = f"Stopped in epoch {int(self.epochs) + 1} of {self.params.last_epoch}"
         seconds = duration(time.perf_counter() - self.start)
@@ -113,7 +119,7 @@ class Progress:
         self.figure.handle = None  # its output is cleared
         if done:
             self.draw()
-        display(Text(f"{text}: {plural(done, 'epoch')} complete, {seconds} in this session."))
+        display(Text(f"{text}: {plural(done, 'epoch')} trained, {seconds} in this session."))
 
     def draw(self) -> None:
         """Show the curves up to here."""
@@ -154,27 +160,26 @@ class Progress:
 
 def result(record: dict, published: dict) -> Text:
     """What this run reached, how that may be set beside the paper, and, near chance, why."""
-    parts = [part for part in ("validation", "test") if record[f"{part}_images"]]
-    shares = [
-        f"**{100 * record[f'{part}_accuracy']:.2f} %** of the {part} images" for part in parts
-    ]
-    text = f"{' and '.join(shares)} are right after {plural(record['epochs_trained'], 'epoch')} on "
-    text += f"{record['train_images']:,} images. "
-    best, paper = "run7", published["validation_accuracy"]
-    if record["run"] in paper:
-        best = record["run"]
-    else:
-        text += "The paper has no such run. "
-    text += f"Its {best} reaches {paper[best]:.2f} % of its validation images after {PAPER_EPOCHS} "
-    text += f"epochs on {TRAIN_IMAGES:,}"
-    is_full = record["epochs_trained"] == PAPER_EPOCHS and record["train_images"] == TRAIN_IMAGES
-    text += "." if is_full and best == record["run"] else ": it is no comparison for this run."
-    if record["test_accuracy"] < 2.5 * CHANCE:
-        steps = record["train_images"] // record["parameters"]["batch_size"]
-        text += "\n\n**That is near chance, 10 %**, which is usual after as few steps as here, "
-        text += f"{steps * record['epochs_trained']:,}: the rate is high, and the running averages "
-        text += "by which BatchNorm judges new images lag behind the weights. The run `fast` makes "
-        text += "156 steps an epoch and reaches some 64 % after the first. Try more steps: all "
-        text += "images (`train_images = None`), then more `epochs`. If a long run stays here, its "
-        text += "learning rate is too high."
-    return Text(text)
+    text = ""
+    for part in ("validation", "test"):
+        if record[f"{part}_images"]:
+            text += f"**{100 * record[f'{part}_accuracy']:.2f} %** of the {part} images are right. "
+    run, paper = record["run"], published["validation_accuracy"]
+    name = run if run in paper else "best run"
+    text += f"The paper's {name} reaches {paper.get(run, max(paper.values())):.2f} % of its "
+    text += f"validation images after {PAPER_EPOCHS} epochs on {TRAIN_IMAGES:,}"
+    if (record["epochs_trained"], record["train_images"]) != (PAPER_EPOCHS, TRAIN_IMAGES):
+        text += f"; this run had {plural(record['epochs_trained'], 'epoch')} on "
+        text += f"{record['train_images']:,}, so that the two cannot be compared"
+    steps = record["epochs_trained"] * record["train_images"] // record["parameters"]["batch_size"]
+    if record["test_accuracy"] < NEAR_CHANCE:
+        text += f".\n\n**That is near chance, 10 %**, as is usual after so few steps, {steps:,}: "
+        text += "the rate is high, and the running averages by which BatchNorm judges new images "
+        text += (
+            "lag behind the weights. `fast` makes 156 steps an epoch and reaches some 64 % after "
+        )
+        text += (
+            "the first. Try more steps: all images (`train_images = None`), then more `epochs`. "
+        )
+        text += "If a long run stays here, its learning rate is too high"
+    return Text(f"{text}.")
