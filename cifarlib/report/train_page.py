@@ -43,11 +43,9 @@ def announce(params: RunParams, device: str, finished: dict | None = None) -> Te
     """Say how long the run will take on this machine, measured on a few steps, and how to ask for
     less; of a ``finished`` one, how to train it again."""
     if finished:
-        return Text(
-            f"**This run is finished** ({finished['finished'][:10]}, {computed_on(finished)}): "
-            "below is its record. To train it again, set `resume = False` in the cell above; the "
-            "record is replaced once the new one is complete."
-        )
+        day, machine = finished["finished"][:10], computed_on(finished)
+        text = f"**This run is finished** ({day}, {machine}). Below is its record. To train it "
+        return Text(text + "again, set `resume = False` in the cell above.")
     chosen = pick_device(device)
     epoch = estimate_epoch_seconds(params, chosen)
     machine = {"cpu": "CPU", "mps": "Apple GPU"}.get(chosen.type, "GPU")
@@ -171,15 +169,9 @@ def result(record: dict, published: dict) -> Text:
     if (record["epochs_trained"], record["train_images"]) != (PAPER_EPOCHS, TRAIN_IMAGES):
         text += f"; this run had {plural(record['epochs_trained'], 'epoch')} on "
         text += f"{record['train_images']:,}, so that the two cannot be compared"
-    steps = record["epochs_trained"] * record["train_images"] // record["parameters"]["batch_size"]
+    text += "."
     if record["test_accuracy"] < NEAR_CHANCE:
-        text += f".\n\n**That is near chance, 10 %**, as is usual after so few steps, {steps:,}: "
-        text += "the rate is high, and the running averages by which BatchNorm judges new images "
-        text += (
-            "lag behind the weights. `fast` makes 156 steps an epoch and reaches some 64 % after "
-        )
-        text += (
-            "the first. Try more steps: all images (`train_images = None`), then more `epochs`. "
-        )
-        text += "If a long run stays here, its learning rate is too high"
-    return Text(f"{text}.")
+        steps = record["train_images"] // record["parameters"]["batch_size"]
+        steps = plural(steps * record["epochs_trained"], "step")
+        text += f" **That is near chance, 10 %**, after {steps}: the note below says why."
+    return Text(text)
