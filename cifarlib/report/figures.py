@@ -21,7 +21,7 @@ from cifarlib.data import CLASSES
 from cifarlib.loop import right_answers
 from cifarlib.params import RunParams
 from cifarlib.preprocess import crop_and_flip, draw_crops, make_normalizer
-from cifarlib.report.statistics import binomial_interval
+from cifarlib.report.claims import binomial_interval
 
 WIDTH = 6.3  # inches: the text of the PDF, so that type has its printed size
 BLACK, ORANGE, SKY, GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"  # Okabe and Ito, 2008
@@ -348,7 +348,7 @@ def gallery(
         if image.is_floating_point() and image.dim() == 3:
             image = (image / 5 + 0.5).clamp(0, 1)
         image = image.permute(1, 2, 0) if image.dim() == 3 else image
-        axes.imshow(image, interpolation="nearest", cmap="PuOr_r", vmin=-limit, vmax=limit)
+        axes.imshow(image.numpy(), interpolation="nearest", cmap="PuOr_r", vmin=-limit, vmax=limit)
         axes.set_title(title, fontsize=7)
     return figure
 
@@ -459,13 +459,13 @@ def whitening_strip(values: Tensor, vectors: Tensor, eps: float) -> Figure:
     spectrum.set(xticks=(1, 6, 12), xlabel="eigenvector", title="eigenvalues")
     spectrum.legend()
     tiles = F.interpolate(vectors.view(12, 3, 2, 2) / vectors.abs().max() / 2 + 0.5, scale_factor=5)
-    patches.imshow(make_grid(tiles, nrow=3, pad_value=1).permute(1, 2, 0))
+    patches.imshow(make_grid(tiles, nrow=3, pad_value=1).permute(1, 2, 0).numpy())
     patches.set_axis_off()
     patches.set_title("eigenvectors")
     before, after = vectors.T @ values.diag() @ vectors, (values / (values + eps)).diag()
     limit = float(max(before.abs().max(), after.abs().max()))
     for axes, matrix, title in ((left, before, "covariance"), (right, after, "whitened")):
-        image = axes.imshow(matrix, cmap="PuOr_r", vmin=-limit, vmax=limit)
+        image = axes.imshow(matrix.numpy(), cmap="PuOr_r", vmin=-limit, vmax=limit)
         axes.grid(visible=False)
         axes.set(title=title, xticks=(), yticks=())
     left.set(xticks=(1.5, 5.5, 9.5), xticklabels=("red", "green", "blue"))
