@@ -54,7 +54,7 @@ help:
 	@echo "make status                       what of the same grid is done, without training, and what Slurm says of it"
 	@echo "make report                       outputs/report.html and report.pdf from the records (also AUTHORS= EPOCHS= STOP= OUTPUTS= DATA=)"
 	@echo "make html NB=..., make pdf NB=... any executed notebook as one HTML file, as a typeset PDF"
-	@echo "make tex                          the report as LaTeX source with its figures, in outputs/tex (pdflatex and bibtex compile it)"
+	@echo "make tex                          the report as LaTeX source with its figures, in outputs/tex (pdflatex compiles it)"
 	@echo "make handin NAME=First_Last RUN=7 one zip: predictions of IMAGES=..., code, network, report, notebooks (also SEED= STOP= LAYOUT=)"
 	@echo "make notebooks                    executed copies of the notebooks in outputs/notebooks, for readers without a kernel"
 	@echo "make lab                          open JupyterLab on notebooks/start.ipynb (also LAB=, options of jupyter lab)"
@@ -108,10 +108,10 @@ report: setup
 
 html pdf: setup
 	@$(if $(NB),,echo "error: make $@ needs a notebook: make $@ NB=outputs/notebooks/train.ipynb" >&2; exit 1)
-	@$(CIFARLIB) export $(call quote,$(NB)) --to $@
+	@$(CIFARLIB) export $(call quote,$(NB)) --to $(if $(filter pdf,$@),paper,article)
 
 tex: report
-	@$(CIFARLIB) export $(call path,$(REPORT_FOLDER))/report.ipynb --to tex
+	@$(CIFARLIB) export $(call path,$(REPORT_FOLDER))/report.ipynb --to paper_tex --folder $(call path,$(REPORT_FOLDER))/tex
 
 bench: setup
 	@$(CIFARLIB) execute --show notebooks/benchmark.ipynb $(FOLDER)/benchmark/benchmark.ipynb $(WHERE) $(call text,DEVICE,device)
@@ -141,7 +141,7 @@ notebooks: report
 	done
 
 lab: setup
-	@$(BIN)/jupyter lab --ServerApp.root_dir=$(call quote,$(CURDIR)) $(LAB) notebooks/start.ipynb
+	@JUPYTER_CONFIG_PATH=$(call quote,$(CURDIR)/cifarlib/report) $(BIN)/jupyter lab --ServerApp.root_dir=$(call quote,$(CURDIR)) $(LAB) notebooks/start.ipynb
 
 lint: setup
 	@$(BIN)/ruff check && $(BIN)/ruff format --check

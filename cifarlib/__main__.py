@@ -77,7 +77,7 @@ def results(options: argparse.Namespace) -> None:
     print(article.conclusions(*judged, load_claims("paper")), end="\n\n")
     print(results_markdown(records.finished(options.output_folder)))
     if options.figure:
-        from cifarlib.report.figures import as_svg, run_accuracies
+        from cifarlib.report.figures_old import as_svg, run_accuracies
 
         records.write_text(
             options.figure, as_svg(run_accuracies(*article.accuracies(fast), base="fast"))
@@ -88,7 +88,13 @@ def export(options: argparse.Namespace) -> None:
     """an executed notebook as HTML and PDF beside it, or as LaTeX source"""
     from cifarlib.report.export import export
 
-    export(user_path("notebook", options.notebook), options.to or ("html", "pdf"))
+    for kind in options.to or ("article", "paper"):
+        folder = user_path("folder", options.folder)
+        try:
+            path = export(user_path("notebook", options.notebook), kind, folder)
+        except (RuntimeError, OSError, ValueError) as error:
+            raise InputError(f"{options.notebook} cannot be exported: {error}") from None
+        print(f"{path} ({path.stat().st_size / 1e6:.2f} MB)")
 
 
 def handin(options: argparse.Namespace) -> None:
@@ -205,8 +211,9 @@ def _parser() -> argparse.ArgumentParser:
         )
     parsers[export].add_argument("notebook", type=Path)
     parsers[export].add_argument(
-        "--to", choices=("html", "pdf", "tex"), action="append", help="only this one"
+        "--to", choices=("article", "paper", "paper_tex"), action="append", help="only this one"
     )
+    parsers[export].add_argument("--folder", help="default: the notebook's")
     parsers[handin].add_argument("name", help="First_Last: the name of the zip")
     parsers[handin].add_argument("--run", default="7")
     parsers[handin].add_argument(

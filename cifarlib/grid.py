@@ -19,6 +19,7 @@ from filelock import FileLock, Timeout
 
 from cifarlib import InputError, records
 from cifarlib.params import RunParams
+from cifarlib.provenance import MADE_ON, made_on
 
 SLURM_ENDED = {
     "BOOT_FAIL",
@@ -70,7 +71,7 @@ def read_cell(params: RunParams, output_folder: Path) -> Cell:
     except InputError as error:
         if failure:
             return Cell(params, folder, "failed", failure)
-        if (folder / "unfinished" / "checkpoint.safetensors").exists():
+        if (folder / "unfinished" / "checkpoint.pt").exists():
             return Cell(params, folder, "unfinished", saved)
         return Cell(
             params, folder, "missing", str(error) if (folder / "record.json").exists() else ""
@@ -196,22 +197,11 @@ def summary(cells: list[Cell]) -> str:
     )
 
 
-def made_on(record: dict) -> list[dict]:
-    """device, device_name, precision and convolutions of each of a record's sessions, in which the
-    run was started or resumed; a record made before they were noted has them of its last session
-    alone."""
-    last = {name: record.get(name, "unknown") for name in records.MADE_ON}
-    return [
-        {name: session.get(name, last[name]) for name in records.MADE_ON}
-        for session in record.get("sessions") or [record]
-    ]
-
-
 def made_differently(compared: Sequence[dict]) -> str:
     """In what the rounding of these records may differ, and in which of them: "convolutions
     Winograd in run1 (seeds 1, 2), else PyTorch"; "" where all were made alike."""
     texts = []
-    for name in records.MADE_ON:
+    for name in MADE_ON:
         values = [
             " / ".join(dict.fromkeys(session[name] for session in made_on(record)))
             for record in compared

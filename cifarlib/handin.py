@@ -53,7 +53,7 @@ folder, images, layout, data_folder, threads, target = sys.argv[1:]
 torch.set_num_threads(int(threads))
 precision = records.read_record(folder)["precision"]
 network, description = predict.load_model(folder, "cpu", precision)
-images = own_images.read_images(images, layout).images if images else data.load_cifar10(data_folder).test_images
+images = own_images.read_images(images, layout).images if images else data.load_cifar10(data_folder).test.images
 np.save(target, predict.logits_of(network, description, images, precision).softmax(1).numpy())
 """
 README = """# {name}: what is where
@@ -140,7 +140,7 @@ def hand_in(
         raise InputError(f"missing: {', '.join(missing)}; `make handin` makes them")
     precision = records.read_record(folder)["precision"]
     network, description = predict.load_model(folder, "cpu", precision)
-    pixels = own.images if own else load_cifar10(data_folder).test_images
+    pixels = own.images if own else load_cifar10(data_folder).test.images
     probabilities = predict.logits_of(network, description, pixels, precision).softmax(1)
     target = outputs / "handin" / f"{name}.zip"
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".") as temporary:

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from cifarlib import InputError
 from cifarlib.model import CLASSES, BatchNorm
 from cifarlib.params import RunParams
 from cifarlib.preprocess import (
@@ -37,11 +38,11 @@ class Training:
     def __post_init__(self) -> None:
         # float16 has no numbers below 6e-8: unscaled, up to 41 % of a layer's gradients would be
         # zero. The scale is fixed, so that nothing has to be saved; a step whose gradients are not
-        # all finite is left out
-        self.scale = 128.0 * (self.params.batch_size if self.params.loss_reduction == "mean" else 1)
-        self.scaler = torch.amp.GradScaler(
-            self.images.device.type, self.scale, enabled=self.dtype == torch.float16
-        )
+        # all finite is left out.
+        batch = self.params.batch_size if self.params.loss_reduction == "mean" else 1
+        self.scale = 128.0 * batch
+        is_float16 = self.dtype == torch.float16
+        self.scaler = torch.amp.GradScaler(self.images.device.type, self.scale, enabled=is_float16)
 
 
 class Lookahead:
@@ -52,17 +53,15 @@ class Lookahead:
     IMAGES = 5120
 
     def __init__(self, params: RunParams, model: nn.Module):
-        self.model, self.total = model, params.epochs * params.steps_per_epoch
+        self.model = model
+        self.total = params.epochs * params.steps_per_epoch
         self.interval = max(1, self.IMAGES // params.batch_size)
-        self.averages = {
-            name: value.clone()
-            for name, value in model.state_dict().items()
-            if value.is_floating_point()
-        }
+        state = model.state_dict()
+        self.averages = {k: v.clone() for k, v in state.items() if v.is_floating_point()}
 
     @torch.no_grad()
     def after(self, step: int) -> None:
-        """To be called when ``step`` steps of the schedule are done."""
+        """Update, when ``step`` steps of the schedule are done."""
         if step % self.interval == 0 or step == self.total:
             keep = 1.0 if step == self.total else 0.95**5 * (step / self.total) ** 3
             state = self.model.state_dict()
@@ -71,81 +70,95 @@ class Lookahead:
 
 
 def make_optimizer(params: RunParams, model: nn.Module) -> torch.optim.Optimizer:
-    """SGD, SGD with Nesterov momentum (coupled weight decay) or AdamW (decoupled), over what is
-    trained.
+    """Make SGD, SGD with Nesterov momentum (coupled weight decay) or AdamW (decoupled), over what
+    is trained.
 
     A group's ``times_rate`` is how many times the rate of a step it learns with: 1, and
-    ``bias_rate`` for BatchNorm's biases, whose weight decay is divided by it."""
-    biases = (
-        [m.bias for m in model.modules() if isinstance(m, BatchNorm)]
-        if params.bias_rate != 1
-        else []
-    )
+    ``bias_rate`` for BatchNorm's biases, whose weight decay is divided by it.
+    """
+    biases = []
+    if params.bias_rate != 1:
+        biases = [m.bias for m in model.modules() if isinstance(m, BatchNorm)]
     trained = [p for p in model.parameters() if p.requires_grad]
-    groups = [
-        {"params": [p for p in trained if not any(p is bias for bias in biases)], "times_rate": 1.0}
-    ]
+    others = [p for p in trained if not any(p is bias for bias in biases)]
+    groups = [{"params": others, "times_rate": 1.0}]
     if biases:
         decay = params.weight_decay / params.bias_rate
         groups.append({"params": biases, "times_rate": params.bias_rate, "weight_decay": decay})
-    common = {"lr": params.learning_rate, "weight_decay": params.weight_decay}
-    common["fused"] = trained[0].device.type in ("cpu", "cuda")
+    common = {
+        "lr": params.learning_rate,
+        "weight_decay": params.weight_decay,
+        "fused": trained[0].device.type in ("cpu", "cuda"),
+    }
     if params.optimizer == "adamw":
         return torch.optim.AdamW(groups, **common)
-    nesterov = params.optimizer == "sgd-nesterov"
-    return torch.optim.SGD(groups, momentum=params.momentum, nesterov=nesterov, **common)
+    if params.optimizer == "sgd":
+        return torch.optim.SGD(groups, momentum=params.momentum, **common)
+    if params.optimizer == "sgd-nesterov":
+        return torch.optim.SGD(groups, momentum=params.momentum, nesterov=True, **common)
+    raise InputError(f"optimizer = {params.optimizer!r}: make_optimizer does not know it")
 
 
 def forward(model: nn.Module, x: Tensor, dtype: torch.dtype) -> Tensor:
-    """Logits (B, 10) in float32 of normalised images (B, 3, 32, 32), under autocast to
+    """Compute logits (B, 10), float32, of normalised images (B, 3, 32, 32), under autocast to
     ``dtype``."""
-    with torch.autocast(
-        x.device.type, dtype=dtype, enabled=dtype != torch.float32, cache_enabled=False
-    ):
+    is_mixed = dtype != torch.float32
+    with torch.autocast(x.device.type, dtype=dtype, enabled=is_mixed, cache_enabled=False):
         logits = model(x)
     return logits.float()
 
 
 def train_step(training: Training, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """One update from images (B, 3, 32, 32) and labels (B,): the loss in the run's reduction and
-    the logits (B, 10) from before the update, both still on the device."""
-    params, optimizer = training.params, training.optimizer
+    """Update once from images (B, 3, 32, 32) and labels (B,).
+
+    Returns the loss in the run's reduction and the logits (B, 10) from before the update, both
+    still on the device.
+    """
+    params = training.params
     logits = forward(training.model, x, training.dtype)
     loss = F.cross_entropy(
         logits, y, label_smoothing=params.label_smoothing, reduction=params.loss_reduction
     )
-    optimizer.zero_grad(set_to_none=True)
+    training.optimizer.zero_grad(set_to_none=True)
     training.scaler.scale(loss).backward()
-    training.scaler.step(optimizer)
+    training.scaler.step(training.optimizer)
     training.scaler.update(training.scale)
     return loss.detach(), logits.detach()
 
 
 def epoch_plan(params: RunParams, epoch: int, n: int) -> tuple[Tensor, Tensor | None]:
-    """What epoch 1, 2, ... does with n images, on the CPU: their order (n,) and in that order their
-    crops and flips (n, 3), None without augmentation."""
-    order, once = draw_order(params.seed, epoch, n), params.augmentation == "once"
+    """Plan what epoch 1, 2, ... does with n images, on the CPU: their order (n,) and in that order
+    their crops and flips (n, 3), None without augmentation."""
+    order = draw_order(params.seed, epoch, n)
     if params.augmentation == "none":
         return order, None
-    drawn = BEFORE_TRAINING if once else epoch
-    crops = draw_crops(params.seed, drawn, n, params.crop)
-    crops = crops[order] if once else crops  # each image's one crop and flip, in this epoch's order
+    if params.augmentation == "once":  # each image's one crop and flip, in this epoch's order
+        drawn = BEFORE_TRAINING
+        crops = draw_crops(params.seed, drawn, n, params.crop)[order]
+    elif params.augmentation == "per_epoch":
+        drawn = epoch
+        crops = draw_crops(params.seed, drawn, n, params.crop)
+    else:
+        raise InputError(f"augmentation = {params.augmentation!r}: epoch_plan does not know it")
     if params.flip == "alternating":
         crops[:, 2] = alternating_flips(params.seed, drawn, n)[order]
+    elif params.flip != "random":
+        raise InputError(f"flip = {params.flip!r}: epoch_plan does not know it")
     return order, crops
 
 
 def epoch_row(
     params: RunParams, epoch: int, loss_sum: Tensor, right: Tensor, last_loss: Tensor
 ) -> dict:
-    """An epoch's line of the history from the sums of its steps' losses and right answers; waits
-    for the device."""
+    """Make an epoch's line of the history from the sums of its steps' losses and right answers;
+    waits for the device."""
     steps = params.steps_per_epoch
     images = steps * params.batch_size
+    losses = {"sum": images, "mean": steps}[params.loss_reduction]
     return {
         "epoch": epoch,
         "learning_rate": params.learning_rate_at(epoch * steps - 1),
-        "train_loss": loss_sum.item() / (images if params.loss_reduction == "sum" else steps),
+        "train_loss": loss_sum.item() / losses,
         "train_accuracy": right.item() / images,
         "last_batch_loss": last_loss.item(),
     }
@@ -154,31 +167,24 @@ def epoch_row(
 def train_epoch(
     training: Training, epoch: int, on_step: Callable[[int], object] = lambda step: None
 ) -> dict:
-    """Epoch 1, 2, ... over the images; the device is read once, at the end. Returns the epoch's
-    line of the history.
-
-    ``on_step(steps done)`` is called after every step.
-    """
+    """Train epoch 1, 2, ...; the device is read once, at the end. Returns the epoch's line of the
+    history. ``on_step(steps done)`` is called after every step."""
     params, images = training.params, training.images
     steps, size = params.steps_per_epoch, params.batch_size
-    order, crops = (
-        None if t is None else t.to(images.device) for t in epoch_plan(params, epoch, len(images))
-    )
+    order, crops = epoch_plan(params, epoch, len(images))
+    order = order.to(images.device)
+    crops = None if crops is None else crops.to(images.device)
     loss_sum = torch.zeros((), device=images.device)
     right = torch.zeros((), dtype=torch.int64, device=images.device)
     training.model.train()
     for step in range(steps):
         for group in training.optimizer.param_groups:
-            group["lr"] = group["times_rate"] * params.learning_rate_at((epoch - 1) * steps + step)
+            rate = params.learning_rate_at((epoch - 1) * steps + step)
+            group["lr"] = group["times_rate"] * rate
         batch = slice(step * size, (step + 1) * size)
         index = order[batch]
-        x = crop_and_flip(
-            images,
-            training.normalizer,
-            index,
-            None if crops is None else crops[batch],
-            params.padding,
-        )
+        crop = None if crops is None else crops[batch]
+        x = crop_and_flip(images, training.normalizer, index, crop, params.padding)
         y = training.labels[index]
         loss, logits = train_step(training, x, y)
         loss_sum += loss
@@ -195,29 +201,33 @@ def predict_logits(
     images: Tensor,
     normalizer: Normalizer,
     dtype: torch.dtype = torch.float32,
+    *,
     batch_size: int | None = None,
     views: bool = False,
 ) -> Tensor:
-    """Logits (N, 10), float32 on the images' device, of uint8 images (N, 3, 32, 32) and their
-    normalizer, in evaluation mode; after training in float16, computed in float32. views: with
-    test-time augmentation, the weighted mean over ``weighted_views`` of each image."""
+    """Compute logits (N, 10), float32 on the images' device, in evaluation mode.
+
+    images: uint8 (N, 3, 32, 32); normalizer: theirs. After training in float16, dtype is float32.
+    views: with test-time augmentation, the weighted mean over ``weighted_views`` of each image.
+    """
     dtype = torch.float32 if dtype == torch.float16 else dtype
     was_training = model.training
     batch_size = batch_size or (250 if images.device.type == "cpu" else 2000)
     model.eval()
-    logits = []
+    logits = [torch.zeros(0, CLASSES, device=images.device)]
     for start in range(0, len(images), batch_size):
-        x = normalizer[start : start + batch_size].apply(images[start : start + batch_size])
+        part = slice(start, start + batch_size)
+        x = normalizer[part].apply(images[part])
         weighted = weighted_views(x) if views else [(1, x)]
         logits.append(sum(weight * forward(model, view, dtype) for weight, view in weighted))
     model.train(was_training)
-    return torch.cat(logits) if logits else torch.zeros(0, CLASSES, device=images.device)
+    return torch.cat(logits)
 
 
 def weighted_views(x: Tensor) -> list[tuple[float, Tensor]]:
-    """Reference [1]'s six views of images (B, 3, H, W), with their weights: the images, and shifted
-    by one pixel up and left and down and right, the rim mirrored, each of the three also flipped
-    left to right."""
+    """Make reference [1]'s six views of images (B, 3, H, W), with their weights: the images, and
+    shifted by one pixel up and left and down and right, the rim mirrored, each of the three also
+    flipped left to right."""
     height, width = x.shape[2:]
     padded = F.pad(x, (1, 1, 1, 1), "reflect")
     shifted = [padded[:, :, i : i + height, i : i + width] for i in (0, 2)]
@@ -226,18 +236,16 @@ def weighted_views(x: Tensor) -> list[tuple[float, Tensor]]:
 
 
 def right_answers(logits: Tensor | np.ndarray, labels: Tensor | np.ndarray) -> np.ndarray:
-    """Which images' largest logit, of equal ones the first, is their label's: (N,) booleans."""
-    logits, labels = (
-        x.cpu().numpy() if isinstance(x, Tensor) else np.asarray(x) for x in (logits, labels)
-    )
-    return logits.argmax(1) == labels
+    """Tell of which images the largest logit (ties: the first) is that of the label: (N,) bool."""
+    logits, labels = (x.cpu() if isinstance(x, Tensor) else x for x in (logits, labels))
+    return np.asarray(logits).argmax(1) == np.asarray(labels)
 
 
 def accuracy(logits: Tensor | np.ndarray, labels: Tensor | np.ndarray) -> float:
-    """Share of right answers; nan of none."""
+    """Compute the share of right answers; nan of none."""
     return float(right_answers(logits, labels).mean()) if len(labels) else math.nan
 
 
 def mean_loss(logits: Tensor, labels: Tensor, label_smoothing: float) -> float:
-    """Cross-entropy per image, with the smoothing that the run trained with."""
+    """Compute the cross-entropy per image, with the smoothing that the run trained with."""
     return float(F.cross_entropy(logits, labels, label_smoothing=label_smoothing))

@@ -14,11 +14,14 @@ from cifarlib import InputError, project_root
 # Raised by hand when the same parameters and seed would train to another result; records of another
 # version are stale. tests/test_golden.py notices such a change.
 TRAINING_VERSION = 1
-PAPER_EPOCHS, DECAY_EPOCHS = 200, 30  # section 3: the rate falls to a tenth every 30 of 200 epochs
-# rate at the start, when it is full, rate at the end [1]
+PAPER_EPOCHS = 200
+DECAY_EPOCHS = 30  # paper, section 3: the rate falls to a tenth every 30 of 200 epochs
+# airbench94 [1]: the rate at the start, the share of the steps after which it is full, at the end
 TRIANGLE_START, TRIANGLE_PEAK, TRIANGLE_END = 0.2, 0.23, 0.07
-# Images 0..39,999 of the training file train, the last 10,000 validate, unless all of them train
+# Images 0 to 39,999 of the training file train and the last 10,000 validate, unless all of them
+# train.
 TRAIN_IMAGES, ALL_IMAGES = 40_000, 50_000
+SHORT_NAMES = {"stop_epoch": "stop", "train_images": "images"}  # in the names of folders
 
 
 def _one_of(default: str, *others: str) -> typing.Any:
@@ -26,7 +29,7 @@ def _one_of(default: str, *others: str) -> typing.Any:
 
 
 def _between(low: float, high: float, default: float | None) -> typing.Any:
-    """A number; both ends are allowed."""
+    """Declare a number; both ends are allowed."""
     return dataclasses.field(default=default, metadata={"range": (low, high)})
 
 
@@ -40,44 +43,32 @@ class RunParams:
 
     run: str  # name of its file in params/, without .yaml
     question: str = ""  # the file's first comment line: what the run asks
-    # as the file has them
     file_settings: dict = dataclasses.field(default_factory=dict, compare=False, repr=False)
 
     seed: int = _between(0, 2**32 - 1, 0)
-    # length of the schedule; fewer squeeze it, keeping its shape
-    epochs: int = _between(1, 100_000, PAPER_EPOCHS)
-    stop_epoch: int | None = _between(1, 100_000, None)  # stop the schedule after this many epochs
-    # so many; above 40,000 nothing is left to validate on
-    train_images: int = _between(1, ALL_IMAGES, TRAIN_IMAGES)
+    epochs: int = _between(1, 100_000, PAPER_EPOCHS)  # of the schedule; fewer squeeze it
+    stop_epoch: int | None = _between(1, 100_000, None)  # end after so many epochs of the schedule
+    train_images: int = _between(1, ALL_IMAGES, TRAIN_IMAGES)  # above 40,000 none validates
 
     batch_size: int = _between(1, ALL_IMAGES, 128)  # an epoch drops its incomplete last batch
-    # first layer: frozen whitening filters, or default initialisation and trained
-    whitening: bool = True
+    whitening: bool = True  # first layer: frozen whitening filters, or default init and trained
     dirac: bool = True  # 3x3 convolutions: begin as the identity, or default initialisation
     padding: str = _one_of("reflect", "constant")  # before the random crop
     crop: int = _between(0, 31, 4)  # pixels of padding on each side
-    # left to right: anew, or drawn once and then every other epoch
-    flip: str = _one_of("random", "alternating")
+    flip: str = _one_of("random", "alternating")  # anew, or drawn once and then every other epoch
     optimizer: str = _one_of("sgd-nesterov", "sgd", "adamw")
-    # see preprocess.make_normalizer
-    normalization: str = _one_of("channel", "length", "image-channel")
+    normalization: str = _one_of("channel", "length", "image-channel")  # see make_normalizer
     label_smoothing: float = _between(0.0, 1.0, 0.0)
 
     loss_reduction: str = _one_of("mean", "sum")  # over the batch
-    # crop and flip drawn anew, once before epoch 1, or not
-    augmentation: str = _one_of("per_epoch", "once", "none")
-    # None: the paper's 0.08 for SGD, 0.001 for AdamW
-    learning_rate: float | None = _between(0.0, 1e3, None)
+    augmentation: str = _one_of("per_epoch", "once", "none")  # crop and flip: see loop.epoch_plan
+    learning_rate: float | None = _between(0.0, 1e3, None)  # None: paper, 0.08 SGD, 0.001 AdamW
     schedule: str = _one_of("step", "triangle")  # of the rate: see learning_rate_at
-    # how many times the rate BatchNorm's biases learn with
-    bias_rate: float = _between(1e-3, 1e3, 1.0)
-    # every few steps the weights return to their running average: see loop.Lookahead
-    lookahead: bool = False
-    # of every trained parameter; AdamW's is decoupled
-    weight_decay: float = _between(0.0, 1e3, 0.02)
+    bias_rate: float = _between(1e-3, 1e3, 1.0)  # factor on the rate of BatchNorm's biases
+    lookahead: bool = False  # weights return to their running average: see loop.Lookahead
+    weight_decay: float = _between(0.0, 1e3, 0.02)  # of every trained parameter; AdamW: decoupled
     momentum: float = _between(0.0, 1.0, 0.9)
-    # added to each eigenvalue; reference [1] of the paper
-    whitening_eps: float = _between(0.0, 1e3, 5e-4)
+    whitening_eps: float = _between(0.0, 1e3, 5e-4)  # added to each eigenvalue [1]
 
     def __post_init__(self) -> None:
         types = typing.get_type_hints(type(self))
@@ -85,7 +76,8 @@ class RunParams:
             value = _checked(field, types[field.name], getattr(self, field.name))
             object.__setattr__(self, field.name, value)
         if self.learning_rate is None:
-            object.__setattr__(self, "learning_rate", 0.001 if self.optimizer == "adamw" else 0.08)
+            rate = 0.001 if self.optimizer == "adamw" else 0.08
+            object.__setattr__(self, "learning_rate", rate)
         if self.batch_size > self.train_images:
             raise InputError(
                 f"train_images = {self.train_images} is less than one batch of {self.batch_size}: "
@@ -95,7 +87,8 @@ class RunParams:
             raise InputError("momentum = 0.0: Nesterov needs momentum; choose optimizer = sgd")
         if self.stop_epoch is not None and self.stop_epoch > self.epochs:
             raise InputError(
-                f"stop_epoch = {self.stop_epoch} lies beyond epochs = {self.epochs}: give at most that"
+                f"stop_epoch = {self.stop_epoch} lies beyond epochs = {self.epochs}: "
+                "give at most that"
             )
 
     @property
@@ -108,38 +101,39 @@ class RunParams:
         return self.train_images // self.batch_size
 
     def learning_rate_at(self, step: int) -> float:
-        """The rate of step 0, 1, 2 ... "step": x 0.1 every 30/200 of the schedule's steps.
-        "triangle": x 0.2, rising to x 1 over the first 23 % of them, then falling to x 0.07."""
+        """Return the rate of step 0, 1, 2 ... of the schedule.
+
+        "step": x 0.1 every 30/200 of the steps. "triangle": x 0.2, rising to x 1 over the first
+        23 % of them, then falling to x 0.07.
+        """
         steps = self.epochs * self.steps_per_epoch
         if self.schedule == "step":
             return self.learning_rate / 10 ** (PAPER_EPOCHS * step // (DECAY_EPOCHS * steps))
+        if self.schedule != "triangle":
+            raise InputError(f"schedule = {self.schedule!r}: learning_rate_at does not know it")
         if step < TRIANGLE_PEAK * steps:
-            return self.learning_rate * (
-                TRIANGLE_START + (1 - TRIANGLE_START) * step / (TRIANGLE_PEAK * steps)
-            )
-        return self.learning_rate * (
-            1 - (1 - TRIANGLE_END) * (step / steps - TRIANGLE_PEAK) / (1 - TRIANGLE_PEAK)
-        )
+            rise = (1 - TRIANGLE_START) * step / (TRIANGLE_PEAK * steps)
+            return self.learning_rate * (TRIANGLE_START + rise)
+        fall = (1 - TRIANGLE_END) * (step / steps - TRIANGLE_PEAK) / (1 - TRIANGLE_PEAK)
+        return self.learning_rate * (1 - fall)
 
     def settings(self) -> dict:
-        """All that decides the outcome, as plain data; a checkpoint is resumed only where these are
-        the same."""
+        """Return all that decides the outcome, as plain data; a checkpoint is resumed only where
+        these are the same."""
         values = {k: v for k, v in vars(self).items() if k not in ("question", "file_settings")}
         return {"training_version": TRAINING_VERSION, **values}
 
     def changes_since(self, recorded: dict) -> list[str]:
-        """How these settings differ from recorded ones, as ``momentum 0.8, now 0.9``. A parameter
-        that did not exist when the record was made had its default, so a new parameter makes no
-        record stale."""
-        defaults = {field.name: field.default for field in dataclasses.fields(self)} | {
-            "training_version": 1
-        }
-        then = defaults | recorded
-        return [
-            f"{name} {then[name]!r}, now {value!r}"
-            for name, value in self.settings().items()
-            if then[name] != value
-        ]
+        """Name how these settings differ from recorded ones, as "momentum 0.8, now 0.9".
+
+        A parameter that did not exist when the record was made had its default, so a new parameter
+        makes no record stale.
+        """
+        defaults = {field.name: field.default for field in dataclasses.fields(self)}
+        then = defaults | {"training_version": 1} | recorded
+        now = self.settings()
+        changed = [f"{k} {then[k]!r}, now {v!r}" for k, v in now.items() if then[k] != v]
+        return changed + unknown_settings(recorded)
 
     @property
     def folder(self) -> str:
@@ -147,14 +141,33 @@ class RunParams:
         any override shows, as in ``run7/seed0-epochs10``, so that a short run cannot pass for a
         full one."""
         own = RunParams(self.run, seed=self.seed, **self.file_settings).settings()
-        short = {"stop_epoch": "stop", "train_images": "images"}
-        changed = [f"-{short.get(k, k)}{v}" for k, v in self.settings().items() if v != own[k]]
-        return f"{self.run}/seed{self.seed}" + "".join(changed)
+        changed = {k: v for k, v in self.settings().items() if v != own[k]}
+        return f"{self.run}/seed{self.seed}" + "".join(_suffixes(changed))
+
+
+def _suffixes(settings: dict) -> list[str]:
+    return [f"-{SHORT_NAMES.get(name, name)}{value}" for name, value in settings.items()]
+
+
+def belongs_to(folder: str, settings: dict) -> bool:
+    """Tell whether a folder ``run7/seed0-epochs10`` is one that a run of these recorded settings
+    makes; a copy under another name is not."""
+    start = f"{settings['run']}/seed{settings['seed']}"
+    rest = folder.removeprefix(start)
+    for suffix in _suffixes(settings):
+        rest = rest.removeprefix(suffix)
+    return folder.startswith(start) and rest == ""
+
+
+def unknown_settings(recorded: dict) -> list[str]:
+    """Name what a record was trained with and this code does not have: "cutout 8, unknown here"."""
+    known = {field.name for field in dataclasses.fields(RunParams)} | {"training_version"}
+    return [f"{k} {v!r}, unknown here" for k, v in recorded.items() if k not in known]
 
 
 def _checked(field: dataclasses.Field, hint: type, value: object) -> object:
-    """The value as its field has it; raises InputError where type, choice or range do not allow
-    it."""
+    """Return the value as its field has it; raise InputError where type, choice or range do not
+    allow it."""
     allowed = typing.get_args(hint) or (hint,)
     if value is None and type(None) in allowed:
         return None
@@ -162,11 +175,8 @@ def _checked(field: dataclasses.Field, hint: type, value: object) -> object:
         value = float(value)
     if type(value) not in allowed:  # not isinstance: True is no number of epochs
         kind = " or ".join(t.__name__ for t in allowed if t is not type(None))
-        note = (
-            " (YAML reads 1e-3 as text: write 0.001)"
-            if float in allowed and isinstance(value, str)
-            else ""
-        )
+        is_text = float in allowed and isinstance(value, str)
+        note = " (YAML reads 1e-3 as text: write 0.001)" if is_text else ""
         raise InputError(f"{field.name} = {value!r}: give a value of type {kind}{note}")
     choices = field.metadata.get("choices", (value,))
     if value not in choices:
@@ -179,53 +189,86 @@ def _checked(field: dataclasses.Field, hint: type, value: object) -> object:
 
 
 def run_names() -> list[str]:
-    """The runs that exist: names of the files in params/."""
+    """Return the runs that exist: names of the files in params/."""
     return sorted(path.stem for path in (project_root() / "params").glob("*.yaml"))
 
 
 def did_you_mean(name: str, known: Sequence[str]) -> str:
-    """``'epoch' is unknown: did you mean 'epochs'?`` or, where nothing is close, all known
-    names."""
+    """Suggest the known name that is closest, else list all of them."""
     close = difflib.get_close_matches(name, known, n=1)
-    return f"{name!r} is unknown: " + (
-        f"did you mean {close[0]!r}?" if close else f"there are {', '.join(known)}"
-    )
+    return f"did you mean {close[0]!r}?" if close else f"there are {', '.join(known)}"
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML as a person reads it: a key stands once, and 0100 is a hundred."""
+
+    def construct_mapping(self, node, deep=False):
+        lines = {}
+        for key, _ in node.value:
+            line = key.start_mark.line + 1
+            if key.value in lines:
+                first = lines[key.value]
+                raise InputError(f"{key.value!r} stands twice, in lines {first} and {line}")
+            lines[key.value] = line
+        return super().construct_mapping(node, deep)
+
+    def construct_yaml_int(self, node):
+        try:
+            return int(node.value)
+        except ValueError:
+            return node.value  # 0x10, 1:30: the field's check names it
+
+
+_Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_yaml_int)
+
+
+def _file_name(run: int | str) -> str:
+    """Return the name, without .yaml, of the file that ``run`` means: 7 is run7, unless there is a
+    file 7.yaml. Raises InputError where there is no such file."""
+    name = str(run).removesuffix(".yaml")
+    known = run_names()
+    if name.isdecimal() and name not in known:
+        name = f"run{int(name)}"
+    if name not in known:
+        hint = did_you_mean(name, known)
+        raise InputError(f"run = {run!r}: there is no params/{name}.yaml; {hint}")
+    if name.split() != [name]:
+        raise InputError(f"params/{name}.yaml: give the file a name without blanks")
+    return name
 
 
 def load_params(run: int | str, **overrides) -> RunParams:
-    """The parameters of params/<run>.yaml. run: 1 to 7, or the name of a file there. An override of
-    None is none.
+    """Return the parameters of params/<run>.yaml. run: 1 to 7, or the name of a file there. An
+    override of None is none.
 
     Raises InputError for an unknown run or key and for a value of the wrong type or out of range.
     """
-    name = f"run{int(run)}" if str(run).isdecimal() else str(run).removesuffix(".yaml")
-    if name not in run_names():
-        raise InputError(
-            f"run = {run!r}: no file params/{name}.yaml; there are {', '.join(run_names())}"
-        )
+    name = _file_name(run)
     path = project_root() / "params" / f"{name}.yaml"
-    text = path.read_text(encoding="utf-8")
+    fields = [f.name for f in dataclasses.fields(RunParams)]
+    known = [field for field in fields if field not in ("run", "question", "file_settings")]
+    for key in overrides:
+        if key not in known:
+            raise InputError(f"{key!r} is unknown: {did_you_mean(key, known)}")
+    known.remove("seed")
     try:
-        values = yaml.safe_load(text) or {}
+        text = path.read_text(encoding="utf-8")
+        values = yaml.load(text, _Loader) or {}
+        if not isinstance(values, dict):
+            raise InputError("write one `name: value` a line")
+        if "seed" in values:
+            raise InputError("a file holds no seed; it is given when a run is trained: seed = 3")
+        for key in values:
+            if key not in known:
+                raise InputError(f"{key!r} is unknown: {did_you_mean(str(key), known)}")
+        RunParams(name, **values)
+    except UnicodeDecodeError:
+        raise InputError(f"{path} is not UTF-8: save it as UTF-8") from None
     except yaml.YAMLError as error:
         raise InputError(f"{path} is not YAML: {error}") from None
-    if not isinstance(values, dict):
-        raise InputError(f"{path}: write one `name: value` a line")
-    first = text.partition("\n")[0]
-    question = first.lstrip("# ").strip() if first.startswith("#") else ""
-    known = [
-        f.name
-        for f in dataclasses.fields(RunParams)
-        if f.name not in ("run", "question", "file_settings")
-    ]
-    for key in (*values, *overrides):
-        if key not in known:
-            raise InputError(
-                f"{f'{path}: ' if key in values else ''}{did_you_mean(str(key), known)}"
-            )
-    try:
-        RunParams(name, **values)
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
-    overrides = {k: v for k, v in overrides.items() if v is not None}
-    return RunParams(name, question, values, **{**values, **overrides})
+    first = text.partition("\n")[0]
+    question = first.lstrip("# ").strip() if first.startswith("#") else ""
+    given = {k: v for k, v in overrides.items() if v is not None}
+    return RunParams(name, question, values, **{**values, **given})

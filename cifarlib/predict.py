@@ -8,7 +8,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from cifarlib import InputError, outputs_folder, records, tensor_files, user_path
+from cifarlib import InputError, outputs_folder, records, user_path
 from cifarlib.data import CLASSES
 from cifarlib.device.choice import pick_device
 from cifarlib.device.convolutions import use_fast
@@ -56,7 +56,7 @@ def load_model(
     """The trained network of a run's folder, in evaluation mode, ready for this precision, and what
     its file says of it (parameters, channel_mean and channel_std, classes, accuracies). Nothing in
     the file is executed."""
-    tensors, description = tensor_files.load_tensors(Path(folder) / "model.safetensors")
+    tensors, description = records.load_model(Path(folder) / "model.safetensors")
     model = Network()
     try:
         model.load_state_dict(tensors)

@@ -7,25 +7,27 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from cifarlib import InputError
+
 BEFORE_TRAINING = 0  # the "epoch" of crops and flips that are drawn once, before epoch 1
 
 
 @dataclass(frozen=True)
 class Normalizer:
     """Subtracts ``mean`` and divides by ``std``, both in grey levels (0 to 255): one value a colour
-    channel for all images, (1, 3, 1, 1), or values of each image's own, (N, 1 or 3, 1, 1)."""
+    channel for all images, (1, 3, 1, 1), or each image's own, (N, 1 or 3, 1, 1)."""
 
     mean: Tensor
     std: Tensor
 
     def __getitem__(self, index: Tensor | slice) -> "Normalizer":
-        """That of the images at ``index``."""
+        """Return the normalizer of the images at ``index``."""
         return self if len(self.mean) == 1 else Normalizer(self.mean[index], self.std[index])
 
     def apply(self, images: Tensor) -> Tensor:
-        """uint8 images (N, 3, H, W) to float32 of the same shape, in channels_last memory format;
-        contiguous on MPS, where BatchNorm's gradients on channels_last were wrong (PyTorch issue
-        175189)."""
+        """Normalise uint8 images (N, 3, H, W) to float32 of the same shape, in channels_last memory
+        format; contiguous on MPS, where BatchNorm's gradients on channels_last were wrong (PyTorch
+        issue 175189)."""
         layout = torch.contiguous_format if images.device.type == "mps" else torch.channels_last
         return images.contiguous(memory_format=layout).float().sub_(self.mean).div_(self.std)
 
@@ -34,8 +36,8 @@ class Normalizer:
 
 
 def channel_statistics(images: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation (3,) of each colour channel over uint8 images (N, 3, H, W), on
-    the scale 0 to 1."""
+    """Compute mean and standard deviation (3,) of each colour channel over uint8 images
+    (N, 3, H, W), on the scale 0 to 1."""
     sums = torch.zeros(2, images.shape[1], dtype=torch.int64)  # sums of integers are exact
     for part in images.split(1000):
         x = part.long()
@@ -45,52 +47,60 @@ def channel_statistics(images: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def make_normalizer(images: Tensor, mode: str, statistics: tuple[Tensor, Tensor]) -> Normalizer:
-    """The normalizer of uint8 images (N, 3, 32, 32), on their device.
+    """Make the normalizer of uint8 images (N, 3, 32, 32), on their device (paper, section 1.2).
 
     mode "channel": by ``statistics``, the training split's ``channel_statistics``. "image-channel":
     by each image's own mean and deviation per channel. "length": by each image's one mean and
-    deviation of its 3,072 values. (Paper, section 1.2.)"""
+    deviation of its 3,072 values.
+    """
     if mode == "channel":
         return Normalizer(*(255 * s.to(images.device).view(1, 3, 1, 1) for s in statistics))
-    dims = {"image-channel": (2, 3), "length": (1, 2, 3)}[mode]
-    parts = [
-        torch.std_mean(p.float(), dim=dims, keepdim=True, correction=0) for p in images.split(1000)
-    ]
-    std, mean = (torch.cat(values) for values in zip(*parts, strict=True))
-    return Normalizer(mean, std.clamp_min(1e-3))  # an image of one colour becomes zero
+    dimensions = {"image-channel": (2, 3), "length": (1, 2, 3)}
+    if mode not in dimensions:
+        raise InputError(f"normalization = {mode!r}: make_normalizer does not know it")
+    std, mean = zip(
+        *(
+            torch.std_mean(part.float(), dim=dimensions[mode], keepdim=True, correction=0)
+            for part in images.split(1000)
+        ),
+        strict=True,
+    )
+    smallest = 1e-3  # an image of one colour becomes zero
+    return Normalizer(torch.cat(mean), torch.cat(std).clamp_min(smallest))
 
 
 def draw_crops(seed: int, epoch: int, n: int, crop: int = 4) -> Tensor:
-    """How each of n images is cropped and flipped in this epoch: int64 (n, 3) of dy, dx in
+    """Draw how each of n images is cropped and flipped in this epoch: int64 (n, 3) of dy, dx in
     -crop..crop, flip in 0, 1.
 
-    A function of (seed, epoch) alone: equal on every device, and nothing has to be saved for a
-    resumed run."""
+    A function of (seed, epoch) alone: equal on every device, and a resumed run needs nothing saved.
+    """
     generator = np.random.default_rng((seed, epoch, 0))
     shift = generator.integers(-crop, crop + 1, (n, 2))
     return torch.from_numpy(np.concatenate([shift, generator.integers(0, 2, (n, 1))], axis=1))
 
 
 def alternating_flips(seed: int, epoch: int, n: int) -> Tensor:
-    """Which of images 0 to n-1 are flipped in this epoch, int64 (n,) of 0, 1: a coin each, drawn
-    once, and in every other epoch its other side."""
+    """Tell which of images 0 to n-1 are flipped in this epoch, int64 (n,) of 0, 1: a coin each,
+    drawn once, and in every other epoch its other side."""
     return (torch.from_numpy(np.random.default_rng((seed, 2)).integers(0, 2, n)) + epoch) % 2
 
 
 def draw_order(seed: int, epoch: int, n: int) -> Tensor:
-    """The order of the n training images in this epoch: a permutation, int64 (n,)."""
+    """Draw the order of the n training images in this epoch: a permutation, int64 (n,)."""
     return torch.from_numpy(np.random.default_rng((seed, epoch, 1)).permutation(n))
 
 
 def crop_and_flip(
     images: Tensor, normalizer: Normalizer, index: Tensor, crops: Tensor | None, padding: str
 ) -> Tensor:
-    """The batch ``images[index]``, normalised, padded, cropped back and flipped as ``crops`` says.
+    """Make the batch ``images[index]``, normalised, padded, cropped back and flipped.
 
     images: uint8 (N, 3, H, W) in channels_last memory format; normalizer: theirs; index: int64
     (B,); crops: int64 (B, 3), see ``draw_crops``, or None for neither crop nor flip. padding
     "reflect" mirrors without repeating the edge, "constant" puts zero after normalisation. Returns
-    float32 (B, 3, H, W): one gather of pixels, padding by arithmetic."""
+    float32 (B, 3, H, W): one gather of pixels, padding by arithmetic.
+    """
     c, height, width = images.shape[1:]
     if crops is None:
         crops = torch.zeros(len(index), 3, dtype=torch.int64, device=images.device)
@@ -98,15 +108,18 @@ def crop_and_flip(
     y = torch.arange(height, device=images.device) + dy
     x = torch.arange(width, device=images.device)
     x = torch.where(flip.bool(), width - 1 - x, x) + dx
+    inside = None
     if padding == "reflect":
-        inside = None
         y = height - 1 - (height - 1 - y.abs()).abs()
         x = width - 1 - (width - 1 - x.abs()).abs()
+    elif padding == "constant":
+        rows = (y >= 0) & (y < height)
+        columns = (x >= 0) & (x < width)
+        inside = rows[:, None, :, None] & columns[:, None, None, :]
+        y = y.clamp(0, height - 1)
+        x = x.clamp(0, width - 1)
     else:
-        inside = ((y >= 0) & (y < height))[:, None, :, None] & ((x >= 0) & (x < width))[
-            :, None, None, :
-        ]
-        y, x = y.clamp(0, height - 1), x.clamp(0, width - 1)
+        raise InputError(f"padding = {padding!r}: crop_and_flip does not know it")
     position = (index[:, None] * height + y)[:, :, None] * width + x[:, None, :]
     pixels = images.permute(0, 2, 3, 1).reshape(-1, c).index_select(0, position.flatten())
     batch = normalizer[index].apply(pixels.view(len(index), height, width, c).permute(0, 3, 1, 2))

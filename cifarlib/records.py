@@ -2,30 +2,72 @@
 
 ``outputs/run7/seed0/``: record.json, history.csv, log.txt, predictions.npz, first_layer.npy,
 model.safetensors. While a run is under way all of it lies in ``unfinished/`` below, with
-checkpoint.safetensors. record.json is written last and holds the SHA-256 of the others: where it
-is, and they match, the run is done."""
+checkpoint.pt. record.json is written last and holds the SHA-256 of the others: where it is, and
+they match, the run is done.
+"""
 
+import contextlib
 import csv
 import hashlib
 import io
 import json
+import logging
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
+from filelock import FileLock, Timeout
 
-from cifarlib import InputError, outputs_folder
+from cifarlib import InputError, outputs_folder, plural
+from cifarlib.params import belongs_to, unknown_settings
 
-# what the rounding of a run's results depends on
-MADE_ON = ("device", "device_name", "precision", "convolutions")
+if TYPE_CHECKING:
+    from torch import Tensor
+
+log = logging.getLogger(__name__)
+
+HISTORY = {  # column: unit
+    "epoch": "1, 2, ...",
+    "learning_rate": "of the epoch's last step",
+    "train_loss": "mean per image over the epoch, while training",
+    "train_accuracy": "share, while training, on augmented images",
+    "last_batch_loss": "in the run's own reduction, as the paper's log prints it",
+    "validation_loss": "mean per image",
+    "validation_accuracy": "share",
+    "train_seconds": "training part of the epoch",
+    "validation_seconds": "validation part",
+}
+
+
+@contextlib.contextmanager
+def locked(folder: Path, timeout: float = -1) -> Iterator[None]:
+    """Hold the folder's lock, which the system frees when the process ends.
+
+    Raises filelock.Timeout after ``timeout`` seconds (-1: never), InputError where the file system
+    has no locks.
+    """
+    lock = FileLock(folder / ".lock", timeout=timeout)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise
+    except (OSError, NotImplementedError) as error:
+        raise InputError(
+            f"{folder} cannot be locked ({error}), as on some network file systems: give a "
+            "data_folder and an output_folder on another disk"
+        ) from None
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
-    """``write(file)`` into a temporary file beside ``path``, which then takes its place: all of it,
-    or nothing."""
+    """Have ``write(file)`` fill a temporary file beside ``path``, which then takes its place: all
+    of it, or nothing."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with open(temporary, "wb") as file:
@@ -41,19 +83,6 @@ def write_text(path: Path, text: str) -> None:
     write_atomically(path, lambda file: file.write(text.encode()))
 
 
-HISTORY = {  # column: unit
-    "epoch": "1, 2, ...",
-    "learning_rate": "of the epoch's last step",
-    "train_loss": "mean per image over the epoch, while training",
-    "train_accuracy": "share, while training, on augmented images",
-    "last_batch_loss": "in the run's own reduction, as the paper's log prints it",
-    "validation_loss": "mean per image",
-    "validation_accuracy": "share",
-    "train_seconds": "training part of the epoch",
-    "validation_seconds": "validation part",
-}
-
-
 def history_csv(history: list[dict]) -> str:
     text = io.StringIO()
     writer = csv.DictWriter(text, HISTORY, lineterminator="\n")
@@ -63,17 +92,14 @@ def history_csv(history: list[dict]) -> str:
 
 
 def read_history(folder: Path) -> list[dict]:
-    """history.csv of a finished run's folder (or of its ``unfinished/``) as a list of one dict an
-    epoch."""
+    """Read history.csv of a finished run's folder (or of its ``unfinished/``), one dict an epoch."""
     with open(Path(folder) / "history.csv", newline="") as file:
-        return [
-            {k: int(v) if k == "epoch" else float(v) for k, v in row.items()}
-            for row in csv.DictReader(file)
-        ]
+        rows = [{k: float(v) for k, v in row.items()} for row in csv.DictReader(file)]
+    return [row | {"epoch": int(row["epoch"])} for row in rows]
 
 
 def unfinished_history(folder: Path) -> list[dict]:
-    """The epochs that a run under way has saved."""
+    """Read the epochs that a run under way has saved."""
     try:
         return read_history(Path(folder) / "unfinished")
     except FileNotFoundError:
@@ -81,7 +107,7 @@ def unfinished_history(folder: Path) -> list[dict]:
 
 
 def log_epochs(history: list[dict]) -> str:
-    """The epochs in the format of the paper's log (Appendix A.3)."""
+    """Write the epochs in the format of the paper's log (Appendix A.3)."""
     line = "Epoch {epoch} Loss {last_batch_loss:.6f} Duration {train_seconds:.3f} seconds.\n"
     return "".join(line.format(**row) for row in history)
 
@@ -91,14 +117,45 @@ def log_result(name: str, accuracy: float, loss: float) -> str:
 
 
 def read_predictions(folder: str | Path) -> dict[str, np.ndarray]:
-    """ "validation" and "test": logits (N, 10), float32, as saved in float16 by the run;
-    "validation_labels" and "test_labels": int64 (N,), so that every accuracy can be had again from
-    the record alone."""
+    """Read what a run answered, so that every accuracy can be computed from the record alone.
+
+    "validation" and "test": logits (N, 10), float32, saved in float16; "validation_labels" and
+    "test_labels": int64 (N,).
+    """
     with np.load(Path(folder) / "predictions.npz", allow_pickle=False) as file:
-        return {
-            name: file[name].astype(np.int64 if name.endswith("labels") else np.float32)
-            for name in file.files
-        }
+        arrays = {name: file[name] for name in file.files}
+    labels = {k: v.astype(np.int64) for k, v in arrays.items() if k.endswith("labels")}
+    return {k: v.astype(np.float32) for k, v in arrays.items()} | labels
+
+
+def save_model(path: Path, tensors: "dict[str, Tensor]", description: dict) -> None:
+    """Write a safetensors file with ``description`` as JSON in its header."""
+    import safetensors.torch
+
+    tensors = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
+    content = safetensors.torch.save(tensors, metadata={"about": json.dumps(description)})
+    write_atomically(path, lambda file: file.write(content))
+
+
+def load_model(path: str | Path) -> "tuple[dict[str, Tensor], dict]":
+    """Read the tensors (on the CPU) and the description of ``save_model``; nothing is executed.
+
+    Raises InputError where the file is missing, damaged, no such file, or not the one that
+    record.json beside it names.
+    """
+    import safetensors.torch
+
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"no file {path}")
+    if (path.parent / "record.json").is_file():
+        read_record(path.parent)
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            description = json.loads(file.metadata()["about"])
+        return safetensors.torch.load_file(path), description
+    except Exception as error:  # for a damaged file the library raises several kinds
+        raise InputError(f"{path} is damaged, or no model of this project: {error!r}") from None
 
 
 def _sha256(path: Path) -> str:
@@ -106,16 +163,14 @@ def _sha256(path: Path) -> str:
 
 
 def finish(folder: Path, record: dict) -> dict:
-    """Moves all of unfinished/ but the checkpoint into place, then writes record.json with the
+    """Move all of unfinished/ but the checkpoint into place, then write record.json with the
     files' SHA-256.
 
     An older record goes first, so that none ever stands beside another run's files; killed in
-    between, the checkpoint is still there and the same command completes the record."""
-    staged = [
-        p
-        for p in sorted((folder / "unfinished").iterdir())
-        if p.name[0] != "." and "checkpoint" not in p.name
-    ]
+    between, the checkpoint is still there and the same command completes the record.
+    """
+    files = sorted((folder / "unfinished").iterdir())
+    staged = [p for p in files if p.name[0] != "." and p.stem != "checkpoint"]
     record = {**record, "files": {p.name: _sha256(p) for p in staged}}
     (folder / "record.json").unlink(missing_ok=True)
     for path in staged:
@@ -126,24 +181,21 @@ def finish(folder: Path, record: dict) -> dict:
 
 
 def read_record(folder: str | Path, verify: bool = True) -> dict:
-    """The record of a finished run; ``verify`` compares the files beside it with their SHA-256 (a
-    file that was not committed, such as most models, may be missing). Raises InputError where there
-    is none or it does not match."""
+    """Read the record of a finished run; ``verify`` compares the files beside it with their
+    SHA-256 (one that was not committed, such as most models, may be missing). Raises InputError
+    where there is none or it does not match."""
     folder = Path(folder)
     try:
         record = json.loads((folder / "record.json").read_text())
         files = record["files"]
     except FileNotFoundError:
-        state = (
-            "is unfinished: run it again to complete it"
-            if (folder / "unfinished").is_dir()
-            else "has no record"
-        )
+        is_begun = (folder / "unfinished").is_dir()
+        state = "is unfinished: run it again to complete it" if is_begun else "has no record"
         raise InputError(f"{folder} {state}") from None
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"{folder / 'record.json'} is damaged: {error!r}") from None
-    for name, sha256 in files.items() if verify else ():
-        if (folder / name).is_file() and _sha256(folder / name) != sha256:
+    for name, sha256 in files.items():
+        if verify and (folder / name).is_file() and _sha256(folder / name) != sha256:
             raise InputError(
                 f"{folder / name} does not belong to its record.json: its SHA-256 differs"
             )
@@ -151,9 +203,27 @@ def read_record(folder: str | Path, verify: bool = True) -> dict:
 
 
 def finished(output_folder: str | Path | None = None) -> list[dict]:
-    """The records of all finished runs below outputs/ (default: the project's), in the order of
-    their folders, each with its ``folder``."""
-    folders = [
-        path.parent for path in sorted(outputs_folder(output_folder).glob("*/seed*/record.json"))
-    ]
-    return [read_record(folder) | {"folder": folder} for folder in folders]
+    """Read the records of all finished runs below outputs/ (default: the project's), in the order
+    of their folders, each with its ``folder``.
+
+    A copy under another name and a record of parameters that this code does not know are left out
+    and named in a warning.
+    """
+    records, left_out = [], []
+    for path in sorted(outputs_folder(output_folder).glob("*/seed*/record.json")):
+        folder = path.parent
+        record = read_record(folder) | {"folder": folder}
+        name = f"{folder.parent.name}/{folder.name}"
+        unknown = unknown_settings(record["parameters"])
+        if unknown:
+            left_out.append(f"{name} ({', '.join(unknown)})")
+        elif not belongs_to(name, record["parameters"]):
+            run = f"{record['run']} seed {record['seed']}"
+            left_out.append(
+                f"{name} (a copy: its record is of {run}, whose folder has another name)"
+            )
+        else:
+            records.append(record)
+    if left_out:
+        log.warning("%s left out: %s", plural(len(left_out), "record"), "; ".join(left_out))
+    return records

@@ -1,7 +1,8 @@
 """Patch whitening: the covariance of 2x2x3 patches, its eigenvectors, the first layer's 24 filters.
 
 After reference [1] (airbench94): a filter is an eigenvector divided by sqrt(eigenvalue + eps), so
-that the responses over the training images are uncorrelated with variance l / (l + eps)."""
+that the responses over the training images are uncorrelated with variance l / (l + eps).
+"""
 
 from collections.abc import Iterable
 
@@ -12,25 +13,26 @@ from cifarlib.preprocess import Normalizer
 
 
 def filters_from_images(images: Tensor, normalizer: Normalizer, eps: float = 5e-4) -> Tensor:
-    """The first layer's filters, float32 (24, 3, 2, 2), from uint8 images (N, 3, H, W) and their
-    normalizer."""
-    parts = (slice(start, start + 1000) for start in range(0, len(images), 1000))
-    return whitening_filters(
-        patch_covariance(normalizer[part].apply(images[part]) for part in parts), eps
-    )
+    """Compute the first layer's filters, float32 (24, 3, 2, 2), from uint8 images (N, 3, H, W) and
+    their normalizer."""
+    parts = [slice(start, start + 1000) for start in range(0, len(images), 1000)]
+    covariance = patch_covariance(normalizer[part].apply(images[part]) for part in parts)
+    return whitening_filters(covariance, eps)
 
 
 def patch_covariance(parts: Iterable[Tensor], size: int = 2) -> Tensor:
-    """Covariance (D, D), D = C * size * size, of all size x size patches of the images in
-    ``parts``, each (N, C, H, W).
+    """Compute the covariance (D, D), D = C * size * size, of all size x size patches of the images
+    in ``parts``, each (N, C, H, W).
 
     A patch counts channel by channel, then row by row, as a convolution's weight does. Patches
-    overlap (stride 1). In float64, on the images' device; MPS has no float64."""
+    overlap (stride 1). In float64, on the images' device; MPS has no float64.
+    """
     total, products, count = 0, 0, 0
     for images in parts:
         images = images.cpu() if images.device.type == "mps" else images
-        # (N, C, H', W', size, size)
-        patches = images.double().unfold(2, size, 1).unfold(3, size, 1)
+        patches = (
+            images.double().unfold(2, size, 1).unfold(3, size, 1)
+        )  # (N, C, H', W', size, size)
         patches = patches.permute(1, 4, 5, 0, 2, 3).reshape(images.shape[1] * size**2, -1)
         total = total + patches.sum(1)
         products = products + patches @ patches.T
@@ -40,20 +42,23 @@ def patch_covariance(parts: Iterable[Tensor], size: int = 2) -> Tensor:
 
 
 def eigenpatches(covariance: Tensor) -> tuple[Tensor, Tensor]:
-    """Eigenvalues (D,), largest first, and eigenvectors (D, D), one a row, of a covariance (D, D).
+    """Return eigenvalues (D,), largest first, and eigenvectors (D, D), one a row, of a covariance
+    (D, D).
 
     An eigenvector's sign is arbitrary. Here the first component that comes near the largest in size
-    is positive: of two equally large ones, as symmetry makes them, rounding must not choose."""
-    values, vectors = torch.linalg.eigh(covariance.double())
-    values, vectors = values.flip(0), vectors.T.flip(0)
+    is positive: of two equally large ones, as symmetry makes them, rounding must not choose.
+    """
+    ascending_values, ascending_columns = torch.linalg.eigh(covariance.double())
+    values = ascending_values.flip(0)
+    vectors = ascending_columns.T.flip(0)
     near = vectors.abs() > 0.9 * vectors.abs().amax(1, keepdim=True)
     chosen = vectors.gather(1, near.int().argmax(1, keepdim=True))
     return values, vectors * chosen.sign()
 
 
 def whitening_filters(covariance: Tensor, eps: float = 5e-4, channels: int = 3) -> Tensor:
-    """Filters (2D, channels, size, size), float32, of a covariance (D, D): D scaled eigenvectors,
-    largest eigenvalue first, then their negatives."""
+    """Make filters (2D, channels, size, size), float32, of a covariance (D, D): D scaled
+    eigenvectors, largest eigenvalue first, then their negatives."""
     values, vectors = eigenpatches(covariance)
     scaled = vectors / (values + eps).sqrt()[:, None]
     size = round((len(values) / channels) ** 0.5)

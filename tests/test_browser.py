@@ -216,7 +216,7 @@ def test_the_stop_button_interrupts_training_and_the_next_run_resumes(opened, pa
     folder = project / "outputs" / "run7" / "seed0-epochs3-images128"
     page.evaluate("() => void jupyterapp.commands.execute('notebook:run-all-cells')")
     end = time.monotonic() + 180
-    while not (folder / "unfinished" / "checkpoint.safetensors").exists():
+    while not (folder / "unfinished" / "checkpoint.pt").exists():
         assert time.monotonic() < end
         page.wait_for_timeout(50)
     page.locator(".jp-NotebookPanel-toolbar [data-jp-item-name=interrupt]:visible").click()

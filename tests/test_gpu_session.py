@@ -97,7 +97,7 @@ def test_when_the_time_is_over_a_run_keeps_its_epochs_and_goes_on_later(tmp_path
     now = time.time()
     state = train_all(Session("cpu", tmp_path, None, now, now + 30), params)
     assert state == "stopped when the time was over, 0 done"
-    assert (tmp_path / params[0].folder / "unfinished" / "checkpoint.safetensors").exists()
+    assert (tmp_path / params[0].folder / "unfinished" / "checkpoint.pt").exists()
     assert not (tmp_path / params[1].folder).exists()
     now = time.time()
     assert (

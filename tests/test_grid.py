@@ -59,7 +59,7 @@ def state(run, outputs, schedule=TINY):
 def broken(tmp_path_factory):
     """A grid in which run 6 cannot start, because its checkpoint is garbage, and run 7 can."""
     outputs = tmp_path_factory.mktemp("grid")
-    checkpoint = folder_of("run6", outputs) / "unfinished" / "checkpoint.safetensors"
+    checkpoint = folder_of("run6", outputs) / "unfinished" / "checkpoint.pt"
     checkpoint.parent.mkdir(parents=True)
     checkpoint.write_text("garbage")
     command, options = make_table(outputs)
@@ -72,7 +72,7 @@ def test_a_failure_stops_no_other_run_and_is_named(broken):
     last = done.stdout[done.stdout.rindex("== the grid in") :]
     assert "1 done, 1 failed" in last
     assert "failed" in last
-    assert "checkpoint.safetensors is damaged" in last
+    assert "checkpoint.pt is damaged" in last
     assert state("run6", outputs).state == "failed"
     assert state("run7", outputs).state == "done"
     assert (folder_of("run7", outputs) / "train.ipynb").exists()
@@ -81,7 +81,7 @@ def test_a_failure_stops_no_other_run_and_is_named(broken):
 def test_the_second_call_repairs_only_the_failed_one(broken):
     outputs, _ = broken
     before = (folder_of("run7", outputs) / "record.json").stat().st_mtime_ns
-    (folder_of("run6", outputs) / "unfinished" / "checkpoint.safetensors").unlink()
+    (folder_of("run6", outputs) / "unfinished" / "checkpoint.pt").unlink()
     command, options = make_table(outputs)
     done = subprocess.run(command, **options)
     assert done.returncode == 0, done.stdout
@@ -107,7 +107,7 @@ def test_sigkill_leaves_nothing_that_looks_done_and_the_next_call_completes_it(
     command, options = make_table(tmp_path, runs="run7", epochs=2)
     first = subprocess.Popen(command, **options)
     folder = folder_of("run7", tmp_path, LONGER)
-    while not (folder / "unfinished" / "checkpoint.safetensors").exists():
+    while not (folder / "unfinished" / "checkpoint.pt").exists():
         assert first.poll() is None, first.stdout.read()
         time.sleep(0.05)
     names = {"make": "make", "papermill": "papermill notebooks", "kernel": "ipykernel_launcher"}
@@ -199,7 +199,7 @@ def test_states_of_a_folder(tmp_path, small):
 
     (folder / "record.json").unlink()
     (folder / "unfinished").mkdir()
-    (folder / "unfinished" / "checkpoint.safetensors").touch()
+    (folder / "unfinished" / "checkpoint.pt").touch()
     (folder / "unfinished" / "history.csv").write_text(
         "\n".join((folder / "history.csv").read_text().splitlines()[:2])
     )

@@ -27,7 +27,7 @@ def outputs(tiny_run, tmp_path):
 @pytest.fixture
 def private(small, tmp_path):
     """Rows pixel by pixel, as courses hand out images without labels."""
-    rows = small.test_images[:50].permute(0, 2, 3, 1).reshape(50, 3072).numpy()
+    rows = small.test.images[:50].permute(0, 2, 3, 1).reshape(50, 3072).numpy()
     np.save(tmp_path / "private.npy", rows)
     return tmp_path / "private.npy"
 
@@ -66,7 +66,7 @@ def test_the_zip_holds_all_that_is_asked_for_and_its_sums_hold(outputs, private,
     assert done.returncode == 0, done.stderr
     assert done.stdout.count(": OK") == len(names) - 1
     network, description = predict.load_model(next(outputs.glob("run7/*")))
-    expected = predict.logits_of(network, description, small.test_images[:50]).softmax(1)
+    expected = predict.logits_of(network, description, small.test.images[:50]).softmax(1)
     probabilities = np.load(root / "predictions.npy")
     assert probabilities.shape == (50, 10)
     # the record's precision may be bfloat16

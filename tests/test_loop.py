@@ -111,8 +111,8 @@ def test_batchnorms_biases_learn_faster_and_decay_as_much_less():
 def training_on(p, small, device, dtype):
     """A network, and the batch of its first step."""
     images, labels = (
-        small.train_images[: p.batch_size].to(device),
-        small.train_labels[: p.batch_size].to(device),
+        small.train.images[: p.batch_size].to(device),
+        small.train.labels[: p.batch_size].to(device),
     )
     normalizer = make_normalizer(images, p.normalization, channel_statistics(images))
     model = build_model(0, torch.randn(24, 3, 2, 2, generator=torch.Generator().manual_seed(0))).to(

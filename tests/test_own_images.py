@@ -43,10 +43,10 @@ def hwc(images):
     ],
 )
 def test_every_accepted_array_gives_the_same_images(small, tmp_path, layout, arranged):
-    np.save(tmp_path / "my.npy", arranged(small.test_images[:9]))
+    np.save(tmp_path / "my.npy", arranged(small.test.images[:9]))
     own = own_images.read_images(tmp_path / "my.npy", layout)
     assert own.images.dtype == torch.uint8
-    assert torch.equal(own.images, small.test_images[:9])
+    assert torch.equal(own.images, small.test.images[:9])
     assert own.names == [str(i) for i in range(9)]
     assert own.ids == [str(i + 1) for i in range(9)]
     assert own.labels is None
@@ -149,7 +149,7 @@ def test_a_truncated_file_is_one_clear_error(tmp_path):
 def test_pictures_of_any_size_become_what_they_show(small, tmp_path):
     """An image enlarged, its background grown to the left and right, comes back nearly as it
     was."""
-    image = Image.fromarray(hwc(small.test_images[1:2])[0])
+    image = Image.fromarray(hwc(small.test.images[1:2])[0])
     wide = Image.new("RGB", (640, 413), "red")
     wide.paste(image.resize((413, 413), Image.Resampling.BICUBIC), (113, 0))
     wide.save(tmp_path / "b.png")
@@ -162,7 +162,7 @@ def test_pictures_of_any_size_become_what_they_show(small, tmp_path):
     assert not notes
     assert images.shape == (3, 3, 32, 32)
     # grey levels; another image: 60
-    assert (images[1].float() - small.test_images[1].float()).abs().mean() < 8
+    assert (images[1].float() - small.test.images[1].float()).abs().mean() < 8
     assert (images[2] == 255).all()
 
 
@@ -179,7 +179,7 @@ def test_pictures_of_sixteen_bits_and_of_floating_point_numbers(tmp_path):
 
 
 def test_what_is_said_of_the_layout_of_rows(small, tmp_path):
-    rows = hwc(small.test_images[:5]).reshape(-1, 3072)
+    rows = hwc(small.test.images[:5]).reshape(-1, 3072)
     np.save(tmp_path / "told.npy", rows)
     np.save(tmp_path / "noise.npy", np.random.default_rng(0).integers(0, 256, (5, 3072), np.uint8))
     assert (
@@ -201,7 +201,7 @@ def test_what_is_said_of_the_layout_of_rows(small, tmp_path):
 def test_the_layout_of_nearly_every_single_image_is_told_and_none_wrongly(cifar10):
     """In colour and in grey, where a pixel's three values are equal and neighbours in one of the
     layouts."""
-    colour = cifar10.validation_images[::50]
+    colour = cifar10.validation.images[::50]
     for images in (
         colour,
         colour.float().mean(1, keepdim=True).round().byte().expand(-1, 3, -1, -1),
@@ -222,18 +222,18 @@ def test_black_images_are_images(tmp_path):
 
 
 def test_array_files_are_told_by_their_content(small, tmp_path):
-    array = hwc(small.test_images[:9])
+    array = hwc(small.test.images[:9])
     np.savez(tmp_path / "one.npz", array)
     shutil.copy(tmp_path / "one.npz", tmp_path / "renamed.npy")
     np.save(tmp_path / "lower.npy", array)
     shutil.move(tmp_path / "lower.npy", tmp_path / "UPPER.NPY")
     np.savez_compressed(
-        tmp_path / "labelled.npz", x=array, y=small.test_labels[:9, None], names=["a"] * 9
+        tmp_path / "labelled.npz", x=array, y=small.test.labels[:9, None], names=["a"] * 9
     )
     for name in ("one.npz", "renamed.npy", "UPPER.NPY", "labelled.npz"):
-        assert torch.equal(own_images.read_images(tmp_path / name).images, small.test_images[:9])
+        assert torch.equal(own_images.read_images(tmp_path / name).images, small.test.images[:9])
     own = own_images.read_images(tmp_path / "labelled.npz")
-    assert torch.equal(own.labels, small.test_labels[:9])
+    assert torch.equal(own.labels, small.test.labels[:9])
     assert own.notes == ("The images are the array `x`; not used: `names`.",)
     np.savez(tmp_path / "two.npz", x_train=array, x_test=array[:2])
     with pytest.raises(

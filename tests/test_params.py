@@ -5,6 +5,7 @@ import yaml
 
 from cifarlib import InputError, params, project_root
 from cifarlib.params import RunParams, load_params, run_names
+from cifarlib.train import train
 
 TABLE1 = {  # the paper's Table 1, column by column, as decoded
     1: (1024, False, "constant", "adamw", "length", 0.0, "mean", 0.001),
@@ -58,9 +59,18 @@ def test_run_may_be_number_text_or_name():
     assert load_params(7) == load_params("7") == load_params("run7")
 
 
-@pytest.mark.parametrize("run", [0, 8, "run8", "", "../run7", "published/table1"])
-def test_an_unknown_run_lists_what_exists(run):
-    with pytest.raises(InputError, match=r"run = .*run1, .*run7-mean"):
+@pytest.mark.parametrize(
+    ("run", "hint"),
+    [
+        (8, "did you mean 'run"),
+        ("fsat", "did you mean 'fast'"),
+        ("", "there are .*run1, .*run7-mean"),
+        ("../run7", "did you mean 'run7'"),
+        ("published/table1", "there are"),
+    ],
+)
+def test_an_unknown_run_is_refused_with_a_hint(run, hint):
+    with pytest.raises(InputError, match=f"run = .*{hint}"):
         load_params(run)
 
 
@@ -112,11 +122,15 @@ def test_a_mistyped_override_suggests_the_right_one():
         ("label_smoothing: 1.5", "label_smoothing = 1.5"),
         ("- 1", "name: value"),
         ("a: [", "not YAML"),
+        ("crop: 2\nbatch_size: 64\ncrop: 3", "'crop' stands twice, in lines 1 and 3"),
+        ("seed: 3", "a file holds no seed"),
+        ("# für alle", "save it as UTF-8"),
+        ("batch_size: 0x40", "batch_size = '0x40'"),
     ],
 )
 def test_a_bad_params_file_is_named_with_its_fault(tmp_path, monkeypatch, text, says):
     (tmp_path / "params").mkdir()
-    (tmp_path / "params" / "own.yaml").write_text(text)
+    (tmp_path / "params" / "own.yaml").write_text(text, encoding="latin-1")
     monkeypatch.setattr(params, "project_root", lambda: tmp_path)
     with pytest.raises(InputError, match=says) as caught:
         load_params("own")
@@ -136,6 +150,27 @@ def test_an_own_experiment_needs_only_a_file(tmp_path, monkeypatch):
         1.0,
         "own/seed3",
     )
+
+
+def test_a_file_may_have_a_number_for_a_name_but_no_blank(tmp_path, monkeypatch):
+    (tmp_path / "params").mkdir()
+    (tmp_path / "params" / "8.yaml").write_text("batch_size: 0100")
+    (tmp_path / "params" / "my exp.yaml").write_text("")
+    monkeypatch.setattr(params, "project_root", lambda: tmp_path)
+    assert load_params(8).batch_size == 100
+    with pytest.raises(InputError, match="without blanks"):
+        load_params("my exp")
+
+
+@pytest.mark.parametrize(
+    "name", ["optimizer", "padding", "schedule", "loss_reduction", "augmentation", "flip"]
+)
+def test_a_choice_that_the_code_does_not_know_trains_nothing(name, small, tmp_path, monkeypatch):
+    """As if a word had been added to a parameter's choices and nowhere else."""
+    p = load_params("fast", train_images=256, epochs=1)
+    object.__setattr__(p, name, "new")
+    with pytest.raises((InputError, ValueError), match="new"):
+        train(p, small, tmp_path, device="cpu")
 
 
 def test_the_folder_names_every_override():
@@ -210,6 +245,11 @@ def test_a_parameter_that_a_record_does_not_know_had_its_default():
     assert load_params("run7-preprocessed").changes_since(older | {"run": "run7-preprocessed"}) == [
         "augmentation 'per_epoch', now 'once'"
     ]
+
+
+def test_a_parameter_that_only_the_record_knows_makes_it_stale():
+    p = load_params(7)
+    assert p.changes_since(p.settings() | {"mixup": 0.2}) == ["mixup 0.2, unknown here"]
 
 
 def test_a_record_before_versions_is_of_the_first(monkeypatch):

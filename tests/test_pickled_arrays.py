@@ -55,7 +55,7 @@ def as_python_2_writes_it(dtype, shape, content):
 
 
 def test_a_batch_of_cifar_is_read_with_its_labels(small, tmp_path):
-    images = small.test_images[:20]
+    images = small.test.images[:20]
     (tmp_path / "data_batch_1").write_bytes(
         as_python_2_writes_it(b"u1", (20, 3072), images.numpy().tobytes())
     )

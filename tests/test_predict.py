@@ -42,7 +42,7 @@ def test_predictions_overwrite_predictions_alone(tmp_path):
 def test_a_file_of_test_images_gets_the_answers_of_the_record(cifar10, tiny_run):
     precision = records.read_record(tiny_run)["precision"]
     model, description = predict.load_model(tiny_run, precision=precision)
-    logits = predict.logits_of(model, description, cifar10.test_images[:1000], precision)
+    logits = predict.logits_of(model, description, cifar10.test.images[:1000], precision)
     saved = records.read_predictions(tiny_run)["test"]
     assert (logits.numpy().argmax(1) != saved.argmax(1)).sum() <= 2
     np.testing.assert_allclose(logits, saved, atol=0.02, rtol=1e-3)  # saved as float16
@@ -50,7 +50,7 @@ def test_a_file_of_test_images_gets_the_answers_of_the_record(cifar10, tiny_run)
 
 def test_block_outputs_lead_to_the_logits(cifar10, tiny_run):
     model, description = predict.load_model(tiny_run)
-    image = cifar10.test_images[3]
+    image = cifar10.test.images[3]
     outputs = predict.block_outputs(model, description, image)
     shapes = {
         "whitening": (24, 31, 31),

@@ -65,7 +65,7 @@ def test_an_epoch_sees_every_image_once():
 
 
 def test_channel_statistics_are_mean_and_deviation(cifar10):
-    images = cifar10.train_images[:1000]
+    images = cifar10.train.images[:1000]
     mean, std = channel_statistics(images)
     scaled = images.double() / 255
     torch.testing.assert_close(mean, scaled.mean((0, 2, 3)).float())
@@ -76,7 +76,7 @@ def test_channel_statistics_are_mean_and_deviation(cifar10):
     ("mode", "dims"), [("channel", (0, 2, 3)), ("length", (1, 2, 3)), ("image-channel", (2, 3))]
 )
 def test_normalised_images_have_mean_0_and_deviation_1(cifar10, mode, dims, device):
-    images = cifar10.train_images[:500].to(device)
+    images = cifar10.train.images[:500].to(device)
     x = make_normalizer(images, mode, channel_statistics(images.cpu())).apply(images)
     assert x.dtype == torch.float32
     assert x.is_contiguous(memory_format=torch.channels_last)

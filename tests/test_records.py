@@ -1,9 +1,14 @@
+import json
+import pickle
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from made_up import make_record
 
-from cifarlib import InputError, project_root, records
+from cifarlib import InputError, project_root, provenance, records
 
 
 @pytest.fixture
@@ -11,7 +16,7 @@ def folder(tmp_path):
     """A finished folder, made as train does, without the training."""
     (tmp_path / "unfinished").mkdir()
     (tmp_path / "unfinished" / "log.txt").write_text("log")
-    (tmp_path / "unfinished" / "checkpoint.safetensors").write_text("checkpoint")
+    (tmp_path / "unfinished" / "checkpoint.pt").write_text("checkpoint")
     records.finish(tmp_path, {"run": "run7"})
     return tmp_path
 
@@ -62,6 +67,56 @@ class Evil:
         return (open, ("/tmp/executed-by-pickle", "w"))
 
 
+def test_a_model_comes_back_as_it_was_saved(tmp_path):
+    tensors = {
+        "a": torch.randn(3, 2, 4, 4).contiguous(memory_format=torch.channels_last),
+        "b": torch.tensor(3.0),
+    }
+    records.save_model(tmp_path / "model.safetensors", tensors, {"why": ["x", 1]})
+    back, description = records.load_model(tmp_path / "model.safetensors")
+    assert description == {"why": ["x", 1]}
+    assert all(torch.equal(back[k], tensors[k]) for k in tensors)
+
+
+def test_a_model_that_is_not_its_records_is_refused(tmp_path):
+    (tmp_path / "unfinished").mkdir()
+    records.save_model(tmp_path / "unfinished" / "model.safetensors", {"a": torch.ones(4)}, {})
+    records.finish(tmp_path, {"run": "run7"})
+    path = tmp_path / "model.safetensors"
+    records.load_model(path)
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(InputError, match="does not belong to its record"):
+        records.load_model(path)
+
+
+def test_an_untrusted_model_file_is_refused_without_executing_it(tmp_path):
+    torch.save(Evil(), tmp_path / "torch")
+    (tmp_path / "pickle").write_bytes(pickle.dumps(Evil()))
+    (tmp_path / "json").write_text("{}")
+    for name in ("torch", "pickle", "json"):
+        with pytest.raises(InputError, match="damaged, or no model of this project"):
+            records.load_model(tmp_path / name)
+    with pytest.raises(InputError, match="no file"):
+        records.load_model(tmp_path / "missing")
+    assert not Path("/tmp/executed-by-pickle").exists()
+
+
+def test_copies_and_records_of_other_code_do_not_count(tmp_path, caplog):
+    folder = make_record(tmp_path, "fast", 1)
+    short = make_record(tmp_path, "fast", 1, epochs=4)
+    for name in ("fast/seed1 (copy)", "fast/seed7", "fast.bak/seed1", "fast/seed1-old"):
+        shutil.copytree(folder, tmp_path / name)
+    newer = make_record(tmp_path, "fast", 2)
+    record = json.loads((newer / "record.json").read_text())
+    record["parameters"]["mixup"] = 0.2
+    (newer / "record.json").write_text(json.dumps(record))
+    assert [record["folder"] for record in records.finished(tmp_path)] == [folder, short]
+    assert "5 records left out: fast/seed1 (copy) (a copy" in caplog.text
+    assert "fast/seed2 (mixup 0.2, unknown here)" in caplog.text
+
+
 def test_predictions_with_pickles_inside_are_refused(tmp_path):
     np.savez(tmp_path / "predictions.npz", test=np.array([Evil()], dtype=object))
     with pytest.raises(ValueError, match="allow_pickle"):
@@ -82,5 +137,5 @@ def test_the_committed_records_are_whole_and_done():
             path
         )
         assert {"training_version"} <= set(record["parameters"])
-        assert set(records.MADE_ON) <= set(record), path
-        assert all(set(records.MADE_ON) <= set(session) for session in record["sessions"]), path
+        assert set(provenance.MADE_ON) <= set(record), path
+        assert all(set(provenance.MADE_ON) <= set(session) for session in record["sessions"]), path

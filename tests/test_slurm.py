@@ -17,7 +17,7 @@ import psutil
 import pytest
 import torch
 
-from cifarlib import grid, project_root, records, tensor_files
+from cifarlib import grid, project_root, records
 from cifarlib.params import load_params
 
 DAEMONS = ("munged", "slurmctld", "slurmd")
@@ -239,9 +239,7 @@ def test_faults_leave_the_record_of_an_undisturbed_run(slurm, tmp_path):
     """Run 6 cannot start and is repaired; run 7 is stopped by its time limit, then requeued, then
     its node is lost."""
     outputs, undisturbed = tmp_path / "outputs (R&D)", tmp_path / "local"
-    garbage = (
-        outputs / load_params("run6", **SCHEDULE).folder / "unfinished" / "checkpoint.safetensors"
-    )
+    garbage = outputs / load_params("run6", **SCHEDULE).folder / "unfinished" / "checkpoint.pt"
     garbage.parent.mkdir(parents=True)
     garbage.write_text("garbage")
     # the warning comes two minutes early, so that the test need not wait for the limit itself
@@ -261,7 +259,7 @@ def test_faults_leave_the_record_of_an_undisturbed_run(slurm, tmp_path):
     until(lambda: failing.state == "FAILED", LONG)
     told = status(slurm, "status", outputs, "run6 run7")["run6"]
     assert told[:3] == ["failed", "FAILED", failing.job]
-    assert "checkpoint.safetensors is damaged" in " ".join(told)
+    assert "checkpoint.pt is damaged" in " ".join(told)
 
     task.freeze_after(1)
     assert status(slurm, "status", outputs, "run6 run7")["run7"][:3] == [
@@ -312,8 +310,7 @@ def test_faults_leave_the_record_of_an_undisturbed_run(slurm, tmp_path):
         expected / "predictions.npz"
     ).read_bytes()
     ours, theirs = (
-        tensor_files.load_tensors(folder / "model.safetensors")[0]
-        for folder in (task.folder, expected)
+        records.load_model(folder / "model.safetensors")[0] for folder in (task.folder, expected)
     )
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 

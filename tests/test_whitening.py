@@ -13,7 +13,7 @@ from cifarlib.whitening import (
 
 @pytest.fixture(scope="module")
 def images(cifar10):
-    raw = cifar10.train_images[:3000]
+    raw = cifar10.train.images[:3000]
     return make_normalizer(raw, "channel", channel_statistics(raw)).apply(raw)
 
 
@@ -83,7 +83,7 @@ def test_rounding_and_chunks_do_not_choose_a_sign(images, covariance):
 
 @pytest.mark.parametrize("mode", ["channel", "length"])
 def test_filters_are_those_of_all_normalised_images(cifar10, mode):
-    raw = cifar10.train_images[:1500]
+    raw = cifar10.train.images[:1500]
     normalizer = make_normalizer(raw, mode, channel_statistics(raw))
     ours = filters_from_images(raw, normalizer, 1e-3)
     expected = whitening_filters(torch.cov(patches_of(normalizer.apply(raw))), 1e-3)

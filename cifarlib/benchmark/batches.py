@@ -41,7 +41,7 @@ def make_batches(
 ) -> Callable[[int, int], Iterator[tuple[Tensor, Tensor]]]:
     """``(epoch, steps)`` to so many batches of float32 images (B, 3, 32, 32) and labels (B,), on
     the CPU."""
-    images, labels, size = data.train_images, data.train_labels, params.batch_size
+    images, labels, size = data.train.images, data.train.labels, params.batch_size
     if kind == "course":
         return partial(course, images.flatten(1).numpy(), labels, normalizer, size)
     if kind == "loader":

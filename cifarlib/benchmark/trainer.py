@@ -15,7 +15,7 @@ from cifarlib.benchmark.batches import make_batches
 from cifarlib.benchmark.contestants import Contestant
 from cifarlib.data import CLASSES, Cifar10, load_cifar10
 from cifarlib.device.choice import keep_freed_memory
-from cifarlib.device.convolutions import PYTORCH, use_fast
+from cifarlib.device.convolutions import in_use, use_fast
 from cifarlib.device.cuda_graph import CapturedEpoch
 from cifarlib.loop import Training, make_optimizer, train_epoch, train_step
 from cifarlib.model import build_model
@@ -57,15 +57,15 @@ class Trainer:
         self.ours = contestant.batches == "ours"
         if self.ours and device.type == "cpu":
             keep_freed_memory()
-        images, labels = data.train_images, data.train_labels
+        images, labels = data.train.images, data.train.labels
         first = images[:1000]  # enough, as all contestants share what follows from them
         normalizer = preprocess.make_normalizer(
             first, "channel", preprocess.channel_statistics(first)
         )
         model = build_model(params.seed, filters_from_images(first, normalizer)).to(device)
-        self.convolutions = (
-            use_fast(model, machine.precision) if contestant.fast_convolutions else PYTORCH
-        )
+        if contestant.fast_convolutions:
+            use_fast(model, machine.precision)
+        self.convolutions = in_use(model)
         torch.backends.cudnn.benchmark = True
         layout = torch.channels_last if contestant.channels_last else torch.contiguous_format
         if self.ours:
@@ -203,8 +203,8 @@ def against_airbench(
     except ImportError:
         return None
     data, working_folder = load_data(machine.data_folder), os.getcwd()
-    images = torch.cat([data.train_images, data.validation_images])
-    labels = torch.cat([data.train_labels, data.validation_labels])
+    images = torch.cat([data.train.images, data.validation.images])
+    labels = torch.cat([data.train.labels, data.validation.labels])
     rates: dict[str, list[float]] = {"airbench94": [], contestant.name: []}
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)  # its test set is read from ./cifar10
@@ -212,7 +212,7 @@ def against_airbench(
             os.mkdir("cifar10")
             for part, x, y in (
                 ("train", images, labels),
-                ("test", data.test_images, data.test_labels),
+                ("test", data.test.images, data.test.labels),
             ):
                 content = {
                     "images": x.permute(0, 2, 3, 1).contiguous(),
@@ -225,7 +225,7 @@ def against_airbench(
             )
             params = replace(params, batch_size=1024, train_images=TRAIN_IMAGES, crop=2)
             ours = Trainer(
-                contestant, params, machine, replace(data, train_images=images, train_labels=labels)
+                contestant, params, machine, replace(data, train=type(data.train)(images, labels))
             )
 
             def seconds(epochs: int) -> float:

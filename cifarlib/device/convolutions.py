@@ -31,27 +31,32 @@ PYTORCH, WINOGRAD = "PyTorch", "Winograd"  # as a record names them
 NINE_PRODUCTS = "nine products"  # a method for one layer, used beside Winograd's
 
 
-def use_fast(model: Network, precision: str) -> str:
-    """Has the blocks of a network on a CPU convolve by the fastest method, where there is a faster
-    one than PyTorch's; its weights stay as and where they are. Returns which convolutions the
-    network now uses, for its record."""
-    if model.first_layer.weight.device.type != "cpu" or (
-        precision == "bfloat16" and not faster_in_bfloat16()
-    ):
-        return PYTORCH
+def use_fast(model: Network, precision: str) -> None:
+    """Swap the 3x3 convolutions of a network on a CPU for faster ones, where there are any; its
+    weights stay as and where they are."""
+    if model.first_layer.weight.device.type != "cpu":
+        return
+    if precision == "bfloat16" and not faster_in_bfloat16():
+        return
     for block in model.net:
         if isinstance(block, Block):
-            block.conv1, block.conv2 = (
-                FastConvolution(block.conv1, pooled=True),
-                FastConvolution(block.conv2),
-            )
-    return WINOGRAD
+            block.conv1 = FastConvolution(block.conv1, pooled=True)
+            block.conv2 = FastConvolution(block.conv2)
+
+
+def in_use(model: Network) -> str:
+    """Name the convolutions of a network in one word, for its record."""
+    is_fast = any(isinstance(module, FastConvolution) for module in model.modules())
+    return WINOGRAD if is_fast else PYTORCH
 
 
 def faster_in_bfloat16() -> bool:
-    """Whether this CPU multiplies bfloat16, but without matrix units, which make the direct sum
-    cheaper than the transforms. Asked, not measured: a run that is stopped and resumed must go on
-    in the same way. (On a Zen 4 the 256-wide pooled layer takes 0.6 of PyTorch's time.)"""
+    """Tell whether this CPU multiplies bfloat16, but without matrix units, which make the direct
+    sum cheaper than the transforms.
+
+    Asked, not measured: a run that is stopped and resumed must go on in the same way. (On a Zen 4
+    the 256-wide pooled layer takes 0.6 of PyTorch's time.)
+    """
     return cpu_multiplies_bfloat16() and not torch.cpu.get_capabilities().get("amx_bf16")
 
 

@@ -22,7 +22,7 @@ from cifarlib.params import DECAY_EPOCHS, PAPER_EPOCHS, load_params
 from cifarlib.report import statistics
 from cifarlib.report.claims import MARGIN, Claim, Judged, load_published
 from cifarlib.report.display import Table, Text, duration
-from cifarlib.report.figures import Contrast
+from cifarlib.report.figures_old import Contrast
 from cifarlib.report.results import TABLE_1, Results, all_runs
 
 FAST_TABLE = "make table RUNS='fast*' SEEDS='0 1 2'"

@@ -17,11 +17,8 @@ from matplotlib.figure import Figure
 
 from cifarlib import InputError
 from cifarlib.device.choice import pick_device, pick_precision
-from cifarlib.device.convolutions import use_fast
-from cifarlib.grid import made_on
-from cifarlib.model import build_model
 from cifarlib.params import did_you_mean
-from cifarlib.provenance import code_version, device_name, package_versions
+from cifarlib.provenance import code_version, computed_on, device_name, package_versions
 from cifarlib.report.figures import as_svg
 
 NUMBER = re.compile(r"[-+−–\d.,% ]*(to [-+−–\d., ]*)?(ᵃ| s)?")  # also an interval, a note, seconds
@@ -151,11 +148,11 @@ class NumberedFigure:
             self.handle.update(self.bundle(figure), raw=True)
 
     def bundle(self, figure: Figure) -> dict:
-        """A vector picture with caption, alternative text and the function that drew it."""
+        """A vector picture with caption and alternative text."""
         picture, alt = base64.b64encode(as_svg(figure).encode()).decode(), html.escape(figure.alt)
         text = (
             f'<figure id="{self.label}" style="margin:0"><img src="data:image/svg+xml;base64,{picture}" alt="{alt}" '
-            f'style="max-width:100%"><figcaption>{_bold(self.caption)} <small><code>{figure.source}</code></small></figcaption></figure>'
+            f'style="width:100%"><figcaption>{_bold(self.caption)}</figcaption></figure>'
         )
         return {"text/html": text, "text/plain": self.caption.replace("**", "")}
 
@@ -191,13 +188,6 @@ def explore(draw: Callable[..., Figure], caption: str, **controls: ValueWidget) 
         control.observe(follow, "value")
 
 
-def computed_on(record: dict) -> str:
-    """What the rounding of a run's results depends on: device, precision and convolutions of its
-    sessions."""
-    text = "{device} ({device_name}), {precision}, convolutions: {convolutions}"
-    return "; then ".join(dict.fromkeys(text.format(**session) for session in made_on(record)))
-
-
 def provenance(
     device: str, data_sha256: str, record: dict | None = None, precision: str = "auto"
 ) -> Table:
@@ -205,7 +195,7 @@ def provenance(
     computed on or, without a record, how a new run will be computed."""
     chosen, version = pick_device(device), code_version()
     precision = pick_precision(chosen) if precision == "auto" else precision
-    new = f"{precision}, convolutions: {use_fast(build_model(0).to(chosen), precision)}"
+    new = precision
     dirty = {True: ", with changes that are not committed", None: " (changes unknown)", False: ""}[
         version["dirty"]
     ]

@@ -1,251 +1,236 @@
-"""An executed notebook as one HTML file, readable offline, and as a typeset PDF.
+"""Executed notebooks as an article: exporters of nbconvert, which also stand in JupyterLab's menu.
 
-    python -m cifarlib export outputs/report.ipynb            # report.html and report.pdf beside it
+    jupyter nbconvert --to article report.ipynb      # one HTML file that asks nothing of the network
+    jupyter nbconvert --to paper report.ipynb        # a typeset PDF, without code
+    jupyter nbconvert --to paper_tex report.ipynb    # LaTeX source and its pictures
 
-cells.py turns cells and outputs into plain HTML, pandoc makes the page or Typst of it, typst sets
-the PDF. The same notebook gives the same bytes: neither file holds a date. Cells tagged ``authors``
-and ``abstract`` go into the title block; tags ``remove-cell``, ``remove-input`` and
-``remove-output`` do what they say; the PDF leaves code out, the HTML folds it away. ``[@key]``
-cites from notebooks/references.bib, ``[Figure](#label)`` gets the number of that caption."""
+nbconvert makes plain HTML of the notebook (article.j2), pandoc a page, Typst or LaTeX of that
+(article.lua), and typst sets the PDF (article.typ). Cells tagged ``authors`` and ``abstract`` go
+into the title block. nbconvert imports this whenever it starts: all else is imported where used.
+"""
 
 import base64
-import importlib.util
-import io
 import json
+import logging
 import re
-import sys
 import tempfile
 import unicodedata
-from collections.abc import Sequence
-from copy import copy
-from itertools import accumulate, pairwise, zip_longest
+from html import unescape
+from importlib.util import find_spec
 from pathlib import Path
 
-import matplotlib
-import pypandoc
-import typst
-from bs4 import BeautifulSoup, Tag
-from fontTools import subset
-from fontTools.ttLib import TTCollection, TTFont
+from nbconvert.exporters import TemplateExporter
+from nbconvert.filters.markdown_mistune import InvalidNotebook, IPythonRenderer, MarkdownWithMath
+from nbformat import ValidationError
+from traitlets import Bool, Unicode
+from traitlets.config import Config
 
-from cifarlib import InputError
-from cifarlib.records import write_atomically
-from cifarlib.report.latex import to_tex
-from cifarlib.report.notebook import (
-    FOLDER,
-    FONTS,
-    FORMULA,
-    HEADINGS,
-    Article,
-    article,
-    leave_out_code,
-    naming_cell,
-    note_formulas,
-    pandoc,
+FOLDER = Path(__file__).parent
+PACKAGES = [find_spec("manimgx_fonts"), find_spec("manimgx_fonts_cjk")]
+FONTS = [Path(found.origin).parent for found in PACKAGES if found]  # that Typst lacks
+CJK = re.compile("[\u2e80-\u9fff\uac00-\ud7af\uf900-\ufaff\U00020000-\U0003ffff]")
+CONTROL = re.compile(r"\x1b\][^\x07\x1b]*(\x07|\x1b\\)|[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
+ANCHOR = re.compile(r"(<(?:a|span)\s[^>]*\b(?:id|name)=[^>]*>)(?=</)")
+PLAYER = re.compile(
+    r"""(?i)<(iframe|video|audio|source|embed|object)\b("[^"]*"|'[^']*'|[^>"'])*>"""
 )
-
-# characters in a line of a table, and the most that smaller type makes room for
-LINE, MAX_TABLE = 120, 180
+ADDRESS = re.compile(r"""(?i)\s(?:src|data)\s*=\s*["']?((?!data:)[^"'\s>]+)""")
 
 
-def _math_font(text: str) -> bytes:
-    """Of STIX Two Math, the characters of a text, so that a browser sets formulas without any font
-    of its own."""
-    (package,) = importlib.util.find_spec("ziamath").submodule_search_locations
-    options = subset.Options()
-    font = subset.load_font(f"{package}/fonts/STIXTwoMath-Regular.ttf", options)
-    subsetter = subset.Subsetter(options)
-    # a root is an element, not a character
-    subsetter.populate(text="".join(sorted(set(text + "√"))))
-    subsetter.subset(font)
-    font.save(file := io.BytesIO())
-    return file.getvalue()
+class _Renderer(IPythonRenderer):
+    """Markdown with formulas as pandoc finds them in HTML."""
 
+    def inline_math(self, body: str) -> str:
+        return f'<script type="math/tex">{body}</script>'
 
-def to_html(path: Path, output: Path) -> list[str]:
-    """One file that asks nothing of the network. Returns what had to be left out, one line each."""
-    contents = article(path)
-    for image in contents.all("img"):
-        del image["data-share"]
-    switch = '<label class="switch"><input type="checkbox" id="show-code"> show code</label>'
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(temporary)
-        (folder / "switch.html").write_text(switch if contents.all("div", class_="code") else "")
-        options = [
-            "--embed-resources",
-            "--mathml",
-            *_numbering(contents),
-            f"--css={FOLDER / 'export.css'}",
-            f"--include-before-body={folder / 'switch.html'}",
-        ]
-        page = naming_cell(contents, lambda part: pandoc(part, folder, "html5", *options))
-    if formulas := "".join(re.findall(r"<math.*?</math>", page, flags=re.DOTALL)):
-        source = base64.b64encode(_math_font(formulas)).decode()
-        face = f'@font-face {{ font-family: "STIX Two Math"; src: url(data:font/ttf;base64,{source}); }}'
-        page = page.replace("</head>", f"<style>{face}</style>\n</head>", 1)
-    write_atomically(output, lambda file: file.write(page.encode()))
-    return contents.cells.notes
+    def block_math(self, body: str) -> str:
+        return f'<script type="math/tex; mode=display">{body}</script>'
 
+    def latex_environment(self, name: str, body: str) -> str:
+        return self.block_math(f"\\begin{{{name}}}{body}\\end{{{name}}}")
 
-def _numbering(article: Article) -> list[str]:
-    """Contents, and numbers for sections that nest and have none of their own."""
-    headings = article.all(HEADINGS)
-    contents = ["--toc", "--toc-depth=2"] if headings else []
-    ranks = [0, *(int(heading.name[1]) for heading in headings)]
-    nest = all(rank <= before + 1 for before, rank in pairwise(ranks))
-    own = any(re.match(r"\s*\d", heading.get_text()) for heading in headings)
-    return contents if own or not nest else [*contents, "--number-sections", "--variable=numbered"]
-
-
-def to_pdf(path: Path, output: Path) -> list[str]:
-    """Typeset, with vector figures, their alternative text and embedded fonts; code is left out.
-    Returns what else had to be left out, one line each."""
-    contents = article(path)
-    leave_out_code(contents, "PDF")
-    for table in contents.all("table"):
-        _fit(table)
-    for image in contents.all("img"):
-        image["width"] = f"{image['data-share']}%"
-        del image["data-share"], image["height"]
-    with tempfile.TemporaryDirectory() as temporary:
+    def _embed_image_or_attachment(self, src: str) -> str:
         try:
-            pdf = _typeset(contents, Path(temporary))
-        except RuntimeError:
-            _spell_out_formulas(contents)
-            pdf = naming_cell(contents, lambda part: _typeset(part, Path(temporary)))
-    contents.cells.notes += _not_in_fonts(contents)
-    write_atomically(output, lambda file: file.write(pdf))
-    return contents.cells.notes
+            return super()._embed_image_or_attachment(src)
+        except InvalidNotebook:  # the attachment is gone: article.lua names it
+            return src
 
 
-def _fit(table: Tag) -> None:
-    """Smaller type for a wide table; a very wide one without spans becomes several, each with the
-    first column."""
-    rows = [row.find_all(["th", "td"], recursive=False) for row in table.find_all("tr")]
-    # longer words are broken
-    lengths = [[min(len(cell.get_text()), 11) + 2 for cell in row] for row in rows]
-    needed = [max(column) for column in zip_longest(*lengths, fillvalue=0)]
-    plain = len({len(row) for row in rows}) == 1 and not table.find(
-        ["th", "td"], attrs={"colspan": True, "rowspan": True}
-    )
-    if plain and len(needed) > 2 and sum(needed) > MAX_TABLE:
-        end = max(2, sum(total <= MAX_TABLE for total in accumulate(needed)))
-        rest = copy(table)
-        for row, other in zip(rows, rest.find_all("tr"), strict=True):
-            for cell in [*row[end:], *other.find_all(["th", "td"], recursive=False)[1:end]]:
-                cell.extract()
-        table.insert_after(rest)
-        _fit(rest)
-        needed = needed[:end]
-    longest = 10 if sum(needed) > LINE else 30
-    for text in table.find_all(string=re.compile(rf"\S{{{longest + 1}}}")):
-        if text.parent.name != FORMULA:
-            text.replace_with(re.sub(rf"\S{{{longest}}}(?=\S)", "\\g<0>\u200b", text))
-    if sum(needed) > LINE:
-        size = 7.8 * LINE / sum(needed)
-        table["data-typst:text:size"], table["data-typst:inset"] = (
-            f"{size:.1f}pt",
-            f"(x: {size / 2:.1f}pt, y: {size / 3:.1f}pt)",
+def _markdown2html(source: str, attachments: dict | None = None) -> str:
+    renderer = _Renderer(escape=False, attachments=attachments or {}, anchor_link_text="")
+    return MarkdownWithMath(renderer=renderer).render(source)
+
+
+class Article(TemplateExporter):
+    """One HTML file, readable offline."""
+
+    export_from_notebook = "Article"
+    output_mimetype = "text/html"
+    file_extension = Unicode(".html").tag(config=True)
+    template_name = Unicode("base").tag(config=True, affects_template=True)
+    template_file = Unicode("article.j2").tag(config=True, affects_template=True)
+    to, left_out = "html5", ()
+    options = ("--embed-resources", "--mathml", "--toc", f"--css={FOLDER / 'article.css'}")
+
+    @property
+    def default_config(self) -> Config:
+        config = super().default_config
+        config.TemplateExporter.extra_template_paths = [str(FOLDER)]
+        config.TemplateExporter.filters = {"markdown2html": _markdown2html}
+        pictures = [f"image/{kind}" for kind in ("svg+xml", "png", "jpeg", "gif", "webp")]
+        kinds = ["text/html", "text/markdown", "text/latex", *pictures, "text/plain"]
+        config.NbConvertBase.display_data_priority = kinds
+        config.CoalesceStreamsPreprocessor.enabled = True  # of a progress bar its last state
+        config.TagRemovePreprocessor.remove_cell_tags = {"remove-cell", *self.left_out}
+        config.TagRemovePreprocessor.remove_input_tags = {"remove-input"}
+        config.TagRemovePreprocessor.remove_all_outputs_tags = {"remove-output"}
+        return config
+
+    def from_notebook_node(self, nb, resources=None, **kw):
+        page, resources = super().from_notebook_node(nb, resources, **kw)
+        code = [cell for cell in nb.cells if cell.cell_type == "code" and cell.source.strip()]
+        if code and not any(cell.get("execution_count") or cell.get("outputs") for cell in code):
+            note = "This notebook has not been executed: there are no results in it."
+            page = f"{page}<p><em>{note}</em></p>"
+            self.log.warning(note)
+        page = PLAYER.sub(_address, CONTROL.sub("", page))
+        page = ANCHOR.sub("\\1\u2060", page)  # no width; pandoc and Typst lose an empty place
+        with tempfile.TemporaryDirectory() as folder:
+            return self.write(page, resources, Path(folder)), resources
+
+    def write(self, page: str, resources: dict, folder: Path) -> str | bytes:
+        page = self.pandoc(page, resources, folder)
+        formulas = "".join(re.findall(r"<math.*?</math>", page, re.DOTALL))
+        return page.replace("</head>", _math_font(formulas, folder) + "\n</head>", 1)
+
+    def pandoc(self, page: str, resources: dict, folder: Path, *options: str) -> str:
+        """The page in another language, its pictures in the folder; what it lacks is logged."""
+        import pypandoc
+
+        name, log = resources["metadata"].get("name", "notebook"), folder / "log.json"
+        beside = Path(resources["metadata"].get("path") or ".").resolve()
+        options += ("--standalone", "--number-sections", "--wrap=none", "--metadata=lang:en")
+        options += (f"--lua-filter={FOLDER / 'article.lua'}", f"--metadata=name:{name}")
+        options += ("--quiet", f"--log={log}", f"--resource-path={beside}", *self.options)
+        text = pypandoc.convert_text(page, self.to, "html", options, verify_format=False)
+        for entry in json.loads(log.read_text(encoding="utf-8")):
+            if entry["verbosity"] == "WARNING":
+                said = entry["message" if entry["type"] == "ScriptingWarning" else "pretty"]
+                self.log.warning("%s: %s", name, said.partition(":\n")[0])
+        return text
+
+
+class Paper(Article):
+    """A typeset PDF with vector figures and their alternative texts."""
+
+    export_from_notebook = "Paper"
+    output_mimetype = "application/pdf"
+    file_extension = Unicode(".pdf").tag(config=True)
+    exclude_input = Bool(True).tag(config=True)
+    to, left_out = "typst", ("html-only",)
+    options = (f"--template={FOLDER / 'article.typ'}",)
+
+    def write(self, page: str, resources: dict, folder: Path) -> bytes:
+        self.name_missing(page)
+        media = f"--extract-media={folder}"
+        try:
+            return _set(self.pandoc(page, resources, folder, media), folder)
+        except RuntimeError as error:
+            if "<script" not in page:
+                raise
+            self.log.warning("a formula cannot be set, the source of all is shown: %s", error)
+        text = self.pandoc(page, resources, folder, media, "--metadata=spelled:true")
+        return _set(text, folder)
+
+    def name_missing(self, page: str) -> None:
+        """Log the characters of the text that no font has: boxes stand in their place."""
+        text = unescape(re.sub(r"<script.*?</script>|<[^>]*>", "", page, flags=re.DOTALL))
+        blank = ("Cf", "Mn", "Zs", "Zl", "Zp", "Co")
+        rare = {c for c in text if ord(c) > 0x24F and unicodedata.category(c) not in blank}
+        if missing := sorted(self.not_drawn(rare)):
+            names = " ".join(f"{c} (U+{ord(c):04X})" for c in missing[:20])
+            help = "; pip install manimgx-fonts-cjk brings one" if CJK.search(names) else ""
+            self.log.warning("no font for %d character(s): %s%s", len(missing), names, help)
+
+    def not_drawn(self, characters: set[str]) -> set[str]:
+        from fontTools.ttLib import TTFont
+
+        characters -= {chr(code) for code in range(0x1D400, 0x1D800)}  # Typst's font of formulas
+        own = Path(find_spec("matplotlib").origin).parent / "mpl-data/fonts/ttf/DejaVuSansMono.ttf"
+        for file in [own, *(file for folder in FONTS for file in folder.glob("*.tt[fc]"))]:
+            if characters:
+                characters -= set(map(chr, TTFont(file, fontNumber=0, lazy=True).getBestCmap()))
+        return characters
+
+
+class PaperTex(Paper):
+    """LaTeX source for pdflatex; its pictures lie beside it."""
+
+    export_from_notebook = "Paper as LaTeX"
+    output_mimetype = "text/latex"
+    file_extension = Unicode(".tex").tag(config=True)
+    to = "latex"
+    options = (f"--template={FOLDER / 'article.tex'}", "--syntax-highlighting=none")
+
+    def write(self, page: str, resources: dict, folder: Path) -> str:
+        self.name_missing(page)
+        text = self.pandoc(page, resources, folder, f"--extract-media={folder}")
+        sheet = "#set document(date: none)\n#set page(width: auto, height: auto, margin: 0pt)\n"
+        for file in sorted(folder.glob("*-*")):
+            name, content = file.name, file.read_bytes()
+            if file.suffix not in (".png", ".jpeg"):
+                name, content = f"{file.stem}.pdf", _set(f'{sheet}#image("{name}")', folder)
+            resources.setdefault("outputs", {})[name] = content
+        return text
+
+    def not_drawn(self, characters: set[str]) -> set[str]:
+        known = re.findall(
+            r"\\DeclareUnicodeCharacter{(\w+)}", (FOLDER / "article.tex").read_text()
         )
+        return characters - {chr(int(code, 16)) for code in known}
 
 
-def _typeset(article: Article, folder: Path) -> bytes:
-    """The PDF. Raises RuntimeError where Typst refuses."""
-    # a string of JSON is one of Typst's, too: for the file's properties, which hold no markup
-    title = BeautifulSoup(article.title, "html.parser").get_text()
-    strings = [("title-string", title), *(("author-string", name) for name in article.authors)]
-    options = [
-        f"--variable={key}:{json.dumps(value, ensure_ascii=False)}" for key, value in strings
-    ]
-    text = "".join(page.get_text() for page in article.pages.values())
-    script = (
-        "JP"
-        if re.search("[\u3040-\u30ff]", text)
-        else "KR"
-        if re.search("[\uac00-\ud7a3]", text)
-        else "SC"
-    )
-    options += [
-        f"--template={FOLDER / 'export.typ'}",
-        f"--variable=cjk:{script}",
-        *_numbering(article),
-    ]
-    source = pandoc(article, folder, "typst", *options)
-    for image in article.all("img", alt=re.compile(r"\S")):  # which pandoc leaves out
-        alt = json.dumps(" ".join(image["alt"].split()), ensure_ascii=False)
-        source = source.replace(f'("{image["src"]}"', f'("{image["src"]}", alt: {alt}')
+def _set(source: str, folder: Path) -> bytes:
+    import typst
+
     (folder / "article.typ").write_text(source, encoding="utf-8")
     return typst.compile(folder / "article.typ", ignore_system_fonts=True, font_paths=FONTS)
 
 
-def _spell_out_formulas(article: Article) -> None:
-    """Formulas that Typst does not take, one by one, give way to their source."""
-    sources = {formula.string.strip(): str(formula) for formula in article.all(FORMULA)}
-    text = pypandoc.convert_text(
-        "<hr>".join(sources.values()), "typst", format="html", extra_args=["--quiet"]
-    )
-    refused = set()
-    for source, formula in zip(sources, text.split("#horizontalrule"), strict=bool(sources)):
-        try:
-            typst.compile(f"{formula}".encode(), ignore_system_fonts=True)
-        except RuntimeError:
-            refused.add(source)
-    note_formulas(article, refused, "Typst")
-    for formula in article.all(FORMULA):
-        if formula.string.strip() in refused:
-            formula.name, formula.attrs = "code", {}
-            formula.string = formula.string.strip()
+def _address(player: re.Match) -> str:
+    """A film, a sound or a page within the page gives way to its address: pandoc would fetch it."""
+    if "srcdoc" in player[0] or not (found := ADDRESS.search(player[0])):
+        return ""
+    return f'<p><a href="{found[1]}">{found[1]}</a></p>'
 
 
-def _not_in_fonts(article: Article) -> list[str]:
-    """One line that names the characters of the text which no font has; none if there are none."""
-    text = (
-        article.title
-        + "".join(article.authors)
-        + article.abstract
-        + "".join(p.get_text() for p in article.pages.values())
-    )
-    common = ("Cf", "Mn", "Zs", "Zl", "Zp", "Co")  # not drawn
-    rare = {c for c in text if ord(c) > 0x24F and unicodedata.category(c) not in common}
-    # letters of Typst's own font for formulas
-    rare -= {c for c in rare if 0x1D400 <= ord(c) < 0x1D800}
-    typsts_own = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSansMono.ttf"
-    paths = (
-        [typsts_own, *(path for folder in FONTS for path in sorted(folder.glob("*.tt[fc]")))]
-        if rare
-        else []
-    )
-    for path in paths:
-        for font in (
-            TTCollection(path, lazy=True).fonts
-            if path.suffix == ".ttc"
-            else [TTFont(path, lazy=True)]
-        ):
-            rare -= {c for c in rare if ord(c) in font.getBestCmap()}
-    if not rare:
-        return []
-    names = " ".join(f"{c} (U+{ord(c):04X})" for c in sorted(rare)[:20])
-    return [f"no font for {len(rare)} character(s), in the PDF boxes stand in their place: {names}"]
+def _math_font(text: str, folder: Path) -> str:
+    """A text's characters of STIX Two Math: without it a browser stretches no bracket or root."""
+    from fontTools import subset
+
+    file, part = Path(find_spec("ziamath").origin).parent, folder / "math.ttf"
+    file = file / "fonts" / "STIXTwoMath-Regular.ttf"
+    subset.main([str(file), f"--text={text}√", f"--output-file={part}"])  # a root is an element
+    source = base64.b64encode(part.read_bytes()).decode()
+    font = f'font-family: "STIX Two Math"; src: url(data:font/ttf;base64,{source});'
+    return f"<style>@font-face {{ {font} }}</style>"
 
 
-def export(path: Path, kinds: Sequence[str]) -> None:
-    """The notebook as "html" and "pdf" beside it, as "tex" in a folder there; what is left out is
-    said. Raises InputError where it cannot be."""
-    said = set()
-    for kind in kinds:
-        output = (
-            path.parent / "tex" / f"{path.stem}.tex"
-            if kind == "tex"
-            else path.with_suffix(f".{kind}")
-        )
-        try:
-            notes = {"html": to_html, "pdf": to_pdf, "tex": to_tex}[kind](path, output)
-        except RuntimeError as error:  # pandoc's and Typst's
-            raise InputError(f"{path} cannot be exported: {' '.join(str(error).split())}") from None
-        except OSError as error:
-            raise InputError(f"{output} cannot be written: {error.strerror or error}") from None
-        for note in notes:
-            if note not in said:
-                print(f"{path.name}, {note}", file=sys.stderr)
-        said.update(notes)
-        print(f"{output} ({output.stat().st_size / 1e6:.2f} MB)")
+def export(notebook: Path, to: str, folder: Path | None = None) -> Path:
+    """Write what ``jupyter nbconvert --to TO`` would, each file whole or not at all.
+
+    Raises RuntimeError where pandoc or Typst refuse, OSError, and ValueError for no notebook."""
+    exporter = {"article": Article, "paper": Paper, "paper_tex": PaperTex}[to]
+    try:
+        content, resources = exporter(log=logging.getLogger(__name__)).from_filename(str(notebook))
+    except ValidationError as error:
+        raise ValueError(error.message) from None
+    folder = folder or notebook.parent
+    main = f"{notebook.stem}{resources['output_extension']}"
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder) as unfinished:
+        for name, data in {**(resources.get("outputs") or {}), main: content}.items():
+            Path(unfinished, name).write_bytes(data if isinstance(data, bytes) else data.encode())
+        for file in Path(unfinished).iterdir():
+            file.replace(folder / file.name)
+    return folder / main

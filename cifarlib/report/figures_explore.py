@@ -12,7 +12,7 @@ from torch import Tensor
 
 from cifarlib.data import CLASSES
 from cifarlib.preprocess import crop_and_flip, draw_crops, make_normalizer
-from cifarlib.report.figures import (
+from cifarlib.report.figures_old import (
     BLUE,
     LOOKS,
     MODES,

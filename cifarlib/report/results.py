@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from cifarlib import InputError, grid, records
+from cifarlib import InputError, provenance, records
 from cifarlib.params import (
     DECAY_EPOCHS,
     PAPER_EPOCHS,
@@ -41,7 +41,7 @@ RESULTS = [
     "test_loss",
     "early_loss",
     "seconds_per_epoch",
-    *records.MADE_ON,
+    *provenance.MADE_ON,
 ]
 MAY_BE_MISSING = (  # where nothing is validated, or before there were views
     "validation_accuracy",
@@ -135,7 +135,7 @@ def as_table(finished: list[dict]) -> pd.DataFrame:
 
 
 def _row(record: dict) -> dict:
-    sessions, history = grid.made_on(record), records.read_history(record["folder"])
+    sessions, history = provenance.made_on(record), records.read_history(record["folder"])
     early = history[: max(1, round(0.15 * record["epochs"]))]
     settings = SETTINGS | record["parameters"]
     schedule = Schedule(
@@ -152,7 +152,7 @@ def _row(record: dict) -> dict:
         free = {name: own.settings()[name] for name in (*vars(schedule), "seed")}
         computed["changes"] = "; ".join(own.changes_since(record["parameters"] | free))
     made_on = {
-        name: " / ".join(dict.fromkeys(s[name] for s in sessions)) for name in records.MADE_ON
+        name: " / ".join(dict.fromkeys(s[name] for s in sessions)) for name in provenance.MADE_ON
     }
     return settings | record | computed | made_on
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from IPython.display import clear_output, display
 
-from cifarlib import outputs_folder, plural, status
+from cifarlib import grid, outputs_folder, plural
 from cifarlib.device.choice import pick_device
 from cifarlib.device.estimate import estimate_epoch_seconds
 from cifarlib.params import PAPER_EPOCHS, TRAIN_IMAGES, RunParams
@@ -34,7 +34,7 @@ def finished_before(params: RunParams, output_folder: str | Path | None = None) 
     is called."""
     if "JPY_SESSION_NAME" not in os.environ:  # which Jupyter's server sets for its kernels
         return None
-    found = status.read(params, outputs_folder(output_folder))
+    found = grid.read_cell(params, outputs_folder(output_folder))
     under_way = any((found.folder / "unfinished").glob("checkpoint.*"))
     return found.record if found.state == "done" and not under_way else None
 

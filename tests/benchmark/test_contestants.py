@@ -22,7 +22,7 @@ FLOAT32 = Machine(CPU, "float32")
 
 def normalizer_of(data):
     return preprocess.make_normalizer(
-        data.train_images, "channel", preprocess.channel_statistics(data.train_images)
+        data.train.images, "channel", preprocess.channel_statistics(data.train.images)
     )
 
 
@@ -31,7 +31,7 @@ def make(kind, data, params, workers=0):
 
 
 def our_crops(data, index, crops):
-    images = data.train_images.contiguous(memory_format=torch.channels_last)
+    images = data.train.images.contiguous(memory_format=torch.channels_last)
     return preprocess.crop_and_flip(images, normalizer_of(data), index, crops, "reflect")
 
 
@@ -41,7 +41,7 @@ def test_the_courses_loop_makes_the_pixels_that_ours_makes(small):
     x, y = (torch.cat(parts) for parts in zip(*make("course", small, p)(3, 2), strict=True))
     assert x.dtype == torch.float32
     torch.testing.assert_close(x, our_crops(small, order, preprocess.draw_crops(0, 3, 512)[order]))
-    assert y.equal(small.train_labels[order])
+    assert y.equal(small.train.labels[order])
 
 
 @pytest.mark.parametrize("workers", [0, 1])
@@ -181,7 +181,7 @@ def test_airbench_gets_its_own_terms_and_leaves_the_folder_as_it_was(small, monk
                     params.batch_size,
                     params.train_images,
                     params.crop,
-                    len(data.train_images),
+                    len(data.train.images),
                 )
             )
             self.seconds, self.images_per_second = lambda epoch: 0, lambda epoch: 7.0

@@ -3,7 +3,14 @@ import torch
 import torch.nn.functional as F
 
 from cifarlib.device import convolutions
-from cifarlib.device.convolutions import PYTORCH, WINOGRAD, fast_conv3x3, fastest_method, use_fast
+from cifarlib.device.convolutions import (
+    PYTORCH,
+    WINOGRAD,
+    fast_conv3x3,
+    fastest_method,
+    in_use,
+    use_fast,
+)
 from cifarlib.model import build_model
 
 
@@ -89,7 +96,7 @@ def test_the_network_says_and_learns_the_same_by_either_convolution(monkeypatch)
     def step(plain: bool, dtype: torch.dtype) -> list[torch.Tensor]:
         model = build_model(0)
         if not plain:
-            assert use_fast(model, str(dtype).removeprefix("torch.")) == WINOGRAD
+            use_fast(model, str(dtype).removeprefix("torch."))
         with torch.autocast("cpu", dtype=dtype, enabled=dtype != torch.float32):
             logits = model(x).float()
         logits.square().sum().backward()
@@ -119,13 +126,19 @@ def test_a_network_keeps_its_weights_and_their_names():
         assert torch.equal(ours, theirs)
 
 
+def used(precision: str, device: str = "cpu") -> str:
+    model = build_model(0).to(device)
+    use_fast(model, precision)
+    return in_use(model)
+
+
 def test_no_network_gets_them_where_they_would_not_pay(monkeypatch):
     """In bfloat16 not where the direct sum has matrix units, and on no other device."""
     for faster in (True, False):
         monkeypatch.setattr(convolutions, "faster_in_bfloat16", lambda faster=faster: faster)
-        assert use_fast(build_model(0), "bfloat16") == (WINOGRAD if faster else PYTORCH)
-        assert use_fast(build_model(0), "float32") == WINOGRAD
-        assert use_fast(build_model(0).to("meta"), "float32") == PYTORCH
+        assert used("bfloat16") == (WINOGRAD if faster else PYTORCH)
+        assert used("float32") == WINOGRAD
+        assert used("float32", "meta") == PYTORCH
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,7 @@ CASES = [
 
 
 def training_of(p, small, device, dtype):
-    images = small.train_images[: p.train_images]
+    images = small.train.images[: p.train_images]
     normalizer = make_normalizer(images, p.normalization, channel_statistics(images)).to(
         torch.device(device)
     )
@@ -35,7 +35,7 @@ def training_of(p, small, device, dtype):
     model = build_model(0, torch.randn(24, 3, 2, 2, generator=torch.Generator().manual_seed(0))).to(
         device
     )
-    labels = small.train_labels[: p.train_images].to(device)
+    labels = small.train.labels[: p.train_images].to(device)
     if device == "cuda":  # as train.py has it
         model = model.to(memory_format=torch.channels_last)
     lookahead = Lookahead(p, model) if p.lookahead else None

@@ -480,7 +480,7 @@ def test_the_environment_names_every_version(grid, tmp_path):
 
 
 def test_the_spectrum_had_back_from_filters_is_the_covariances(cifar10, tmp_path):
-    images = cifar10.train_images[:500]
+    images = cifar10.train.images[:500]
     normalizer = make_normalizer(images, "channel", channel_statistics(images))
     covariance = patch_covariance([normalizer.apply(images)])
     folder = make_record(tmp_path, "run7")

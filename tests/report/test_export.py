@@ -1,80 +1,368 @@
+"""Exporters: notebooks of every kind keep their words in both formats, on a terminal and in Lab."""
+
+import base64
+import contextlib
+import io
+import json
+import logging
+import os
 import re
 import shutil
+import socket
 import subprocess
 import sys
+import threading
+import time
+import zipfile
 from html import unescape
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from urllib.request import Request, urlopen
 
 import nbformat
-import papermill
 import pytest
-from made_up import make_grid, make_record
 from PIL import Image
-from playwright.sync_api import sync_playwright
 from pypdf import PdfReader
 
-from cifarlib import InputError, project_root
-from cifarlib.report import export
+from cifarlib import project_root
+from cifarlib.report.export import export
 
-FLAGS = "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-component-update"
+ROOT = project_root()
+text, new_output = nbformat.v4.new_markdown_cell, nbformat.v4.new_output
+
+
+def picture(kind: str) -> str:
+    file = io.BytesIO()
+    Image.new("RGB", (60, 30), "red").save(file, kind)
+    return base64.b64encode(file.getvalue()).decode()
+
+
+def code(source="1", *outputs, tags=(), **forms):
+    """A code cell with outputs, or with one of several forms: text__plain="3"."""
+    data = {kind.replace("__", "/"): form for kind, form in forms.items()}
+    outputs = [*outputs, *([new_output("display_data", data)] if data else [])]
+    return nbformat.v4.new_code_cell(source, outputs=outputs, metadata={"tags": list(tags)})
+
+
+def stream(*texts):
+    return [new_output("stream", name="stderr", text=text) for text in texts]
+
+
+def pasted(source, **attachments):
+    cell = text(source)
+    cell["attachments"] = {f"{name}.png": {"image/png": png} for name, png in attachments.items()}
+    return cell
+
+
+def write(folder: Path, *cells, name="mine") -> Path:
+    nbformat.write(nbformat.v4.new_notebook(cells=list(cells)), folder / f"{name}.ipynb")
+    return folder / f"{name}.ipynb"
+
+
+def words_of(path: Path) -> str:
+    """The text of an exported page or PDF, without markup, styles and pictures."""
+    if path.suffix == ".pdf":
+        page = " ".join(sheet.extract_text() for sheet in PdfReader(path).pages)
+    else:
+        page = re.sub(r"<(style|head)\b.*?</\1>", " ", path.read_text(), flags=re.DOTALL)
+        page = unescape(re.sub(r"<[^>]*>", " ", page))
+    return " ".join(re.sub("[\u2060\u200b\u00ad]", "", page).replace("\u00a0", " ").split())
+
+
+PNG = picture("PNG")
+SVG = '<svg width="9" height="9"><rect width="9" height="9"/></svg>'
+FRAME = '<table class="dataframe"><tr><th>seen</th><th>told</th></tr><tr><td>1.5</td><td>20</td></tr></table>'
+INDEX = (
+    '<table class="dataframe"><thead><tr><th></th><th colspan="2">both</th></tr><tr><th>at</th>'
+    "<th>left</th><th>right</th></tr></thead><tbody><tr><th rowspan='2'>first</th><td>11</td>"
+    "<td>12</td></tr><tr><td>21</td><td>22</td></tr></tbody></table>"
+)
+STYLER = '<style type="text/css">#T_1 {color: red;}</style><table id="T_1"><tr><td>styled</td></tr></table>'
+INTERACTIVE = {
+    "application/vnd.plotly.v1+json": {},
+    "text/html": "<div><script>draw()</script></div>",
+}
+WIDGET = {"application__vnd.jupyter.widget-view+json": {}, "text__plain": "IntSlider(value=7)"}
+REMOTE = """![badge](ADDRESS/a.svg) <img src='ADDRESS/b.png'> <img src="ADDRESS/c.png"> and
+<iframe src='ADDRESS/one'></iframe><iframe width="1" src="ADDRESS/two"></iframe>
+<video controls><source src=ADDRESS/three></video>"""
+CELLS = [
+    text('# First 😀 "quoted" É'),
+    code(
+        "a", text__markdown='Ada "A" L; B_1_ @c\n\n1 May, [code](https://x.org)', tags=["authors"]
+    ),
+    text('Of \U0001d518, 😀 and "quotes", x_1_2', metadata={"tags": ["abstract"]}),
+    text("# Second\n\n[Method](#Method), [2. Data](#2.-Data), [place](#place), [lost](#lost)."),
+    text("---\nafter a rule\n- one item\n- two items\n## Method\nafter a heading\n***\n"),
+    text("# 2. Data\n\n<a id='place'></a>here @name, @torch.no_grad(), me@example.org, [@he2016]"),
+    text(
+        "spaced $ u + v $ and\n\\begin{align}\np_1 &= q \\\\\n&= r\n\\end{align}\nthen $$\ns\n= t\n$$"
+    ),
+    text(r"$\newcommand{\half}[1]{\frac{#1}{2}}$ macro $\half{w}$ and $\nosuchmacro{k}$"),
+    code(text__latex=r"$\displaystyle \hat{m}$", text__plain="<IPython.core.display.Math object>"),
+    code(text__latex=r"\begin{equation} l_1 \end{equation}", text__plain="Latex object"),
+    text(r"C:\Users\new\x.txt, __init__.py, **bold**.step, [a](https://x.org).Name, `a``b`"),
+    text(
+        f"![mark](<my picture.png>) <img src='my picture.png' width='30'> ![](data:image/png;base64,{PNG})"
+    ),
+    pasted("![p](attachment:kept.png) ![lost](attachment:gone.png)", kept=PNG),
+    code('s = """\n```\n"""', *stream("```\n````\n</pre>")),
+    code(image__png=PNG, text__plain="<Figure>"),
+    code(image__gif=picture("GIF"), text__plain="<GIF>"),
+    code(**{"image__svg+xml": SVG, "text__plain": "<SVG>"}),
+    code(text__html=FRAME),
+    code(text__html=INDEX),
+    code(text__html=STYLER),
+    text(
+        "<table><tr><td>open<td>cells<tr><td>of<td>1. a - table</table>\n\n| x | y |\n|-|-|\n| $P$ | - z |"
+    ),
+    code("bar", *stream("\r 0%|  | 0/2", "\r 50%|# | 1/2", "\r100%|##| 2/2\n")),
+    code(text__plain="\x1b[31mSignature:\x1b[39m f(x)"),
+    code(
+        "1/0",
+        new_output(
+            "error",
+            ename="ZeroDivisionError",
+            evalue="by zero",
+            traceback=["\x1b[0;31mZeroDivisionError\x1b[0m: by zero"],
+        ),
+    ),
+    code("plot", new_output("display_data", INTERACTIVE)),
+    code("plot", new_output("display_data", INTERACTIVE | {"image/png": PNG})),
+    code("plot", new_output("display_data", {"application/vnd.some+json": {}})),
+    code(**WIDGET),
+    text("éőł αβ Жд"),
+    text("<div><b>never closed"),
+    text("## Last"),
+]
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    """The report of made-up records, executed by papermill and exported from a shell."""
-    folder = tmp_path_factory.mktemp("report")
-    make_grid(folder / "outputs")
-    for run in ("fast", "fast-sgd"):
-        make_record(folder / "outputs", run, accuracy=0.934)
-    parameters = {"output_folder": str(folder / "outputs"), "authors": "Ada Lovelace; Alan Turing"}
-    papermill.execute_notebook(
-        project_root() / "notebooks" / "report.ipynb",
-        folder / "report.ipynb",
-        parameters,
-        cwd=str(folder),
+def exported(tmp_path_factory):
+    """A notebook with an example of each kind as page, PDF and LaTeX, and what was said of it."""
+    folder = tmp_path_factory.mktemp("any")
+    (folder / "my picture.png").write_bytes(base64.b64decode(PNG))
+    notebook, said = write(folder, *CELLS, name="any"), []
+    handler = logging.Handler()
+    handler.emit = lambda record: said.append(record.getMessage())
+    logging.getLogger("cifarlib").addHandler(handler)
+    files = {to: export(notebook, to) for to in ("article", "paper", "paper_tex")}
+    logging.getLogger("cifarlib").removeHandler(handler)
+    return files | {"said": said}
+
+
+WORDS = """
+First 😀 "quoted" É
+Ada "A" L; B_1_ @c 1 May, code
+Of \U0001d518, 😀 and "quotes", x_1_2
+Method, 2. Data, place, lost.
+after a rule
+one item
+two items
+after a heading
+here @name, @torch.no_grad(), me@example.org, [@he2016]
+macro
+$\\nosuchmacro{k}$
+C:\\Users\\new\\x.txt, init.py, bold.step, a.Name, a``b
+[lost: attachment:gone.png]
+``` ````
+</pre>
+seen told 1.5 20
+both at left right
+first
+11
+12
+21 22
+styled
+open cells of 1. a - table
+x y
+- z
+100%
+Signature: f(x)
+ZeroDivisionError: by zero
+[interactive output, not shown here]
+[application/vnd.some+json: not shown here]
+IntSlider(value=7)
+éőł αβ Жд
+never closed
+Last
+"""
+
+
+@pytest.mark.parametrize("to", ["article", "paper"])
+def test_a_notebook_of_every_kind_keeps_its_words(exported, to):
+    said = re.sub(" (?=[,.])|(?<=init) ", "", words_of(exported[to]))
+    assert [line for line in WORDS.splitlines() if line not in said] == []
+    assert not re.search("50%|31m|draw\\(\\)|T_1|display.Math|<Figure>|\\x1b", said)
+    assert ('s = """' in said) == (to == "article")  # code is left out of the PDF
+
+
+def test_the_page_embeds_pictures_sets_formulas_and_resolves_links(exported):
+    page = exported["article"].read_text()
+    assert page.count('src="data:image') == 8
+    assert page.count("<math") == 7
+    assert 'src="http' not in page
+    assert page.count("<details>") == sum(cell.cell_type == "code" for cell in CELLS) - 1
+    ids = set(re.findall(r'\bid="([^"]+)"', page))
+    assert set(re.findall(r'href="#([^"]+)"', page)) <= ids
+    assert {"Method", "2.-Data", "place"} <= ids
+    paper = PdfReader(exported["paper"])
+    assert all(letter in words_of(exported["paper"]) for letter in "𝑢𝑣𝑝𝑞𝑟𝑠𝑡𝑤𝑚𝑙")
+    assert (paper.metadata.title, paper.metadata.author) == (
+        'First 😀 "quoted" É',
+        'Ada "A" L; B_1_ @c',
     )
-    done = subprocess.run(
-        [sys.executable, "-m", "cifarlib", "export", folder / "report.ipynb"],
-        capture_output=True,
-        text=True,
-        cwd=folder,
+
+
+def test_what_does_not_fit_is_said_once_in_one_line(exported):
+    assert (
+        list(dict.fromkeys(exported["said"]))
+        == [
+            "any: a picture is not shown: attachment:gone.png",
+            'any: a link leads nowhere: "lost", #lost',
+            "any: Could not convert TeX math \\nosuchmacro{k}, rendering as TeX",
+            "no font for 4 character(s): Ж (U+0416) д (U+0434) \U0001d518 (U+1D518) 😀 (U+1F600)",  # in LaTeX
+        ]
     )
-    assert done.returncode == 0, done.stderr
-    assert "report.html" in done.stdout
-    return folder
 
 
-def test_the_same_notebook_gives_the_same_bytes(folder):
-    for kind, write in (("html", export.to_html), ("pdf", export.to_pdf)):
-        write(folder / "report.ipynb", folder / f"again.{kind}")
-        assert (folder / f"again.{kind}").read_bytes() == (folder / f"report.{kind}").read_bytes()
+def compiled(source: Path) -> str:
+    """The text of the PDF that pdflatex makes."""
+    command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", source.name]
+    for _ in range(2):
+        done = subprocess.run(command, cwd=source.parent, capture_output=True)
+        assert done.returncode == 0, done.stdout[-600:].decode(errors="replace")
+    assert b"undefined" not in done.stdout
+    return words_of(source.with_suffix(".pdf"))
 
 
-def test_the_page_asks_nothing_of_the_network_and_fits_a_phone(folder):
-    with sync_playwright() as browsers:
-        browser = browsers.chromium.launch(
-            executable_path=shutil.which("chromium"), args=FLAGS.split()
+@pytest.mark.skipif(not shutil.which("pdflatex"), reason="no pdflatex on this machine")
+def test_the_latex_compiles_and_counts_by_itself(exported, tmp_path):
+    figure = f'<figure id="fig-a"><img src="data:image/png;base64,{PNG}" alt="Red"><figcaption>'
+    figure = code(text__html=f"{figure}<b>Figure 1.</b> A square.</figcaption></figure>")
+    said = export(write(tmp_path, text("# T\n\n[Figure 1](#fig-a)"), figure), "paper_tex")
+    assert "Figure~\\ref{fig-a}" in said.read_text()
+    assert "Figure 1: A square." in compiled(said)
+    folder = shutil.copytree(exported["paper_tex"].parent, tmp_path / "any")
+    cells = [cell for cell in CELLS if "nosuchmacro" not in cell.source]
+    assert "both at left right" in compiled(export(write(folder, *cells), "paper_tex"))
+
+
+def test_numbers_that_do_not_fit_their_figure_are_named(tmp_path, caplog):
+    page = '<table id="tbl-x"><caption><b>Table 2.</b> X.</caption><tr><td>1</td></tr></table>'
+    link = text("[Table 1](#tbl-x), [Table 2](#tbl-x), [this](#tbl-x)")
+    for to in ("article", "paper"):
+        caplog.clear()
+        export(write(tmp_path, link, code(text__html=page)), to)
+        assert caplog.messages == ["mine: the text says Table 1, #tbl-x is Table 2"]
+
+
+def test_nothing_is_fetched(tmp_path, caplog):
+    asked = []
+
+    class Server(BaseHTTPRequestHandler):
+        def do_GET(self):
+            asked.append(self.path)
+
+    server = HTTPServer(("127.0.0.1", 0), Server)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    address = f"http://127.0.0.1:{server.server_port}"
+    for to in ("article", "paper"):
+        path = export(write(tmp_path, text(REMOTE.replace("ADDRESS", address))), to)
+        said = words_of(path).replace(" ", "")
+        assert all(
+            f"{address}/{name}" in said for name in ("a.svg", "b.png", "one", "two", "three")
         )
-        page = browser.new_page(viewport={"width": 390, "height": 844})
-        asked = []
-        page.on("request", lambda r: None if r.url.startswith("data:") else asked.append(r.url))
-        page.goto(f"file://{folder}/report.html")
-        page.wait_for_timeout(500)
-        assert asked == [f"file://{folder}/report.html"]
-        assert page.evaluate("document.documentElement.scrollWidth") == 390
-        assert page.evaluate(
-            "[...document.images].every(i => i.complete && i.naturalWidth > 0 && i.alt.length > 20)"
+    server.shutdown()
+    assert asked == []
+    assert f"mine: a picture is not shown: {address}/a.svg" in caplog.messages
+
+
+def test_characters_without_a_font_are_named_with_their_package(tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr("cifarlib.report.export.FONTS", [])
+    export(write(tmp_path, text("λ → \U00012000 漢")), "paper")
+    assert caplog.messages == [
+        "no font for 2 character(s): 漢 (U+6F22) \U00012000 (U+12000); pip install manimgx-fonts-cjk "
+        "brings one"
+    ]
+
+
+def test_a_notebook_that_was_not_executed_says_so(tmp_path, caplog):
+    cell = nbformat.v4.new_code_cell("x = 1")
+    said = "This notebook has not been executed: there are no results in it."
+    for to in ("article", "paper"):
+        assert said in words_of(export(write(tmp_path, text("# A"), cell), to))
+    assert caplog.messages == [said, said]
+    cell.execution_count = 1
+    assert said not in words_of(export(write(tmp_path, text("# A"), cell), "article"))
+
+
+def test_a_formula_that_typst_refuses_shows_its_source(tmp_path, caplog, monkeypatch):
+    from cifarlib.report import export as module
+
+    typeset = module._set
+
+    def refuse(source, folder):
+        if "psi" in source and "`\\psi`" not in source:
+            raise RuntimeError("unknown thing")
+        return typeset(source, folder)
+
+    monkeypatch.setattr(module, "_set", refuse)
+    assert "\\psi" in words_of(export(write(tmp_path, text(r"A $\psi$")), "paper"))
+    assert caplog.messages == ["a formula cannot be set, the source of all is shown: unknown thing"]
+
+
+@pytest.mark.parametrize("kind", ["version 3", "empty"])
+def test_old_and_empty_notebooks_export(kind, tmp_path):
+    output = {"output_type": "pyout", "prompt_number": 1, "text": ["two"], "metadata": {}}
+    old = {"cell_type": "code", "input": ["1 + 1"], "language": "python", "metadata": {}}
+    old |= {"prompt_number": 1, "outputs": [output]}
+    notebook = {"cells": [], "nbformat": 4, "nbformat_minor": 2}
+    if kind == "version 3":
+        notebook = {"worksheets": [{"cells": [old]}], "nbformat": 3, "nbformat_minor": 0}
+    (tmp_path / "mine.ipynb").write_text(json.dumps(notebook | {"metadata": {"name": "x"}}))
+    assert ("two" in words_of(export(tmp_path / "mine.ipynb", "article"))) == (kind == "version 3")
+    assert export(tmp_path / "mine.ipynb", "paper").stat().st_size > 1000
+
+
+@pytest.mark.parametrize("content", ["{}", "no JSON", '{"cells": [{}], "nbformat": 4}'])
+def test_what_is_no_notebook_is_a_value_error_and_leaves_no_file(content, tmp_path):
+    (tmp_path / "mine.ipynb").write_text(content)
+    with pytest.raises(ValueError, match=r"^.+$"):
+        export(tmp_path / "mine.ipynb", "article")
+    assert [file.name for file in tmp_path.iterdir()] == ["mine.ipynb"]
+
+
+def test_the_same_notebook_gives_the_same_bytes_elsewhere(tmp_path):
+    report = ROOT / "outputs" / "notebooks" / "explore.ipynb"
+    made = []
+    for zone in ("Asia/Tokyo", "America/Lima"):
+        folder = tmp_path / zone / "here"
+        folder.mkdir(parents=True)
+        (folder / "tmp").mkdir()
+        (folder / "sitecustomize.py").write_text("")
+        shutil.copy(report, folder)
+        program = (
+            "import sys, pathlib; from cifarlib.report.export import export\n"
+            "for to in ('article', 'paper', 'paper_tex'): export(pathlib.Path(sys.argv[1]), to)"
         )
-        assert page.evaluate(
-            "[...document.querySelectorAll('a[href^=\"#\"]')].every(a => document.getElementById("
-            "decodeURIComponent(a.hash.slice(1))))"
+        subprocess.run(
+            [sys.executable, "-c", program, "explore.ipynb"],
+            cwd=folder,
+            env={**os.environ, "TZ": zone, "TMPDIR": str(folder / "tmp"), "PYTHONPATH": str(ROOT)},
+            check=True,
         )
-        assert page.evaluate("document.querySelectorAll('math').length") > 5
-        assert page.evaluate("document.fonts.check('16px \"STIX Two Math\"', 'λ√')")
-        code = page.locator(".code").first
-        assert not code.is_visible()
-        page.check("#show-code")
-        assert code.is_visible()
-        browser.close()
+        made.append({f.name: f.read_bytes() for f in folder.glob("explore*")})
+    assert made[0] == made[1]
+    assert {"explore.html", "explore.pdf", "explore.tex", "explore-1.pdf"} <= set(made[0])
+
+
+def test_nbconvert_starts_without_pandoc_typst_and_fonttools():
+    program = (
+        "import sys\nfor name in ('pypandoc', 'typst', 'fontTools', 'manimgx_fonts'): "
+        "sys.modules[name] = None\nfrom cifarlib.report import export\nexport.Article()"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)
 
 
 def alternative_texts(node):
@@ -85,203 +373,87 @@ def alternative_texts(node):
     return [str(node["/Alt"]), *below] if "/Alt" in node else below
 
 
-def test_the_pdf_is_a_paper(folder):
-    reader = PdfReader(folder / "report.pdf")
-    assert len(reader.pages) <= 12
-    assert reader.metadata.title == "A student's CIFAR-10 report, reproduced and judged"
-    assert reader.metadata.author == "Ada Lovelace, Alan Turing"
-    pictures = export.article(folder / "report.ipynb").cells.pictures
-    assert sum(
-        len(alt) > 20 for alt in alternative_texts(reader.trailer["/Root"]["/StructTreeRoot"])
-    ) == len(pictures)
-    text = "\n".join(page.extract_text() for page in reader.pages)
-    for word in (
-        "Abstract.",
-        "1 Model and methods",
-        "References",
-        "Appendix: model structure",
-        "Figure 1.",
-        "Table 3.",
-    ):
-        assert word in text
-    assert "papermill" not in text.partition("Appendix")[0]  # code is left out
-    for page in reader.pages:
-        for font in page["/Resources"].get("/Font", {}).values():
-            descriptor = (
-                font.get_object()["/DescendantFonts"][0]
-                .get_object()["/FontDescriptor"]
-                .get_object()
-            )
-            assert any(key.startswith("/FontFile") for key in descriptor)
-        # vector figures; pictures of pixels are small
-        for picture in page["/Resources"].get("/XObject", {}).values():
-            if picture.get_object()["/Subtype"] == "/Image":
-                assert picture.get_object()["/Width"] <= 400
-
-
-def test_every_figure_and_table_is_numbered_once_and_referred_to_by_its_number(folder):
-    article = export.article(folder / "report.ipynb")
-    labels = {}
-    for kind, element in (("Figure", "figure"), ("Table", "table")):
-        captioned = [one for one in article.all(element) if one.find(["figcaption", "caption"])]
-        captions = [one.find(["figcaption", "caption"]).get_text() for one in captioned]
-        assert [caption.partition(".")[0] for caption in captions] == [
-            f"{kind} {n + 1}" for n in range(len(captions))
-        ]
-        labels |= {
-            f"#{one['id']}": text.partition(".")[0]
-            for one, text in zip(captioned, captions, strict=True)
-        }
-    links = [link for link in article.all("a") if re.match("(Figure|Table)", link.get_text())]
-    assert len(links) > 5
-    assert all(labels[link["href"]] == link.get_text() for link in links)
-    assert "left out here" not in str(article.pages)
-    assert len(article.cells.pictures) == len(article.all("figure"))
-
-
-def test_a_notebook_of_ones_own_exports_too(tmp_path):
-    source = nbformat.v4.new_notebook(
-        cells=[
-            nbformat.v4.new_markdown_cell(
-                '# Mine, my "best"\n\nWith *text*, $x^2$ and [a link](https://example.org).'
-            ),
-            nbformat.v4.new_markdown_cell('Ada "C" L; B', metadata={"tags": ["authors"]}),
-            nbformat.v4.new_code_cell(
-                "print('told')\nimport matplotlib.pyplot as plt\nplt.plot([1, 2]);"
-            ),
-            nbformat.v4.new_code_cell("{'a | b': 1}"),
-            nbformat.v4.new_code_cell(
-                "import pandas\npandas.DataFrame({'seen': [1.5], 'told': [20]})"
-            ),
-        ]
-    )
-    nbformat.write(source, tmp_path / "mine.ipynb")
-    papermill.execute_notebook(
-        tmp_path / "mine.ipynb", tmp_path / "done.ipynb", kernel_name="python3"
-    )
-    export.to_html(tmp_path / "done.ipynb", tmp_path / "done.html")
-    export.to_pdf(tmp_path / "done.ipynb", tmp_path / "done.pdf")
-    html = unescape((tmp_path / "done.html").read_text())
-    assert '<title>Mine, my "best"</title>' in html
-    assert re.search(r"<td[^>]*>\s*1\.5\s*</td>", html)
-    assert "told" in html
-    assert "data:image/png" in html
-    reader = PdfReader(tmp_path / "done.pdf")
-    assert reader.metadata.title == 'Mine, my "best"'
-    assert reader.metadata.author == 'Ada "C" L, B'
-    assert re.search(r"seen +told\n0 +1\.5 +20", reader.pages[0].extract_text())
-
-
-@pytest.mark.parametrize("which", ["missing", "no notebook"])
-def test_what_cannot_be_exported_is_one_line(which, tmp_path):
-    path = tmp_path / "mine.ipynb"
-    if which == "no notebook":
-        path.write_text("{}")
-    done = subprocess.run(
-        [sys.executable, "-m", "cifarlib", "export", path], capture_output=True, text=True
-    )
-    assert done.returncode == 1
-    assert done.stderr.startswith("error: ")
-    assert done.stderr.count("\n") == 1
-    assert not list(tmp_path.glob("*.html"))
-
-
-@pytest.mark.parametrize(("kind", "writer"), [("html", "to_html"), ("pdf", "to_pdf")])
-def test_what_pandoc_or_typst_refuses_names_the_notebook(kind, writer, tmp_path, monkeypatch):
-    def refuse(path, output):
-        raise RuntimeError("unknown thing")
-
-    monkeypatch.setattr(export, writer, refuse)
-    with pytest.raises(InputError, match=r"mine.ipynb cannot be exported: unknown thing"):
-        export.export(tmp_path / "mine.ipynb", [kind])
-
-
-def test_the_report_runs_without_records_and_without_data(tmp_path, monkeypatch):
-    """No cache, no network: npm and the download fail at once, and notes take the pictures'
-    place."""
-    monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")
-    monkeypatch.setenv("npm_config_registry", "http://127.0.0.1:9")
-    parameters = {"output_folder": str(tmp_path / "none"), "data_folder": str(tmp_path / "data")}
-    papermill.execute_notebook(
-        project_root() / "notebooks" / "report.ipynb", tmp_path / "report.ipynb", parameters
-    )
-    assert "CIFAR-10 is not there" in str(export.article(tmp_path / "report.ipynb").pages)
-    assert "No record yet of run1, run2" in (tmp_path / "report.ipynb").read_text()
-
-
-def words(html: str) -> str:
-    """The text of a page, numbers and all, without pictures and markup."""
-    return " ".join(
-        re.sub(r"<[^>]*>", " ", re.sub(r"<(style|head).*?</\1>", "", html, flags=re.DOTALL)).split()
-    )
-
-
-def test_the_committed_report_says_what_the_committed_records_say(tmp_path):
-    root = project_root()
-    papermill.execute_notebook(
-        root / "notebooks" / "report.ipynb", tmp_path / "report.ipynb", cwd=str(tmp_path)
-    )
-    export.to_html(tmp_path / "report.ipynb", tmp_path / "report.html")
-    committed = (root / "outputs" / "report.html").read_text()
-    assert words((tmp_path / "report.html").read_text()) == words(committed)
-    assert len(committed) < 6e6
-    export.to_pdf(tmp_path / "report.ipynb", tmp_path / "report.pdf")
-    texts = [
-        "".join(page.extract_text() for page in PdfReader(path).pages)
-        for path in (tmp_path / "report.pdf", root / "outputs" / "report.pdf")
-    ]
-    assert re.findall(r"\d+\.\d+", texts[0]) == re.findall(r"\d+\.\d+", texts[1])
-
-
-@pytest.mark.skipif(not shutil.which("pdflatex"), reason="no pdflatex on this machine")
-def test_the_latex_compiles_as_it_is_and_counts_by_itself(folder):
-    export.export(folder / "report.ipynb", ["tex"])
-    source, text = folder / "tex", (folder / "tex" / "report.tex").read_text()
-    assert "Figure~\\ref{fig-losses}" in text
-    assert "Figure 1." not in text
-    assert "\\citep{jordan2024}" in text
-    assert not re.search(r"\.svg|\\includesvg", text)
-    for program in ("pdflatex", "bibtex", "pdflatex", "pdflatex"):
-        options = ["-interaction=nonstopmode", "-halt-on-error"] if program == "pdflatex" else []
-        done = subprocess.run(
-            [program, *options, "report"],
-            cwd=source,
-            capture_output=True,
-            text=True,
-            errors="replace",
+@pytest.mark.parametrize("name", ["report", "train"])
+def test_a_committed_notebook_is_a_paper_and_fits_a_phone(name, tmp_path, caplog):
+    shutil.copy(ROOT / "outputs" / "notebooks" / f"{name}.ipynb", tmp_path)
+    page, paper = (export(tmp_path / f"{name}.ipynb", to) for to in ("article", "paper"))
+    reader = PdfReader(paper)
+    figures = page.read_text().count("<figure")
+    alts = alternative_texts(reader.trailer["/Root"]["/StructTreeRoot"])
+    assert sum(len(alt) > 20 for alt in alts) == figures > 0
+    for sheet in reader.pages:
+        for font in sheet["/Resources"].get("/Font", {}).values():
+            kind = font.get_object()["/DescendantFonts"][0].get_object()["/FontDescriptor"]
+            assert any(key.startswith("/FontFile") for key in kind.get_object())
+    sync_api = pytest.importorskip("playwright.sync_api")
+    with sync_api.sync_playwright() as browsers:
+        options = {"executable_path": shutil.which("chromium"), "args": ["--no-sandbox"]}
+        browser = browsers.chromium.launch(**options)
+        tab = browser.new_page(viewport={"width": 390, "height": 844})
+        asked = []
+        tab.on("request", lambda r: None if r.url.startswith("data:") else asked.append(r.url))
+        tab.goto(page.as_uri())
+        assert asked == [page.as_uri()]
+        assert tab.evaluate("document.documentElement.scrollWidth") == 390
+        scrolled = (
+            "[...document.querySelectorAll('figure')].filter(f => f.scrollWidth > f.clientWidth)"
         )
-        assert done.returncode == 0, done.stdout[-2000:]
-    assert "undefined" not in done.stdout
-    pages = [page.extract_text() for page in PdfReader(source / "report.pdf").pages]
-    assert len(pages) < 20
-    assert "Figure 1: The architecture" in "".join(pages)
-    assert "Ada Lovelace" in pages[0]
-    assert any("References" in page and "Jordan" in page for page in pages)
-
-
-def test_the_latex_of_any_notebook_keeps_its_pictures_and_says_what_it_cannot_set(tmp_path, capsys):
-    Image.new("RGB", (8, 8), "red").save(tmp_path / "red square.webp")
-    text = (
-        "# Mine\n\n![a square](<red square.webp>) costs 5 € − 漢 at 3 × 4\n\n"
-        + "| a | b |\n|-|-|\n"
-        + "| word " * 40
-        + "| x |"
-    )
-    nbformat.write(
-        nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell(text)]),
-        tmp_path / "mine.ipynb",
-    )
-    export.export(tmp_path / "mine.ipynb", ["tex"])
-    assert (
-        "no LaTeX for 1 character(s), a box stands in their place: 漢 (U+6F22)"
-        in capsys.readouterr().err
-    )
-    source = (tmp_path / "tex" / "mine.tex").read_text()
-    assert "\\includegraphics" in source
-    assert [path.suffix for path in (tmp_path / "tex" / "figures").iterdir()] == [".png"]
-    if shutil.which("pdflatex"):
-        done = subprocess.run(
-            ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "mine"], cwd=tmp_path / "tex"
+        assert tab.evaluate(f"{scrolled}.length") == 0
+        assert tab.evaluate(
+            "[...document.images].every(i => i.naturalWidth > 0 && i.alt.length > 20)"
         )
-        assert done.returncode == 0
+        summary = tab.locator("summary").first
+        assert not tab.locator("details pre").first.is_visible()
+        summary.click()
+        assert tab.locator("details pre").first.is_visible()
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    """The address of a server as `make lab` starts it, and its folder."""
+    folder = tmp_path_factory.mktemp("server")
+    shutil.copy(ROOT / "outputs" / "notebooks" / "explore.ipynb", folder)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    options = f"--port={port} --no-browser --allow-root --IdentityProvider.token=known --ServerApp.root_dir="
+    command = [sys.executable, "-m", "jupyterlab", *f"{options}{folder}".split()]
+    ours = {"JUPYTER_CONFIG_PATH": str(ROOT / "cifarlib" / "report"), "MAKEFLAGS": "n"}
+    process = subprocess.Popen(
+        command, env=os.environ | ours, cwd=folder, stderr=subprocess.DEVNULL
+    )
+    address, end = f"http://127.0.0.1:{port}", time.monotonic() + 90
+    while time.monotonic() < end:
+        with contextlib.suppress(OSError):
+            urlopen(f"{address}/api").close()
+            break
+        time.sleep(0.3)
+    yield address, folder
+    process.terminate()
+    process.wait(30)
+
+
+def test_everything_that_labs_menu_offers_works(server):
+    address, folder = server
+
+    def get(path: str) -> bytes:
+        headers = {"Authorization": "token known"}
+        with urlopen(Request(f"{address}/{path}", headers=headers)) as answer:
+            return answer.read()
+
+    offered = set(json.loads(get("api/nbconvert")))
+    assert {"article", "paper", "paper_tex", "html", "latex", "rst", "asciidoc"} <= offered
+    assert not {"webpdf", "qtpdf", "qtpng"} & offered
+    assert ("pdf" in offered) == bool(shutil.which("xelatex"))
+    answers = {}
+    for name in sorted(offered - {"custom", "pdf"}):
+        answers[name] = get(f"nbconvert/{name}/explore.ipynb?download=true")
+    for name, ending in (("article", "html"), ("paper", "pdf"), ("paper_tex", "tex")):
+        command = ["-m", "nbconvert", "--to", name, f"--output-dir={folder}/out", "explore.ipynb"]
+        subprocess.run([sys.executable, *command], cwd=folder, check=True)
+        if name == "paper_tex":
+            parts = zipfile.ZipFile(io.BytesIO(answers[name]))
+            assert len(parts.namelist()) > 5
+            answers[name] = parts.read("explore.tex")
+        assert (folder / "out" / f"explore.{ending}").read_bytes() == answers[name]
