@@ -2,6 +2,7 @@
 
 import shutil
 import tempfile
+import zipfile
 from pathlib import Path
 
 import torch
@@ -70,10 +71,13 @@ def load(folder: Path, params: RunParams, identity: dict) -> dict | None:
         return None
     way_out = "Give resume = False to start afresh, or move it away."
     try:
+        with zipfile.ZipFile(path) as archive:  # torch does not look at the checksums
+            if archive.testzip():
+                raise ValueError("its content does not match its checksum")
         saved = torch.load(path, map_location="cpu", weights_only=True)
         theirs = saved["identity"]
     except Exception as error:  # whatever a damaged file makes torch raise
-        raise InputError(f"{path} is damaged: {error!r}. {way_out}") from None
+        raise InputError(f"{path} is damaged: {error}. {way_out}") from None
     settings = params.settings()
     others = {k: v for k, v in identity.items() if k not in settings and v != "auto"}
     different = params.changes_since({k: v for k, v in theirs.items() if k in settings})

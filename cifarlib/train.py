@@ -27,9 +27,10 @@ from cifarlib.loop import (
     mean_loss,
     predict_logits,
     train_epoch,
+    train_step,
 )
 from cifarlib.model import build_model
-from cifarlib.params import TRAIN_IMAGES, RunParams
+from cifarlib.params import ALL_IMAGES, TRAIN_IMAGES, RunParams
 from cifarlib.preprocess import channel_statistics, make_normalizer
 from cifarlib.whitening import filters_from_images
 
@@ -38,6 +39,10 @@ log = logging.getLogger(__name__)
 PRECISIONS = ("auto", "float32", "bfloat16", "float16")
 # A checkpoint is at most so old; a CPU's epochs are long: every one is saved.
 CHECKPOINT_SECONDS = {"cpu": 0, "cuda": 10, "mps": 10}
+# beside all parameters together, where a reader of record.json looks first
+NAMED_IN_RECORD = (
+    *("run", "question", "seed", "epochs", "stop_epoch", "train_images", "loss_reduction"),
+)
 LARGEST_FLOAT16 = torch.finfo(torch.float16).max
 
 Statistics = tuple[Tensor, Tensor]  # of the training split: see preprocess.channel_statistics
@@ -171,6 +176,28 @@ def build(
         dtype=getattr(torch, precision),
         lookahead=Lookahead(params, model) if params.lookahead else None,
     )
+
+
+def estimate_epoch_seconds(params: RunParams, device: torch.device) -> float:
+    """Estimate how long an epoch takes, validation included, from a few steps of a scratch network.
+
+    The fastest of six counts: a process's first steps are slow. On CUDA they run uncaptured, so
+    that an epoch takes at most as long.
+    """
+    size = min(params.batch_size, 128 if device.type == "cpu" else 1024)
+    noise = torch.randint(0, 256, (size, 3, 32, 32), dtype=torch.uint8)
+    split = Split(noise, torch.zeros(size, dtype=torch.int64))
+    training = build(params, split, channel_statistics(noise), device, pick_precision(device))
+    x = training.normalizer.apply(training.images)
+    seconds = []
+    for _ in range(6):
+        start = time.perf_counter()
+        loss, _ = train_step(training, x, training.labels)
+        loss.item()  # waits for the device
+        seconds.append(time.perf_counter() - start)
+    trained = params.steps_per_epoch * params.batch_size
+    validated = (ALL_IMAGES - TRAIN_IMAGES) / 3  # forward alone: a third of a step's arithmetic
+    return min(seconds) / size * (trained + validated)
 
 
 def prepare(
@@ -327,18 +354,12 @@ def make_record(run: Run, results: dict) -> dict:
     params, session = run.training.params, run.sessions[-1]
     dirty = [s["dirty"] for s in run.sessions]
     return {
-        "run": params.run,
-        "question": params.question,
-        "seed": params.seed,
-        "epochs": params.epochs,
-        "stop_epoch": params.stop_epoch,
+        **{name: getattr(params, name) for name in NAMED_IN_RECORD},
         "epochs_trained": len(run.history),
-        "train_images": params.train_images,
         "validation_images": len(run.data.validation),
         "test_images": len(run.data.test),
         **results,
         "train_loss": run.history[-1]["train_loss"],
-        "loss_reduction": params.loss_reduction,
         **{name: session[name] for name in provenance.MADE_ON},
         "deterministic": run.identity["deterministic"],
         "data_sha256": run.data.sha256,

@@ -22,7 +22,8 @@ for name in [name for name in os.environ if name.startswith("MAKE")]:
 SLOW = (
     "test_slurm",
     "test_browser",
-    "test_grid",
+    "test_makefile",
+    "test_cli",
     "test_notebooks",
     "test_train",
     "test_export",

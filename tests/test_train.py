@@ -17,7 +17,7 @@ from cifarlib.model import build_model
 from cifarlib.params import load_params, run_names
 from cifarlib.predict import load_model, logits_of
 from cifarlib.preprocess import Normalizer, channel_statistics, make_normalizer
-from cifarlib.train import Diverged, Interrupted, train
+from cifarlib.train import Diverged, Interrupted, estimate_epoch_seconds, train
 
 TIMES = ("train_seconds", "validation_seconds")
 SHORT = {"train_images": 256, "epochs": 3}
@@ -206,6 +206,42 @@ def test_stopped_before_the_first_checkpoint_says_so(small, tmp_path):
             progress=StopAt(2.5),
             resume=False,
         )
+
+
+class CountsItself(torch.optim.Optimizer):
+    """Keeps a counter in its group, as schedule-free optimizers do, and a Python number in its
+    state, as most optimizers outside PyTorch do."""
+
+    def __init__(self, groups, lr):
+        super().__init__(groups, {"lr": lr, "steps": 0})
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        for group in self.param_groups:
+            group["steps"] += 1
+            for p in group["params"]:
+                state = self.state[p] or {"own_steps": 0, "mean": torch.zeros_like(p)}
+                state["own_steps"] += 1
+                state["mean"].lerp_(p.grad, 1 / min(group["steps"], 20))
+                p.add_(state["mean"], alpha=-group["lr"] / state["own_steps"])
+                self.state[p] = state
+
+
+def test_an_optimizer_of_ones_own_goes_on_with_all_its_state(small, tmp_path, monkeypatch):
+    def make(params, model):
+        trained = [p for p in model.parameters() if p.requires_grad]
+        return CountsItself([{"params": trained, "times_rate": 1.0}], params.learning_rate)
+
+    monkeypatch.setattr("cifarlib.train.make_optimizer", make)
+    p = load_params("run7-mean", **SHORT)
+    with pytest.raises(Interrupted):
+        train(p, small, tmp_path / "stopped", device="cpu", progress=StopAt(1.5))
+    resumed = train(p, small, tmp_path / "stopped", device="cpu")
+    assert outcome(resumed) == outcome(train(p, small, tmp_path / "whole", device="cpu"))
+
+
+def test_the_estimate_is_measured(device):
+    assert 0 < estimate_epoch_seconds(load_params(7), torch.device(device)) < 3600
 
 
 def test_only_what_is_saved_is_promised(small, tmp_path, monkeypatch):
@@ -400,7 +436,7 @@ def test_a_damaged_checkpoint_is_refused(unfinished, small, tmp_path, damage):
     path = unfinished / "unfinished" / "checkpoint.pt"
     content = bytearray(path.read_bytes())
     if damage == "flip":
-        content[-1000] ^= 1
+        content[len(content) // 2] ^= 1
     else:
         del content[len(content) // 2 if damage == "truncate" else 0 :]
     path.write_bytes(content)

@@ -21,7 +21,7 @@ from cifarlib.data import CLASSES
 from cifarlib.loop import right_answers
 from cifarlib.params import RunParams
 from cifarlib.preprocess import crop_and_flip, draw_crops, make_normalizer
-from cifarlib.report.statistics import binomial_interval
+from cifarlib.report.claims import binomial_interval
 
 WIDTH = 6.3  # inches: the text of the PDF, so that type has its printed size
 BLACK, ORANGE, SKY, GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"  # Okabe and Ito, 2008

@@ -12,13 +12,13 @@ from pathlib import Path
 
 from IPython.display import clear_output, display
 
-from cifarlib import grid, outputs_folder, plural
+from cifarlib import outputs_folder, plural, status
 from cifarlib.device.choice import pick_device
-from cifarlib.device.estimate import estimate_epoch_seconds
 from cifarlib.params import PAPER_EPOCHS, TRAIN_IMAGES, RunParams
 from cifarlib.provenance import computed_on
 from cifarlib.report import figures
 from cifarlib.report.display import NumberedFigure, Text, duration
+from cifarlib.train import estimate_epoch_seconds
 
 CAPTION = (
     "Loss per image and accuracy after each epoch. The training values are those met during the "
@@ -34,7 +34,7 @@ def finished_before(params: RunParams, output_folder: str | Path | None = None) 
     is called."""
     if "JPY_SESSION_NAME" not in os.environ:  # which Jupyter's server sets for its kernels
         return None
-    found = grid.read_cell(params, outputs_folder(output_folder))
+    found = status.read(params, outputs_folder(output_folder))
     under_way = any((found.folder / "unfinished").glob("checkpoint.*"))
     return found.record if found.state == "done" and not under_way else None
 

@@ -9,8 +9,6 @@ import torch
 from cifarlib import InputError
 from cifarlib.device import choice
 from cifarlib.device.choice import pick_device, pick_precision, repeatable
-from cifarlib.device.estimate import estimate_epoch_seconds
-from cifarlib.params import load_params
 
 CPU = torch.device("cpu")
 
@@ -52,10 +50,6 @@ def test_a_cpu_without_avx512_knows_its_precision_at_once():
     precision, seconds = done.stdout.split()
     assert precision == "float32"
     assert float(seconds) < 0.2
-
-
-def test_the_estimate_is_measured(device):
-    assert 0 < estimate_epoch_seconds(load_params(7), torch.device(device)) < 3600
 
 
 def test_repeatable_holds_for_its_block_alone():

@@ -1,12 +1,15 @@
-"""What notebooks show: tables, figures, what a run was computed on, and one sentence beside the
-paper."""
+"""What notebooks show: parameters checked, numbered figures and tables, sliders, provenance."""
 
 import re
+from types import SimpleNamespace
 
+import pandas as pd
 import pytest
-from ipywidgets import IntSlider
+from ipywidgets import Dropdown, IntSlider
+from matplotlib.figure import Figure
 
-from cifarlib.report import display, figures
+from cifarlib import InputError
+from cifarlib.report import display
 
 
 @pytest.fixture
@@ -23,8 +26,27 @@ def shown(monkeypatch):
     return bundles
 
 
-def spectrum(first=1.0):
-    return figures.lines({"eigenvalues": ([1, 2], [first, 0.1])}, "Eigenvalues. " * 4)
+def drawn(text="One") -> Figure:
+    figure = Figure()
+    figure.text(0, 0, text)
+    figure.alt = f'The word "{text}".'
+    return figure
+
+
+@pytest.mark.parametrize("cell", ["# Parameters\nepoch = 4\n", "epochs: int = 3  # x\nepoch = 4\n"])
+def test_a_mistyped_parameter_is_named_with_the_right_one(cell, monkeypatch):
+    run = SimpleNamespace(user_ns={"In": ["", "a = b.c", cell, "check()"]})
+    monkeypatch.setattr(display, "get_ipython", lambda: run)
+    with pytest.raises(InputError, match="parameter 'epoch' is unknown: did you mean 'epochs'"):
+        display.check_parameters("epochs seed")
+    display.check_parameters("epochs epoch")
+
+
+def test_what_a_notebook_assigns_elsewhere_is_no_parameter(monkeypatch):
+    second_pass = ["epochs: int = 3", "check()", "best = 4", "epochs: int = 3", "check()"]
+    run = SimpleNamespace(user_ns={"In": second_pass})
+    monkeypatch.setattr(display, "get_ipython", lambda: run)
+    display.check_parameters("epochs")
 
 
 def test_durations_are_read_at_a_glance():
@@ -32,24 +54,30 @@ def test_durations_are_read_at_a_glance():
     assert {seconds: display.duration(seconds) for seconds in texts} == texts
 
 
+def test_no_line_ends_between_a_number_and_its_per_cent():
+    text = display.Text("93.1 % of all")
+    assert repr(text) == "93.1 % of all"
+    assert text._repr_markdown_() == "93.1\u00a0% of all"
+
+
 def test_figures_and_tables_are_numbered_apart(shown):
-    display.show(spectrum(), "One.")
+    display.show(drawn(), "One.")
     first, second = (display.Table([{"a": 1}], f"{name}.", f"tbl-{name}") for name in ("x", "y"))
-    display.show(spectrum(), "Two <3.", "fig-two")
+    display.show(drawn(), "Two <3.", "fig-two")
     assert [bundle["text/plain"] for bundle in shown] == ["Figure 1. One.", "Figure 2. Two <3."]
     assert '<table id="tbl-x"><caption' in first.data
     assert "<b>Table 1.</b> x.</caption>" in first.data
     assert "<b>Table 2.</b> y.</caption>" in second.data
     html = shown[1]["text/html"]
     assert '<figure id="fig-two"' in html
-    assert "<b>Figure 2.</b> Two &lt;3." in html
-    assert ' alt="Eigenvalues. ' in html
+    assert "<b>Figure 2.</b> Two &lt;3.</figcaption>" in html
+    assert ' alt="The word &quot;One&quot;."' in html
 
 
-def test_a_table_aligns_numbers_to_the_right_and_escapes_markup():
-    html = display.Table([{"name": "a<b", "n": "1.5"}, {"name": "c", "n": "−2.25 to 3"}]).data
-    sides = re.findall(r'text-align:(\w+)">(.*?)</t[dh]>', html)
-    assert sides == [
+@pytest.mark.parametrize("make", [list, pd.DataFrame])
+def test_a_table_aligns_numbers_to_the_right_and_escapes_markup(make):
+    table = display.Table(make([{"name": "a<b", "n": "1.5"}, {"name": "c", "n": "−2.25 to 3"}]))
+    assert re.findall(r'text-align:(\w+)">(.*?)</t[dh]>', table.data) == [
         ("left", "name"),
         ("right", "n"),
         ("left", "a&lt;b"),
@@ -57,31 +85,34 @@ def test_a_table_aligns_numbers_to_the_right_and_escapes_markup():
         ("left", "c"),
         ("right", "−2.25 to 3"),
     ]
+    assert repr(table).split() == ["name", "n", "a<b", "1.5", "c", "−2.25", "to", "3"]
+
+
+def test_names_and_values_are_a_table_of_two_columns():
+    table = display.Table({"seed": 0, "run": "7"})
+    assert table.frame.to_numpy().tolist() == [["seed", 0], ["run", "7"]]
+    assert "right" not in table.data
 
 
 def test_a_control_changes_the_picture_under_the_same_number(shown):
-    slider = IntSlider(1, 1, 5)
-    display.explore(lambda value: spectrum(float(value)), "Spectrum.", value=slider)
+    controls = {"some_value": IntSlider(1, 1, 5), "mode": Dropdown(options=["a", "b"])}
+    display.explore(lambda some_value, mode: drawn(f"{some_value}{mode}"), "Word.", **controls)
     panel, before = shown
-    assert panel["text/plain"] == "(controls: value; they need a running kernel)"
-    slider.value = 3
+    assert panel["text/plain"] == "(controls: some_value, mode; they need a running kernel)"
+    assert controls["some_value"].description == "some value"
+    controls["some_value"].value = 3
+    controls["mode"].value = "b"
     assert len(shown) == 2
-    assert shown[1]["text/html"] != before["text/html"]
-    assert shown[1]["text/plain"] == before["text/plain"] == "Figure 1. Spectrum."
+    assert "The word &quot;3b&quot;." in shown[1]["text/html"]
+    assert shown[1]["text/plain"] == before["text/plain"] == "Figure 1. Word."
 
 
-def test_a_records_provenance_names_every_device_and_convolution():
-    session = {
-        "device": "cpu",
-        "device_name": "a CPU",
-        "precision": "float32",
-        "convolutions": "Winograd",
-    }
-    record = {**session, "sessions": [session, session, {**session, "convolutions": "PyTorch"}]}
-    text = "cpu (a CPU), float32, convolutions: Winograd; then cpu (a CPU), float32, convolutions: PyTorch"
-    assert display.computed_on(record) == text
-    assert text in display.provenance("cpu", "0" * 64, record).data
-    del record["convolutions"], record["sessions"]
-    assert display.computed_on(record) == "cpu (a CPU), float32, convolutions: unknown"
-    new = display.provenance("cpu", "0" * 64).frame.set_index("")["value"]["new runs"]
-    assert new in ("float32", "bfloat16")
+def test_provenance_names_device_code_packages_data_and_the_runs_device():
+    record = {"device": "cpu", "device_name": "a CPU", "precision": "float32"}
+    record["convolutions"] = "Winograd"
+    table = display.provenance("cpu", "0" * 64, record).frame.set_index("")["value"]
+    assert table["the run's device"] == "cpu (a CPU), float32, convolutions: Winograd"
+    assert table["device"].startswith("cpu: ")
+    assert "torch 2" in table["packages"]
+    assert table["data"] == f"CIFAR-10, SHA-256 {'0' * 64}"
+    assert "the run's device" not in set(display.provenance("cpu", "0" * 64).frame[""])

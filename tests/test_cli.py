@@ -1,0 +1,198 @@
+"""The commands as they are typed: ``python -m cifarlib ...``."""
+
+import json
+import os
+import subprocess
+import sys
+
+import click
+import nbformat
+import pytest
+from filelock import FileLock
+from made_up import make_record
+
+from cifarlib import InputError, __version__, cli, project_root, records, train_notebook
+from cifarlib.params import load_params
+
+
+def command(*arguments):
+    return [sys.executable, "-m", "cifarlib", *map(str, arguments)]
+
+
+def cifarlib(*arguments, **environment):
+    options = {"cwd": project_root(), "capture_output": True, "env": {**os.environ, **environment}}
+    return subprocess.run(command(*arguments), text=True, **options)
+
+
+def test_every_option_has_a_help_text():
+    for name, each in cli.commands.commands.items():
+        options = [p for p in each.params if isinstance(p, click.Option)]
+        assert [o.name for o in options if not o.help] == [], name
+        assert each.help
+
+
+def test_the_version_and_without_a_command_the_help():
+    assert cifarlib("--version").stdout == f"cifarlib {__version__}\n"
+    assert cifarlib().stdout == cifarlib("--help").stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("status", "--runs", "fsat"), "did you mean 'fast'?"),
+        (("train", "--run", "7 6"), 'give one, or train several by make table RUNS="7 6"'),
+        (("train", "--seed", "0,1"), 'give one, or train several by make table SEEDS="0,1"'),
+        (("train", "--seed", "-1"), "seed = -1: give a number from 0"),
+        (("status", "--seeds", "a"), "seeds = 'a': give whole numbers"),
+        (("status", "--epochs", "ten"), "'ten' is not a valid integer"),
+        (("status", "--epochs", "0"), "epochs = 0: give a number from 1"),
+        (("train", "--epoch", "3"), "No such option '--epoch'. Did you mean '--epochs'?"),
+        (("stats",), "No such command 'stats'. Did you mean 'status'?"),
+        (("handin",), "Missing option '--name'"),
+        (("export", "no-such.ipynb"), "no-such.ipynb"),
+        (("data", "--data", "C:/me"), "data_folder = 'C:/me': give a folder of this machine"),
+        (("status", "--outputs", "s3://b/x"), "output_folder = 's3://b/x': give a folder of this"),
+        (("train", "--outputs", "/proc/no"), "/proc/no/fast/seed0 cannot be written"),
+    ],
+)
+def test_bad_input_is_one_line_and_an_exit_code(arguments, says):
+    done = cifarlib(*arguments)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("error: ")
+    assert says in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_runs_and_seeds_are_read_as_people_write_them(tmp_path):
+    options = ("--outputs", tmp_path, "--todo")
+    done = cifarlib("status", "--RUNS", "07, 6 fast-[cs]*", "--SEEDS", "0,1", *options)
+    runs = [line.split("\t")[0] for line in done.stdout.splitlines()]
+    names = ("run7", "run6", "fast-constant", "fast-sgd")
+    assert runs == [f"{name}/{seed}" for seed in (0, 1) for name in names]
+    assert done.stdout.splitlines()[0] == f"run7/0\t{tmp_path}/run7/seed0"
+
+
+def test_what_is_done_is_not_to_do(tmp_path):
+    make_record(tmp_path, "run7")
+    assert cifarlib("status", "--runs", "7", "--todo", "--outputs", tmp_path).stdout == ""
+
+
+def test_a_damaged_record_is_one_line(tmp_path):
+    path = tmp_path / "run7" / "seed0" / "record.json"
+    path.parent.mkdir(parents=True)
+    path.write_text("{}")
+    done = cifarlib("results", "--outputs", tmp_path)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith(f"error: {path} is damaged")
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_reader_that_has_seen_enough_ends_a_command_quietly():
+    writer = subprocess.Popen(
+        command("status"), cwd=project_root(), stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    writer.stdout.close()
+    assert writer.stderr.read() == b""
+
+
+class Screen(list):
+    """What is printed."""
+
+    def __call__(self, text, nl=True):
+        self.append(text + "\n" * nl)
+
+
+@pytest.fixture
+def screen(monkeypatch):
+    screen = Screen()
+    monkeypatch.setattr(train_notebook.click, "echo", screen)
+    return screen
+
+
+def test_a_line_of_progress_is_rewritten_on_a_terminal_alone(screen, monkeypatch):
+    monkeypatch.delenv("MAKEFLAGS", raising=False)
+    log = train_notebook.Terminal("run7 seed 0")
+    for text in ("\repoch 0", "\repoch 1", "\repoch 2", "\n\nand so on\n"):
+        log.write(text)
+    lines = ["run7 seed 0: epoch 0\n", "run7 seed 0: epoch 2\n", "run7 seed 0: and so on\n"]
+    assert screen == lines
+    screen.clear()
+    monkeypatch.setattr(train_notebook.sys.stdout, "isatty", lambda: True)
+    train_notebook.Terminal("run7 seed 0").write("\repoch 1")
+    assert screen == ["\r\033[Kepoch 1"]
+    monkeypatch.setenv("MAKEFLAGS", "-j2 --jobserver-auth=3,4")
+    assert not train_notebook.Terminal("run7 seed 0").rewrites
+
+
+def notebook(folder, *sources):
+    cells = [nbformat.v4.new_code_cell(source) for source in sources]
+    cells[0].metadata["tags"] = ["parameters"]
+    kernel = {"name": "nosuch", "display_name": "Another", "language": "python"}
+    written = nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": kernel})
+    (folder / "notebooks").mkdir(exist_ok=True)
+    nbformat.write(written, folder / "notebooks" / "train.ipynb")
+
+
+def train(outputs, **parameters):
+    train_notebook.train(load_params(7), outputs, parameters)
+
+
+def test_a_failing_cell_is_one_line(tmp_path, monkeypatch):
+    monkeypatch.setattr(train_notebook, "project_root", lambda: tmp_path)
+    fails = "from cifarlib import InputError; raise InputError(f'x = {x}: no')"
+    notebook(tmp_path, "x = 1", fails)
+    with pytest.raises(InputError, match=r"^x = 2: no$"):
+        train(tmp_path, x=2)
+    notebook(tmp_path, "x = 1", "[][x]")
+    reason = r"^IndexError: list index out of range \(the traceback is in .*/train.ipynb"
+    with pytest.raises(InputError, match=reason):
+        train(tmp_path)
+
+
+def test_only_what_differs_from_the_notebooks_own_cell_is_injected(tmp_path, monkeypatch):
+    monkeypatch.setattr(train_notebook, "project_root", lambda: tmp_path)
+    notebook(tmp_path, "epochs = 2 * 2\nseed = 0\nrun = 'fast'", "raise ValueError(epochs)")
+    with pytest.raises(InputError, match=r"^ValueError: None"):
+        train(tmp_path, epochs=None, seed=0, run="fast")
+    executed = nbformat.read(tmp_path / "run7" / "seed0" / "train.ipynb", as_version=4)
+    injected = [c for c in executed.cells if "injected-parameters" in c.metadata.get("tags", [])]
+    assert [cell.source for cell in injected] == ["# Parameters\nepochs = None\n"]
+
+
+def test_a_second_start_is_refused_and_overwrites_nothing(tmp_path):
+    folder = tmp_path / "run7" / "seed0"
+    (folder / "unfinished").mkdir(parents=True)
+    (folder / "train.ipynb").write_text("of the first")
+    with FileLock(folder / "unfinished" / ".lock"):
+        done = cifarlib("train", "--run", 7, "--outputs", tmp_path)
+    assert done.stderr.startswith(f"error: another process is training in {folder}: wait for it")
+    assert (folder / "train.ipynb").read_text() == "of the first"
+
+
+def test_training_takes_this_interpreter_and_nothing_of_an_edited_cell(copy_of_project, tmp_path):
+    project = copy_of_project(tmp_path / "clone")
+    outputs = tmp_path / "it's {mine} –"  # which Latin-1 does not have
+    path = project / "notebooks" / "train.ipynb"
+    edited = json.loads(path.read_text())
+    cell = next(c for c in edited["cells"] if "parameters" in c["metadata"].get("tags", []))
+    cell["source"] = [*cell["source"], "\nrun = 6\nepochs = 2 * 2\nprecision = 'none'"]
+    edited["metadata"]["kernelspec"]["name"] = "nosuch"  # as JupyterLab notes another environment
+    path.write_text(json.dumps(edited))
+    other = tmp_path / "kernels" / "python3" / "kernel.json"
+    other.parent.mkdir(parents=True)
+    argv = [sys.executable, "-m", "nosuch", "-f", "{connection_file}"]
+    other.write_text(json.dumps({"argv": argv, "display_name": "x", "language": "python"}))
+    environment = {**os.environ, "JUPYTER_PATH": str(tmp_path), "PYTHONIOENCODING": "latin-1"}
+    options = {"cwd": project, "env": environment | {"PYTHONPATH": str(project)}}
+    options |= {"capture_output": True, "encoding": "latin-1"}
+    given = ("--run", "7", "--stop", "1", "--images", "256", "--seed", "3", "--outputs", outputs)
+    done = subprocess.run(command("train", *given), **options)
+    assert done.returncode == 0, done.stderr
+    folder = outputs / "run7" / "seed3-stop1-images256"
+    record = records.read_record(folder)
+    lines = done.stdout.splitlines()
+    assert "executed notebook: " in lines[1]
+    assert lines[-1].startswith(f"validation {100 * record['validation_accuracy']:.2f} %, test ")
+    assert len(lines) <= 10
+    assert [path.name for path in outputs.glob("*/*/train.ipynb")] == ["train.ipynb"]
+    assert not (project / "outputs").exists()

@@ -1,0 +1,156 @@
+"""make, as people call it: what it hands on, and `make table` on real data, tiny."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from cifarlib import project_root, records, status
+from cifarlib.params import load_params
+from cifarlib.train import train
+
+BIN = Path(sys.executable).parent
+TINY = {"epochs": 1, "train_images": 128}
+LONGER = {"epochs": 2, "train_images": 128}
+
+
+def call(target, *variables, **environment):
+    given = ["SETUP=", *variables]
+    if not any(variable.startswith("BIN=") for variable in variables):
+        given.append(f"BIN={BIN}")
+    command = ["make", "--no-print-directory", target, *given]
+    options = {"cwd": project_root(), "env": {**os.environ, **environment}, "text": True}
+    return command, options
+
+
+def make(target, *variables, **environment):
+    command, options = call(target, *variables, **environment)
+    return subprocess.run(command, capture_output=True, **options)
+
+
+def pretend(folder, name, script):
+    """Put a program into a folder."""
+    folder.mkdir(exist_ok=True)
+    (folder / name).write_text(f"#!/bin/sh\n{script}\n")
+    (folder / name).chmod(0o755)
+
+
+def test_alone_it_says_what_to_type():
+    done = subprocess.run(["make"], cwd=project_root(), capture_output=True, text=True)
+    lines = done.stdout.splitlines()
+    assert lines[0].startswith("make train RUN=fast ")
+    assert max(map(len, lines)) <= 100
+    makefile = (project_root() / "Makefile").read_text()
+    (phony,) = [line for line in makefile.splitlines() if line.startswith(".PHONY:")]
+    assert {word.rstrip(",") for word in done.stdout.split()} >= set(phony.split()[2:])
+
+
+def test_a_mistyped_variable_is_refused_before_anything_runs():
+    done = make("train", "EPOCH=10", "SBATCH=--a=b --c")
+    assert (done.returncode, done.stdout) == (2, "")
+    says = "there is no variable EPOCH: `make` lists what can be given.  Stop.\n"
+    assert done.stderr.endswith(says)
+
+
+def test_values_come_as_they_are_from_the_command_line_and_from_nowhere_else(tmp_path):
+    pretend(tmp_path, "python", 'for word; do echo "$word"; done')
+    images = """it's  "mine" $HOME; `id` é.npy"""
+    others = {"RUN": "4", "NAME": "COMPUTER", "OUTPUTS": "/elsewhere"}
+    given = ("handin", f"IMAGES={images.replace('$', '$$')}", f"BIN={tmp_path}")
+    shown = make(*given, **others).stdout.splitlines()
+    assert shown[:6] == ["-m", "cifarlib", "handin", "--IMAGES", images, "--check"]
+
+
+def test_lab_and_its_terminals_know_nothing_of_make(tmp_path):
+    pretend(tmp_path, "jupyter", "env; echo $*")
+    done = make("lab", "LAB=--no-browser", "RUN=3", "DATA=x", f"BIN={tmp_path}", "-j2")
+    assert "--no-browser notebooks/start.ipynb" in done.stdout
+    names = {line.partition("=")[0] for line in done.stdout.splitlines()}
+    assert not names & {"MAKEFLAGS", "MFLAGS", "MAKELEVEL", "LAB", "RUN", "DATA", "OUTPUTS"}
+
+
+def test_slurm_without_sbatch_names_what_does_the_same(tmp_path):
+    for tool in ("make", "bash"):
+        (tmp_path / tool).symlink_to(shutil.which(tool))
+    done = make("slurm", f"OUTPUTS={tmp_path / 'out'}", PATH=str(tmp_path))
+    assert done.returncode != 0
+    assert "error: no sbatch on this machine: make table" in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("target", ["table", "slurm"])
+def test_bad_input_is_one_line_before_anything_is_fetched_or_trained(target, tmp_path):
+    pretend(tmp_path, "sbatch", "exit 1")
+    given = ("EPOCHS=0", f"OUTPUTS={tmp_path / 'out'}", f"DATA={tmp_path / 'data'}")
+    done = make(target, *given, PATH=f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    assert done.returncode != 0
+    (line,) = [line for line in done.stderr.splitlines() if not line.startswith("make")]
+    assert line == "error: epochs = 0: give a number from 1 to 100000"
+    assert not (tmp_path / "data").exists()
+
+
+def state(run, outputs, length):
+    return status.read(load_params(run, **length), outputs)
+
+
+def table(outputs, runs, epochs):
+    return ("table", f"RUNS={runs}", f"EPOCHS={epochs}", "IMAGES=128", f"OUTPUTS={outputs}")
+
+
+def test_a_failure_stops_no_other_run_and_the_second_call_repairs_it_alone(tmp_path):
+    garbage = state("run6", tmp_path, TINY).folder / "unfinished" / "checkpoint.pt"
+    garbage.parent.mkdir(parents=True)
+    garbage.write_text("garbage")
+    done = make(*table(tmp_path, "6 7", 1))
+    assert done.returncode != 0
+    assert "1 done, 1 failed" in done.stdout.splitlines()[-1]
+    assert "checkpoint.pt is damaged" in done.stderr
+    assert "checkpoint.pt is damaged" in state("run6", tmp_path, TINY).reason
+    record = state("run7", tmp_path, TINY).folder / "record.json"
+    before = record.stat().st_mtime_ns
+
+    garbage.unlink()
+    done = make(*table(tmp_path, "6 7", 1))
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("executed notebook:") == 1
+    assert done.stdout.splitlines()[-1] == "2 done"
+    assert record.stat().st_mtime_ns == before
+    assert "executed notebook:" not in make(*table(tmp_path, "6 7", 1)).stdout
+
+
+def history(folder):
+    rows = records.read_history(folder)
+    return [{k: v for k, v in row.items() if "seconds" not in k} for row in rows]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(cifar10, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("undisturbed")
+    return history(train(load_params("run7", **LONGER), cifar10, folder, device="cpu"))
+
+
+@pytest.mark.parametrize("victim", ["make", "cifarlib train", "ipykernel_launcher"])
+def test_sigkill_leaves_nothing_that_looks_done_and_the_next_call_completes_it(
+    victim, undisturbed, tmp_path
+):
+    command, options = call(*table(tmp_path, "run7", 2))
+    first = subprocess.Popen(command, stdout=subprocess.DEVNULL, **options)
+    folder = state("run7", tmp_path, LONGER).folder
+    while not (folder / "unfinished" / "checkpoint.pt").exists():
+        assert first.poll() is None
+        time.sleep(0.05)
+    for process in [psutil.Process(first.pid), *psutil.Process(first.pid).children(recursive=True)]:
+        if victim in " ".join(process.cmdline()):
+            process.send_signal(signal.SIGKILL)
+    assert not (folder / "record.json").exists()
+    second = subprocess.run(command, capture_output=True, **options)
+    first.wait()
+    assert second.returncode == 0, second.stderr
+    assert state("run7", tmp_path, LONGER).state == "done"
+    assert history(folder) == undisturbed
