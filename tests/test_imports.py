@@ -14,7 +14,7 @@ PACKAGE = Path(cifarlib.__file__).parent
 LEVELS = (
     "__init__ params records provenance data preprocess whitening model device.choice",
     "loop checkpoint device",
-    "train train_notebook images own_images pickled_arrays predict status benchmark",
+    "train train_notebook images predict status benchmark",
     "report handin",
     "cli __main__",
 )

@@ -38,11 +38,8 @@ VERDICTS = {  # of a claim, or, below three seeds, its mark: colour and marker
     ("below zero", "below"): (PURPLE, "v"),
 }
 MODES = ("channel", "image-channel", "length")  # of normalisation
-STYLE = {
-    **sns.axes_style("whitegrid"),
-    **sns.plotting_context("paper", font_scale=0.83),  # type of 7.3 to 8 points
-    **{"axes.spines.top": False, "axes.spines.right": False, "svg.hashsalt": "cifarlib"},
-}
+STYLE = sns.axes_style("whitegrid") | sns.plotting_context("paper", font_scale=0.83)  # 7.3-8 pt
+STYLE |= {"axes.spines.top": False, "axes.spines.right": False, "svg.hashsalt": "cifarlib"}
 styled = matplotlib.rc_context(STYLE)  # as a decorator: for the figure, not for the user's session
 
 
