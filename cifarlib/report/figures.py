@@ -261,19 +261,23 @@ def _calibration(axes: Axes, logits: np.ndarray, labels: np.ndarray) -> None:
 
 
 @styled
-def run_panels(logits: np.ndarray, labels: np.ndarray, history: Sequence[dict] = ()) -> Figure:
-    """What became of a run: accuracy over the epochs, and of its answers confusion, accuracy of
-    each class, and calibration; without ``history`` the last three."""
+def run_panels(
+    logits: np.ndarray, labels: np.ndarray, history: Sequence[dict] = (), layout: str = ""
+) -> Figure:
+    """What became of a run: accuracy over the epochs (A), and of its answers confusion (B),
+    accuracy of each class (C) and calibration (D). layout: a mosaic of these letters, rows apart by
+    ";"; all of them, without ``history`` the last three, where it is not given."""
     right = right_answers(logits, labels)
-    alt = f"Confusion, accuracy of each class and calibration: {right.sum():,} of {len(right):,} "
-    figure = new_figure(5.3 if history else 4.3, alt + "answers are right.")
-    panels = figure.subplot_mosaic("AB;CD" if history else "BC;BD")
-    if history:
+    layout = layout or ("AB;CD" if history else "BC;BD")
+    alt = f"Charts of a network's answers, of which {right.sum():,} of {len(right):,} are right."
+    figure = new_figure(0.4 + 2.4 * len(layout.split(";")), alt)
+    panels = figure.subplot_mosaic(layout)
+    if "A" in panels:
         _curves(panels["A"], history, "accuracy", 100)
         panels["A"].set(ylabel="accuracy (%)", title="Accuracy in training")
-    _confusion(panels["B"], logits, labels)
-    _class_accuracy(panels["C"], logits, labels)
-    _calibration(panels["D"], logits, labels)
+    for letter, draw in {"B": _confusion, "C": _class_accuracy, "D": _calibration}.items():
+        if letter in panels:
+            draw(panels[letter], logits, labels)
     return figure
 
 
