@@ -201,14 +201,15 @@ def export(notebook: str, to: tuple[str, ...], folder: str | None) -> None:
 @commands.command()
 @click.option("--name", required=True, help="First_Last: the name of the zip.")
 @takes("run", "seeds", "images", "layout", "data", "outputs", images=OWN_IMAGES)
+@click.option("--no-views", is_flag=True, help="See each image once, not in six views.")
 @click.option("--check", is_flag=True, help="Only look whether all is there but the report.")
-def handin(name, run, seeds, images, layout, data, outputs, check) -> None:
+def handin(name, run, seeds, images, layout, data, outputs, no_views, check) -> None:
     """Make one zip of all that is handed in, tried out."""
     from cifarlib.handin import hand_in
 
-    seed = (numbers(seeds) or [None])[0]
-    run = load_params(run).run
-    path = hand_in(name, run, images, layout, outputs, data, check, seed=seed)
+    folders = {"output_folder": outputs, "data_folder": data}
+    asked = (name, run, numbers(seeds), images, layout)
+    path = hand_in(*asked, views=not no_views, check=check, **folders)
     if path:
         size = f"{path.stat().st_size / 1e6:.1f} MB"
         click.echo(f"{path} ({size}): unpacked, it made the same predictions again")

@@ -11,27 +11,15 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from cifarlib import plural, records
-from cifarlib.params import (
-    DECAY_EPOCHS,
-    PAPER_EPOCHS,
-    TRAIN_IMAGES,
-    RunParams,
-    load_params,
-    run_names,
-)
+from cifarlib import params, plural, records
+from cifarlib.params import PAPER_EPOCHS, TRAIN_IMAGES, RunParams, load_params, run_names
 from cifarlib.provenance import MADE_ON, made_on
 from cifarlib.report.claims import PAPER_RUNS, arms_of, published
 
 # what a record counts as having where it names none
 SETTINGS = RunParams("").settings() | {"training_version": 1}
-SHARES = [
-    "validation_accuracy",
-    "test_accuracy",
-    "held_out_accuracy",
-    "validation_accuracy_views",
-    "test_accuracy_views",
-]
+SHARES = ["validation_accuracy", "test_accuracy", "held_out_accuracy"]
+SHARES += ["validation_accuracy_views", "test_accuracy_views"]
 # that a frame has, beside the parameters, even where there is no record
 COLUMNS = (
     *SHARES,
@@ -104,7 +92,7 @@ def _is_toy(row: dict, own: RunParams) -> bool:
     is_small = row["train_images"] < own.train_images or row["epochs"] < own.epochs
     low_after = row["epochs"] - 1
     if row["schedule"] == "step":
-        low_after = 3 * DECAY_EPOCHS / PAPER_EPOCHS * row["epochs"]
+        low_after = 3 * params.DECAY_EPOCHS / PAPER_EPOCHS * row["epochs"]
     end = own.stop_epoch or own.epochs
     return is_small or (row["epochs_trained"] < end and row["epochs_trained"] <= low_after)
 
@@ -117,10 +105,8 @@ def of_paper(frame: pd.DataFrame) -> pd.DataFrame:
     """
     named = _comparable(frame, [*PAPER_RUNS, *arms_of("paper")])
     named = named[named["epochs"] == PAPER_EPOCHS]
-    if named.empty:
-        return named
-    lengths = named.groupby("epochs_trained")["run"].nunique()
-    return named[named["epochs_trained"] == lengths[lengths == lengths.max()].index.max()]
+    runs = named.groupby("epochs_trained")["run"].nunique()
+    return named[named["epochs_trained"] == runs[runs == runs.max()].index.max()]
 
 
 def of_fast(frame: pd.DataFrame) -> pd.DataFrame:
@@ -132,10 +118,11 @@ def of_fast(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def _comparable(frame: pd.DataFrame, runs: list[str]) -> pd.DataFrame:
-    chosen = frame[frame["run"].isin(runs) & (frame["changes"] == "") & ~frame["toy"]]
-    chosen = chosen[chosen["train_images"] == TRAIN_IMAGES]
-    order = chosen["run"].map({run: place for place, run in enumerate(dict.fromkeys(runs))})
-    return chosen.assign(order=order).sort_values(["order", "seed"]).drop(columns="order")
+    chosen = frame[(frame["changes"] == "") & ~frame["toy"]]
+    chosen = chosen[chosen["run"].isin(runs) & (chosen["train_images"] == TRAIN_IMAGES)]
+    places = {run: place for place, run in enumerate(dict.fromkeys(runs))}
+    order = np.lexsort([chosen["seed"].astype(int), chosen["run"].map(places).astype(int)])
+    return chosen.iloc[order]
 
 
 def others(frame: pd.DataFrame) -> pd.DataFrame:

@@ -257,19 +257,15 @@ def environment(paper: pd.DataFrame, fast: pd.DataFrame, caption: str) -> Table:
     """Say what the records of each comparison were made with; several values where they differ."""
     columns = {}
     for name, compared in {"paper's schedule": paper, "fast recipe": fast}.items():
-        packages = pd.DataFrame(list(compared["packages"]))
-        versions = [f"{k} {' / '.join(sorted(set(v.dropna())))}" for k, v in packages.items()]
-        columns[name] = {
-            "records": str(len(compared)),
-            "devices": "; ".join(sorted(set(compared["device_name"]))),
-            "precision": ", ".join(sorted(set(compared["precision"]))),
-            "convolutions": ", ".join(sorted(set(compared["convolutions"]))),
-            "packages": ", ".join(versions),
-            "commits": ", ".join(sorted({str(commit)[:10] for commit in compared["commit"]})),
-            "data, SHA-256": ", ".join(sorted({sha[:16] for sha in compared["data_sha256"]})),
-            "training time": duration(compared["training_seconds"].sum()),
-        }
-    return Table(pd.DataFrame(columns).rename_axis("").reset_index(), caption, "tbl-environment")
+        of_records = compared[["device_name", "precision", "convolutions"]].astype(str)
+        of_records = of_records.join(pd.DataFrame(list(compared["packages"]), compared.index))
+        of_records["commit"] = compared["commit"].astype(str).str[:10]
+        of_records["data, SHA-256"] = compared["data_sha256"].str[:16]
+        values = {k: ", ".join(sorted(set(v.dropna()))) for k, v in of_records.items()}
+        time = duration(compared["training_seconds"].sum())
+        columns[name] = {"records": str(len(compared)), **values, "training time": time}
+    frame = pd.DataFrame(columns).fillna("–").rename_axis("").reset_index()
+    return Table(frame, caption, "tbl-environment")
 
 
 def accuracies(compared: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -285,15 +281,12 @@ def accuracies(compared: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
 
 def histories(compared: pd.DataFrame) -> pd.DataFrame:
     """Return what figures.loss_curves draws: the histories of Table 1's runs below each other."""
-    chosen = compared[compared["run"].isin(PAPER_RUNS)]
-    if chosen.empty:
-        raise InputError("there is no record of the paper's seven runs yet")
     frames = []
-    for row in chosen.itertuples():
-        history = pd.DataFrame(records.read_history(row.folder))
-        frames.append(
-            history.assign(run=row.run, seed=row.seed, label_smoothing=row.label_smoothing)
-        )
+    for row in compared[compared["run"].isin(PAPER_RUNS)].itertuples():
+        history = pd.DataFrame(records.read_history(row.folder)).assign(run=row.run, seed=row.seed)
+        frames.append(history.assign(label_smoothing=row.label_smoothing))
+    if not frames:
+        raise InputError("there is no record of the paper's seven runs yet")
     return pd.concat(frames, ignore_index=True)
 
 

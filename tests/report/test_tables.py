@@ -109,7 +109,7 @@ def test_costs_and_environment_come_from_the_records(both, none):
     assert rows.loc["run 7, the paper", "time and device"] == "45 min on NVIDIA A100"
     assert len(tables.costs(none.paper, none.fast, "").frame) == 1
     made = tables.environment(both.paper, both.fast, "").frame.set_index("")
-    assert made.loc["commits"].tolist() == ["1" * 10] * 2
+    assert made.loc["commit"].tolist() == ["1" * 10] * 2
     assert made.loc["records"].tolist() == ["7", str(len(both.fast))]
     assert tables.made(both.frame) == "28 November 2026 (newest record) · Code, commit `1111111111`"
     assert tables.made(none.frame, "https://x.org") == "[Code](https://x.org)"
