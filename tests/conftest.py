@@ -58,6 +58,15 @@ def tiny_run(tmp_path_factory: pytest.TempPathFactory, cifar10: Cifar10) -> Path
 
 
 @pytest.fixture(scope="session")
+def two_runs(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory, cifar10: Cifar10) -> Path:
+    """An output folder with ``tiny_run`` and the same of seed 1."""
+    outputs = tmp_path_factory.mktemp("two") / "outputs"
+    shutil.copytree(tiny_run.parents[1], outputs)
+    train(load_params(7, seed=1, epochs=2, train_images=256), cifar10.head(256, 200, 1000), outputs)
+    return outputs
+
+
+@pytest.fixture(scope="session")
 def copy_of_project() -> Callable[[Path], Path]:
     """Makes a copy of what a clone holds, with the data, that a test may change."""
 

@@ -1,26 +1,24 @@
+import os
+import re
 import shutil
-import subprocess
-import zipfile
 
 import numpy as np
 import pytest
 
-from cifarlib import InputError, handin, predict, records
+from cifarlib import InputError, handin, predict
 
 
 @pytest.fixture
-def outputs(tiny_run, tmp_path):
-    """An output folder with one finished run, its executed notebook, and the report of
-    First_Last."""
+def outputs(two_runs, tmp_path):
+    """Two finished runs, one with its executed notebook, and the report of First_Last."""
     folder = tmp_path / "outputs"
-    shutil.copytree(tiny_run.parents[1], folder)
-    run = next(folder.glob("run7/*"))
-    (run / "train.ipynb").write_text("{}")
-    (folder / "handin" / "First_Last").mkdir(parents=True)
-    for kind in ("pdf", "html", "ipynb"):
-        (folder / "handin" / "First_Last" / f"report.{kind}").write_bytes(b"a report")
-    (folder / "handin" / "First_Last" / "tex").mkdir()
-    (folder / "handin" / "First_Last" / "tex" / "report.tex").write_text("a report")
+    shutil.copytree(two_runs, folder)
+    (next(folder.glob("run7/seed0*")) / "train.ipynb").write_text("{}")
+    report = folder / "handin" / "First_Last"
+    (report / "tex").mkdir(parents=True)
+    for file in handin.REPORT:
+        (report / file).write_text("a report")
+        os.utime(report / file, (0, 0))  # dated 1970, as reproducible builds do
     return folder
 
 
@@ -32,100 +30,88 @@ def private(small, tmp_path):
     return tmp_path / "private.npy"
 
 
-def test_the_zip_holds_all_that_is_asked_for_and_its_sums_hold(outputs, private, small, tmp_path):
-    path = handin.hand_in("First_Last", "run7", private, output_folder=outputs)
+def test_the_zip_holds_all_and_the_mean_over_the_seeds_by_views(outputs, private, small, tmp_path):
+    path = handin.hand_in("First_Last", 7, [0, 1], private, output_folder=outputs)
     assert path == outputs / "handin" / "First_Last.zip"
     shutil.unpack_archive(path, tmp_path / "unpacked")
     root = tmp_path / "unpacked" / "First_Last"
-    names = {str(p.relative_to(root)) for p in root.rglob("*") if p.is_file()}
-    (model,) = (root / "saved_models").iterdir()
-    assert {
+    names = {str(file.relative_to(root)) for file in root.rglob("*") if file.is_file()}
+    folders = predict.find_models(7, [0, 1], output_folder=outputs)
+    models = [f"run7-{folder.name}" for folder in folders]
+    assert names >= {
         "predictions.npy",
         "predictions.csv",
+        "predictions.txt",
         "report.pdf",
         "report.html",
+        "tex/report.tex",
         "README.md",
         "code/README.md",
         "code/Makefile",
-        "tex/report.tex",
         "code/cifarlib/train.py",
         "code/params/run7.yaml",
+        "code/notebooks/train.ipynb",
         "notebooks/report.ipynb",
-        f"notebooks/train-{model.name}.ipynb",
-    } <= names
-    assert {p.name for p in model.iterdir()} >= {
-        "model.safetensors",
-        "record.json",
-        "history.csv",
-        "log.txt",
+        f"notebooks/train-{models[0]}.ipynb",
+        *[f"saved_models/{model}/record.json" for model in models],
+        *[f"saved_models/{model}/model.safetensors" for model in models],
     }
     assert not any("__pycache__" in name or "/." in name for name in names)
-    done = subprocess.run(
-        ["sha256sum", "--check", "--strict", "SHA256SUMS"], cwd=root, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count(": OK") == len(names) - 1
-    network, description = predict.load_model(next(outputs.glob("run7/*")))
-    expected = predict.logits_of(network, description, small.test.images[:50]).softmax(1)
-    probabilities = np.load(root / "predictions.npy")
-    assert probabilities.shape == (50, 10)
-    # the record's precision may be bfloat16
-    np.testing.assert_allclose(probabilities, expected, atol=0.02)
+    networks = [predict.load_model(folder, "cpu") for folder in folders]
+    single = [net.logits(small.test.images[:50], views=True).softmax(1) for net in networks]
+    np.testing.assert_allclose(np.load(root / "predictions.npy"), sum(single) / 2, atol=1e-6)
+    readme = (root / "README.md").read_text()
+    assert "averaged over" in readme
+    assert "by six test-time views of each image" in readme
+    assert len(re.findall(r"run7/seed\S+ +2 +256 +[\d.]+ %", readme)) == 2
+    assert re.search(r"mean of these 2 +[\d.]+ %", readme)
+    assert f"--model ../saved_models/{models[1]} --views" in readme
 
 
-def test_without_images_the_test_images_are_predicted(outputs, monkeypatch, small):
+def test_one_seed_without_views_on_the_test_images(outputs, monkeypatch, small):
     monkeypatch.setattr(handin, "load_cifar10", lambda _: small)
-    monkeypatch.setattr(handin, "_predict_again", lambda *_: None)
-    path = handin.hand_in("First_Last", "run7", output_folder=outputs)
-    with zipfile.ZipFile(path) as archive, archive.open("First_Last/predictions.npy") as file:
-        assert np.load(file).shape == (100, 10)
+    path = handin.hand_in("First_Last", output_folder=outputs, views=False)
+    shutil.unpack_archive(path, outputs / "unpacked")
+    root = outputs / "unpacked" / "First_Last"
+    assert np.load(root / "predictions.npy").shape == (100, 10)
+    assert "without test-time views" in (root / "README.md").read_text()
+    assert "mean of" not in (root / "README.md").read_text()
 
 
-def test_a_zip_whose_code_predicts_something_else_is_not_left(outputs, private, monkeypatch):
-    monkeypatch.setattr(handin, "AGAIN", handin.AGAIN.replace("softmax(1)", "softmax(0)"))
-    with pytest.raises(InputError, match="other predictions"):
-        handin.hand_in("First_Last", "run7", private, output_folder=outputs)
-    monkeypatch.setattr(handin, "AGAIN", "raise ValueError('no such thing')")
-    with pytest.raises(InputError, match="could not predict again: ValueError: no such thing"):
-        handin.hand_in("First_Last", "run7", private, output_folder=outputs)
-    assert not list((outputs / "handin").glob("*.zip"))
-    assert [p.name for p in (outputs / "handin").iterdir()] == ["First_Last"]
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ("answers = answers.flip(1)", "makes other predictions than those beside it"),
+        ("raise ValueError('no such thing')", "could not predict again: ValueError: no such thing"),
+        ("os.kill(os.getpid(), 9)", "could not predict again: it ended with -9"),
+    ],
+)
+def test_a_zip_that_fails_its_proof_is_not_left(line, says, outputs, private, monkeypatch):
+    lay_out = handin._lay_out
+
+    def lay_out_with_a_fault(root, *others):
+        models = lay_out(root, *others)
+        code = root / "code" / "cifarlib" / "predict.py"
+        mean = "    answers = torch.stack(shares).mean(0)\n"
+        assert mean in code.read_text()
+        code.write_text(code.read_text().replace(mean, f"{mean}    {line}\n"))
+        return models
+
+    monkeypatch.setattr(handin, "_lay_out", lay_out_with_a_fault)
+    with pytest.raises(InputError, match=says):
+        handin.hand_in("First_Last", 7, None, private, output_folder=outputs)
+    assert [path.name for path in (outputs / "handin").iterdir()] == ["First_Last"]
 
 
 def test_what_is_missing_is_said_before_anything_is_built(outputs, private, tmp_path):
     (outputs / "handin" / "First_Last" / "report.pdf").unlink()
-    (outputs / "handin" / "First_Last" / "report.html").unlink()
-    with pytest.raises(InputError, match=r"missing: .*report\.pdf, .*report\.html"):
-        handin.hand_in("First_Last", "run7", private, output_folder=outputs)
-    assert handin.hand_in("First_Last", "run7", private, output_folder=outputs, check=True) is None
+    with pytest.raises(InputError, match=r"no report\.pdf in .*First_Last: `make handin` makes"):
+        handin.hand_in("First_Last", 7, None, private, output_folder=outputs)
+    assert handin.hand_in("First_Last", 7, None, private, output_folder=outputs, check=True) is None
     for name in ("", "A B", "../x", "Ümit'"):
         with pytest.raises(InputError, match="letters, digits"):
-            handin.hand_in(name, "run7", output_folder=outputs)
-    with pytest.raises(InputError, match="run = run6 is not done: `make train RUN=6`"):
-        handin.hand_in("A", "run6", output_folder=outputs)
-    with pytest.raises(
-        InputError, match="run = run7, seed = 3 is not done: `make train RUN=7 SEED=3`"
-    ):
-        handin.hand_in("A", "run7", output_folder=outputs, seed=3)
+            handin.hand_in(name, output_folder=outputs)
+    with pytest.raises(InputError, match=r"seed 3 in .*: `make train RUN=7 SEED=3` .*; one took"):
+        handin.hand_in("A", 7, [0, 3], output_folder=outputs)
     with pytest.raises(InputError, match="there is no such file"):
-        handin.hand_in("A", "run7", tmp_path / "none.npy", output_folder=outputs, check=True)
-    next(outputs.glob("run7/*/train.ipynb")).unlink()
-    with pytest.raises(
-        InputError,
-        match=r"no weights or no executed notebook .*: `make train RUN=7 SEED=0 EPOCHS=\d+`",
-    ):
-        handin.hand_in("A", "run7", output_folder=outputs)
-
-
-def test_of_several_records_the_longest_is_taken(outputs):
-    run = next(outputs.glob("run7/*"))
-    record = records.read_record(run)
-    for seed, trained in ((1, 5), (0, 5), (2, 3)):
-        folder = shutil.copytree(run, run.with_name(f"seed{seed}-other"))
-        text = (folder / "record.json").read_text()
-        text = text.replace(
-            f'"epochs_trained": {record["epochs_trained"]}', f'"epochs_trained": {trained}'
-        )
-        (folder / "record.json").write_text(text.replace('"seed": 0', f'"seed": {seed}', 1))
-    assert handin.find_run("run7", outputs).name == "seed0-other"
-    assert handin.find_run("run7", outputs, seed=2, epochs=None).name == "seed2-other"
+        handin.hand_in("A", 7, None, tmp_path / "none.npy", output_folder=outputs, check=True)

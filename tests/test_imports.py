@@ -1,87 +1,64 @@
-"""Who may import whom: data flows one way, and a room beside the core is entered from above
-alone."""
+"""Data flows one way, through five levels, and what need not know torch does not load it."""
 
 import ast
-import itertools
+import subprocess
+import sys
 from pathlib import Path
+
+import pytest
 
 import cifarlib
 
 PACKAGE = Path(cifarlib.__file__).parent
-CORE = ("params", "data", "preprocess", "whitening", "model", "loop", "train", "records")
-# a module may import modules of earlier lines, and of its own line as long as there is no cycle
+# A module imports modules of earlier levels and, without a cycle, of its own.
 LEVELS = (
-    ("",),
-    ("params", "records", "tensor_files", "pickled_arrays", "fetch", "provenance", "model"),
-    ("data", "preprocess", "whitening"),
-    ("own_images",),
-    ("loop",),
-    ("checkpoint", "device"),
-    ("train", "predict", "status", "train_notebook"),
-    ("handin",),
-    ("benchmark",),
-    ("report",),
-    ("cli",),
-    ("__main__",),
+    "__init__ params records provenance data preprocess whitening model device.choice",
+    "loop checkpoint device",
+    "train train_notebook images predict status benchmark",
+    "report handin",
+    "cli __main__",
 )
+LEVEL = {room: number for number, rooms in enumerate(LEVELS) for room in rooms.split()}
 
 
-def modules() -> dict[str, Path]:
-    """ "device.choice" and so on to its file; "" is the package itself."""
-    names = {}
-    for path in PACKAGE.rglob("*.py"):
-        parts = path.relative_to(PACKAGE).with_suffix("").parts
-        names[".".join(part for part in parts if part != "__init__")] = path
-    return names
+def name_of(path: Path) -> str:
+    return ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix(".__init__")
 
 
-def imports_of(path: Path, known: dict[str, Path]) -> set[str]:
-    """The modules of this package that a file imports anywhere, inside functions too."""
-    found = set()
-    for node in ast.walk(ast.parse(path.read_text())):
-        names = []
-        if (
-            isinstance(node, ast.ImportFrom)
-            and node.module
-            and node.module.partition(".")[0] == "cifarlib"
-        ):
-            names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+def imports_of(path: Path) -> set[str]:
+    """The modules that a file imports anywhere, inside functions too."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom):
+            names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
         elif isinstance(node, ast.Import):
-            names = [
-                alias.name for alias in node.names if alias.name.partition(".")[0] == "cifarlib"
-            ]
-        found |= {name.removeprefix("cifarlib").removeprefix(".") for name in names} & set(known)
-    return found
+            names |= {alias.name for alias in node.names}
+    return {name.removeprefix("cifarlib.") for name in names}
 
 
-KNOWN = modules()
-IMPORTS = {name: imports_of(path, KNOWN) - {name} for name, path in KNOWN.items()}
+FILES = {name_of(path): path for path in PACKAGE.rglob("*.py")}
+LEVEL_OF = {name: LEVEL.get(name, LEVEL.get(name.partition(".")[0])) for name in FILES}
+IMPORTS = {name: (imports_of(path) & set(FILES)) - {name} for name, path in FILES.items()}
 
 
-def level(name: str) -> int:
-    room = name.partition(".")[0]
-    return next(number for number, rooms in enumerate(LEVELS) if room in rooms)
-
-
-def test_no_arrow_points_upwards():
-    upwards = [(a, b) for a, names in IMPORTS.items() for b in names if level(a) < level(b)]
-    assert upwards == []
-
-
-def test_there_is_no_cycle():
-    left = {name: set(names) for name, names in IMPORTS.items()}
-    while ready := [name for name, names in left.items() if not names & set(left)]:
-        for name in ready:
-            del left[name]
+def test_no_arrow_points_upwards_and_there_is_no_cycle():
+    assert {"loop", "records", "device.cuda_graph"} <= IMPORTS["train"]  # the walk sees imports
+    assert [name for name, level in LEVEL_OF.items() if level is None] == []
+    arrows = [(a, b) for a, names in IMPORTS.items() for b in names]
+    assert [(a, b) for a, b in arrows if LEVEL_OF[a] < LEVEL_OF[b]] == []
+    left = dict(IMPORTS)
+    while ready := {name for name, names in left.items() if not names & set(left)}:
+        left = {name: names for name, names in left.items() if name not in ready}
     assert left == {}
+    assert IMPORTS["report.export"] == set()
 
 
-def test_the_walk_sees_imports():
-    """Or the two tests above would pass on nothing."""
-    assert {"loop", "records", "device.choice", "device.cuda_graph"} <= IMPORTS["train"]
-    assert "report.export" in IMPORTS["cli"]
-
-
-def test_the_core_is_read_in_one_sitting():
-    lines = [len((PACKAGE / f"{name}.py").read_text().splitlines()) for name in (*CORE, "__init__")]
-    assert sum(lines) <= 1150, dict(itertools.zip_longest((*CORE, "__init__"), lines))
+@pytest.mark.parametrize(
+    "command",
+    ["-m cifarlib --help", "-c import\tcifarlib.report.results,cifarlib.report.claims"],
+)
+def test_torch_is_loaded_only_where_it_is_needed(command):
+    command = [sys.executable, "-X", "importtime", *command.split(" ")]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    assert "cifarlib" in done.stderr
+    assert "torch" not in done.stderr

@@ -15,7 +15,7 @@ from cifarlib import InputError, records
 from cifarlib.loop import Lookahead, Training, accuracy, make_optimizer, mean_loss, train_step
 from cifarlib.model import build_model
 from cifarlib.params import load_params, run_names
-from cifarlib.predict import load_model, logits_of
+from cifarlib.predict import load_model
 from cifarlib.preprocess import Normalizer, channel_statistics, make_normalizer
 from cifarlib.train import Diverged, Interrupted, estimate_epoch_seconds, train
 
@@ -93,12 +93,11 @@ def test_the_log_has_the_papers_format(undisturbed):
 
 
 def test_the_saved_model_gives_the_saved_predictions(undisturbed, small):
-    precision = records.read_record(undisturbed)["precision"]
-    model, description = load_model(undisturbed, "cpu", precision)
-    logits = logits_of(model, description, small.test.images, precision)
+    trained = load_model(undisturbed, "cpu")
+    logits = trained.logits(small.test.images)
     saved = torch.from_numpy(records.read_predictions(undisturbed)["test"])
     torch.testing.assert_close(logits.clamp(-65504, 65504), saved, rtol=2e-3, atol=2e-3)
-    assert description["classes"][3] == "cat"
+    assert trained.description["classes"][3] == "cat"
 
 
 def test_the_whitening_layer_stays_and_its_bias_moves(undisturbed):

@@ -629,12 +629,13 @@ def covariances(before: Tensor, after: Tensor) -> Figure:
 def benchmark_bars(
     seconds: dict[str, Sequence[float]],
     base: str,
-    faster: dict[str, float],
     ours: Collection[str] = (),
 ) -> Figure:
     """Median seconds of an epoch of each contestant with smallest and largest repeat, on a log
     axis; on the bars, how many times as fast ``base`` is; hatched: ``base`` and those of
     ``ours``."""
+    seconds = {name: np.array(values) for name, values in seconds.items()}
+    faster = {name: np.median(values / seconds[base]) for name, values in seconds.items()}
     low, medians, high = np.transpose([(min(s), np.median(s), max(s)) for s in seconds.values()])
     words = [f"{median:,.{0 if median >= 100 else 2}f} s" for median in medians]
     alt = f"Bars of seconds an epoch: {', '.join(map(' '.join, zip(seconds, words, strict=True)))}."

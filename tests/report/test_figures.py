@@ -96,9 +96,7 @@ def drawn(cifar10):
         "contrasts": figures.contrasts(
             [figures.Contrast(f"claim: {c}", 1.0, (0.5, 1.5), 0.8, c) for c in conclusions]
         ),
-        "benchmark_bars": figures.benchmark_bars(
-            {"ours": [1.0, 1.1], "plain": [2.0, 2.2]}, "ours", {"plain": 2.0}
-        ),
+        "benchmark_bars": figures.benchmark_bars({"ours": [1.0, 1.1], "plain": [2.0, 2.2]}, "ours"),
         "stacked_shares": figures.stacked_shares(
             {"ours": dict(zip("abcdefg", range(1, 8), strict=True))}, "s"
         ),

@@ -1,0 +1,139 @@
+"""The benchmark is fair, times what it says and leaves a record; its notebook is an article."""
+
+import json
+import subprocess
+import sys
+import time
+
+import nbformat
+import psutil
+import pytest
+import torch
+
+from cifarlib import InputError, benchmark, project_root, records
+from cifarlib.benchmark import BASE, BEST, NAMES, ONCE, PLAIN, SINGLE
+from cifarlib.device.choice import pick_precision
+from cifarlib.loop import train_epoch
+from cifarlib.params import load_params
+from cifarlib.preprocess import crop_and_flip
+from cifarlib.train import train
+
+PARAMS = load_params("run7-mean", batch_size=8, train_images=16, epochs=1)
+
+
+@pytest.fixture
+def made(small):
+    """What each contestant trains, by its name."""
+    split = small.train.head(16)
+    cpu = torch.device("cpu")
+    return {name: benchmark.make_training(name, PARAMS, split, cpu) for name in NAMES}
+
+
+def test_all_start_from_one_network_and_train_as_many_images(made, small):
+    start = {key: value.clone() for key, value in made[BASE].model.state_dict().items()}
+    for name, training in made.items():
+        assert all(value.equal(start[k]) for k, value in training.model.state_dict().items()), name
+        assert type(training.optimizer) is type(made[BASE].optimizer)
+        before = start["net.2.norm1.num_batches_tracked"].item()
+        if name in (BASE, ONCE):
+            train_epoch(training, 1)
+        else:
+            loader = benchmark.make_loader(name, small.train.head(16), training, 0)
+            benchmark.train_on(loader, training, 1)
+        assert training.model.net[2].norm1.num_batches_tracked == before + 2, name
+        assert not training.model.state_dict()["net.7.weight"].equal(start["net.7.weight"]), name
+
+
+def test_each_is_what_it_is_called(made):
+    ours = getattr(torch, pick_precision(torch.device("cpu")))
+    assert {name: training.dtype for name, training in made.items()} == (
+        dict.fromkeys(NAMES, ours) | {SINGLE: torch.float32, PLAIN: torch.float32}
+    )
+    assert made[BEST].model.net[3].conv1.weight.is_contiguous(memory_format=torch.channels_last)
+    assert made[PLAIN].model.net[3].conv1.weight.is_contiguous()
+    assert "FastConvolution" not in repr(made[BEST].model)
+    assert (made[BASE].params, made[ONCE].params.augmentation) == (PARAMS, "once")
+
+
+def test_ours_trains_a_runs_own_epoch_bit_for_bit(made, small, tmp_path):
+    folder = train(PARAMS, small.head(16, 8, 8), tmp_path, device="cpu")
+    trained, _ = records.load_model(folder / "model.safetensors")
+    train_epoch(made[BASE], 1)
+    state = made[BASE].model.state_dict()
+    assert all(value.equal(trained[key]) for key, value in state.items())
+
+
+@pytest.mark.parametrize("name", [SINGLE, PLAIN])
+def test_the_others_make_our_crops(name, made, small):
+    few, normalizer = small.train.head(4), made[name].normalizer
+    every = torch.cartesian_prod(*(torch.arange(*ends) for ends in ((4,), (-4, 5), (-4, 5), (2,))))
+    images = few.images.contiguous(memory_format=torch.channels_last)
+    ours = crop_and_flip(images, normalizer, every[:, 0], every[:, 1:], "reflect").flatten(1)
+    loader = benchmark.make_loader(name, few, made[name], 0)
+    seen = set()
+    for x, y in [*loader, *loader]:
+        distances = torch.cdist(x.flatten(1), ours, compute_mode="donot_use_mm_for_euclid_dist")
+        distance, at = distances.min(1)
+        assert distance.max() < 1e-3
+        assert y.equal(few.labels[every[at, 0]])
+        seen |= set(at.tolist())
+    assert len(seen) > 8  # drawn anew, image by image
+
+
+def test_a_contestant_ends_with_a_measurement_that_is_killed():
+    code = "from cifarlib import benchmark; benchmark.measure('cpu', images=128, rounds=10**6)"
+    with subprocess.Popen([sys.executable, "-c", code]) as process:
+        contestants = []
+        while not contestants:
+            time.sleep(0.1)
+            children = psutil.Process(process.pid).children()
+            contestants = [child for child in children if "python" in child.name()]
+        process.kill()
+    assert psutil.wait_procs(contestants, timeout=60)[1] == []
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"rounds": 0}, {"rounds": "5"}, {"images": 5}, {"device": "tpu"}]
+)
+def test_bad_input_is_refused_before_anything_is_measured(wrong):
+    (name,) = wrong
+    with pytest.raises(InputError, match=f"{name.replace('images', 'train_images')} = "):
+        benchmark.measure(**wrong)
+
+
+def test_ratios_compare_neighbours_in_time():
+    record = {"images_per_second": {SINGLE: [50.0, 50.0, 100.0], BASE: [200.0, 100.0, 400.0]}}
+    assert benchmark.ratios(record)[SINGLE].tolist() == [4, 2, 4]
+    assert benchmark.epoch_seconds(record)[BASE].tolist() == [200, 400, 100]
+    assert benchmark.table(record).loc[SINGLE, "ours is faster by"] == "4.00 (2.00 to 4.00)"
+
+
+def test_the_committed_records_can_be_read_and_a_damaged_one_is_named(tmp_path):
+    committed = benchmark.recorded()
+    assert {record["device_name"] for record in committed} >= {"AMD EPYC, 2 threads"}
+    assert all(list(benchmark.table(record).index) == list(NAMES) for record in committed)
+    (tmp_path / "benchmark").mkdir()
+    (tmp_path / "benchmark" / "cpu.json").write_text("{}")
+    with pytest.raises(InputError, match=r"cpu\.json is damaged"):
+        benchmark.recorded(tmp_path)
+
+
+def test_the_notebook_measures_a_round_and_leaves_a_record(tmp_path):
+    given = {"images": 128, "rounds": 1, "device": "cpu", "output_folder": tmp_path}
+    pairs = [part for name, value in given.items() for part in ("-p", name, str(value))]
+    notebook = project_root() / "notebooks" / "benchmark.ipynb"
+    command = [sys.executable, "-m", "papermill", notebook, "out.ipynb", *pairs]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    (path,) = (tmp_path / "benchmark").glob("cpu-*-short.json")
+    record = json.loads(path.read_text())
+    assert {name: len(rates) for name, rates in record["images_per_second"].items()} == (
+        dict.fromkeys(NAMES, 1)
+    )
+    assert benchmark.recorded(tmp_path) == []  # a short one does not pass for a full one
+    cells = nbformat.read(tmp_path / "out.ipynb", 4).cells
+    outputs = [output for cell in cells for output in cell.get("outputs", [])]
+    shown = "".join("".join(output.get("data", {}).values()) for output in outputs)
+    for needed in ("Figure 1", "Table 1", benchmark.table(record).loc[SINGLE, "images/s"]):
+        assert needed in shown
+    assert not any(output.get("name") == "stderr" for output in outputs)
