@@ -44,6 +44,7 @@ NAMES = SINGLE, PLAIN, BEST, BASE, ONCE = (
     "ours",  # as train prepares it
     "ours, once",  # the same with images cropped and flipped once, before training
 )
+RUN = "run7-mean"  # a summed loss soon has gradients with denormal numbers, which slow a CPU
 ROUNDS = 5
 CPU_IMAGES = 1920  # of a round, unless given: all 40,000 take a CPU minutes
 WORKERS = (0, 1, 2, 4, 8, 16)  # tried for the best DataLoader, as far as there are CPUs
@@ -65,7 +66,7 @@ def measure(
         raise InputError(f"rounds = {rounds!r}: give a whole number from 1")
     chosen_device = pick_device(device)
     full = CPU_IMAGES if chosen_device.type == "cpu" else TRAIN_IMAGES
-    params = make_params(full if images is None else images)
+    params = load_params(RUN, train_images=full if images is None else images)
     data_folder = user_path("data_folder", data_folder) or project_root() / "data"
     record = {
         "device": chosen_device.type,
@@ -88,11 +89,6 @@ def measure(
     folder.mkdir(parents=True, exist_ok=True)
     write_text(folder / f"{name}.json", json.dumps(record, indent=1) + "\n")
     return record
-
-
-def make_params(images: int) -> RunParams:
-    # run7-mean: a summed loss soon has gradients with denormal numbers, which slow a CPU
-    return load_params("run7-mean", train_images=images)
 
 
 def take_turns(rounds: int, *arguments: str) -> dict[str, dict]:
@@ -123,7 +119,7 @@ def answer(process: subprocess.Popen) -> float | None:
 def compete(name: str, images: str, device: str, data_folder: str) -> None:
     """Print how many workers the contestant's DataLoader has (null: it has none), and for each
     epoch read its images per second. It ends with the process that asks, even a killed one."""
-    params = make_params(int(images))
+    params = load_params(RUN, train_images=int(images))
     split = load_cifar10(data_folder).train
     training = make_training(name, params, split, torch.device(device))
     trains = {None: partial(train_epoch, training)}
