@@ -32,7 +32,9 @@ def check_parameters(known: str) -> None:
     log.setLevel(logging.INFO)
     log.handlers, log.propagate = [logging.StreamHandler(sys.stdout)], False
     for source in get_ipython().user_ns["In"][-3:-1] if get_ipython() else ():
-        if re.match(r"# Parameters\n|\w+: ", source):  # papermill's cell, the parameters cell
+        if re.search(
+            r"(?m)^(# Parameters$|\w+: .* = )", source
+        ):  # papermill's cell, the parameters cell
             for name in re.findall(r"^(\w+)(?:: .*?)? = ", source, re.MULTILINE):
                 if name not in known.split():
                     hint = did_you_mean(name, known.split())
