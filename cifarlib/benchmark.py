@@ -15,7 +15,7 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from subprocess import PIPE
@@ -23,8 +23,9 @@ from subprocess import PIPE
 import numpy as np
 import pandas as pd
 import torch
-from torch.utils.data import DataLoader, Dataset, RandomSampler
-from torchvision import transforms
+from PIL import Image
+from torch.utils.data import DataLoader, RandomSampler
+from torchvision import datasets, transforms
 
 from cifarlib import InputError, outputs_folder, project_root, provenance, user_path
 from cifarlib.data import Split, load_cifar10
@@ -164,34 +165,27 @@ def make_training(name: str, params: RunParams, split: Split, device: torch.devi
     return replace(training, dtype=torch.float32)
 
 
-@dataclass
-class Pictures(Dataset):
-    """Images as torchvision's CIFAR10 has them."""
+class Pictures(datasets.CIFAR10):
+    """torchvision's data set, of images that are in memory already."""
 
-    pixels: np.ndarray  # uint8 (N, 32, 32, 3)
-    labels: list[int]
-    transform: Callable
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def __getitem__(self, index: int) -> tuple:
-        return self.transform(self.pixels[index]), self.labels[index]
+    def __init__(self, split: Split, transform: Callable):
+        self.data = split.images.permute(0, 2, 3, 1).contiguous().numpy()
+        self.targets = split.labels.tolist()
+        self.transform = transform
+        self.target_transform = None
 
 
 def make_loader(name: str, split: Split, training: Training, workers: int) -> DataLoader:
     params = training.params
     normalizer = training.normalizer.to("cpu")
     mean, std = (values.flatten() / 255 for values in (normalizer.mean, normalizer.std))
+    crop = transforms.RandomCrop(32, padding=params.crop, padding_mode="reflect")
+    normalize = transforms.Normalize(mean, std)
+    steps = [crop, transforms.RandomHorizontalFlip(), transforms.ToTensor(), normalize]
+    transform = transforms.Compose(steps)
     if name == SINGLE:
         transform = partial(numpy_transform, crop=params.crop, mean=mean.numpy(), std=std.numpy())
-    else:
-        crop = transforms.RandomCrop(32, padding=params.crop, padding_mode="reflect")
-        convert = [transforms.ToTensor(), transforms.Normalize(mean, std)]
-        steps = [transforms.ToPILImage(), crop, transforms.RandomHorizontalFlip(), *convert]
-        transform = transforms.Compose(steps)
-    pixels = split.images.permute(0, 2, 3, 1).contiguous().numpy()
-    pictures = Pictures(pixels, split.labels.tolist(), transform)
+    pictures = Pictures(split, transform)
     return DataLoader(
         pictures,
         params.batch_size,
@@ -203,14 +197,14 @@ def make_loader(name: str, split: Split, training: Training, workers: int) -> Da
     )
 
 
-def numpy_transform(image: np.ndarray, crop: int, mean: np.ndarray, std: np.ndarray) -> np.ndarray:
-    """Crop, flip and normalise an image (32, 32, 3) to float32 (3, 32, 32)."""
-    image = np.pad(image, ((crop, crop), (crop, crop), (0, 0)), mode="reflect")
+def numpy_transform(image: Image.Image, crop: int, mean: np.ndarray, std: np.ndarray) -> np.ndarray:
+    """Crop, flip and normalise an image to float32 (3, 32, 32)."""
+    pixels = np.pad(image, ((crop, crop), (crop, crop), (0, 0)), mode="reflect")
     y, x = random.choices(range(2 * crop + 1), k=2)
-    image = image[y : y + 32, x : x + 32]
+    pixels = pixels[y : y + 32, x : x + 32]
     if random.choice((True, False)):
-        image = image[:, ::-1]
-    return ((image / np.float32(255) - mean) / std).transpose(2, 0, 1)
+        pixels = pixels[:, ::-1]
+    return ((pixels / np.float32(255) - mean) / std).transpose(2, 0, 1)
 
 
 def train_on(loader: DataLoader, training: Training, epoch: int) -> None:
