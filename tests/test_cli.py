@@ -40,8 +40,8 @@ def test_the_version_and_without_a_command_the_help():
     ("arguments", "says"),
     [
         (("status", "--runs", "fsat"), "did you mean 'fast'?"),
-        (("train", "--run", "7 6"), 'give one, or train several by make table RUNS="7 6"'),
-        (("train", "--seed", "0,1"), 'give one, or train several by make table SEEDS="0,1"'),
+        (("train", "--run", "7 6"), "run = '7 6': there is no params/7 6.yaml"),
+        (("train", "--seed", "0,1"), "Invalid value for '--seed': '0,1' is not a valid integer"),
         (("train", "--seed", "-1"), "seed = -1: give a number from 0"),
         (("status", "--seeds", "a"), "seeds = 'a': give whole numbers"),
         (("status", "--epochs", "ten"), "'ten' is not a valid integer"),

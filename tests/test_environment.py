@@ -1,4 +1,4 @@
-"""environment.yml, pyproject.toml and the installed packages belong together."""
+"""environment.yml, pyproject.toml and what is installed belong together."""
 
 import importlib.metadata
 import sys
@@ -15,29 +15,15 @@ else:
     tomllib = pytest.importorskip("tomli")
 
 
-def lines():
-    environment = yaml.safe_load((project_root() / "environment.yml").read_text())
-    return next(d["pip"] for d in environment["dependencies"] if isinstance(d, dict))
-
-
-def needed():
-    project = tomllib.loads((project_root() / "pyproject.toml").read_text())["project"]
-    return [
-        Requirement(r) for r in project["dependencies"] + project["optional-dependencies"]["test"]
-    ]
-
-
-def test_the_conda_environment_pins_what_pyproject_asks_for():
-    assert lines()[-1] == "-e ."
-    pins = {r.name: r for r in map(Requirement, lines()[:-1])}
-    assert set(pins) == {r.name for r in needed()}
-    for requirement in needed():
-        version = str(pins[requirement.name].specifier).removeprefix("==")
-        assert requirement.specifier.contains(version), requirement
-
-
-def test_what_is_installed_is_in_the_ranges():
-    for requirement in needed():
-        assert requirement.specifier.contains(importlib.metadata.version(requirement.name)), (
-            requirement
-        )
+def test_the_environment_pins_what_pyproject_asks_for_and_is_what_is_installed():
+    project = tomllib.loads((project_root() / "pyproject.toml").read_text("utf-8"))["project"]
+    asked = project["dependencies"] + project["optional-dependencies"]["test"]
+    environment = yaml.safe_load((project_root() / "environment.yml").read_text("utf-8"))
+    *pins, ours = environment["dependencies"][-1]["pip"]
+    assert ours == "-e ."
+    pinned = {pin.name: str(pin.specifier).removeprefix("==") for pin in map(Requirement, pins)}
+    assert set(pinned) == {requirement.name for requirement in map(Requirement, asked)}
+    for requirement in map(Requirement, asked):
+        installed = importlib.metadata.version(requirement.name)
+        assert requirement.specifier.contains(pinned[requirement.name]), requirement
+        assert requirement.specifier.contains(installed), requirement

@@ -99,8 +99,9 @@ end
 
 local function refer(link) -- a link to no name is text, and the number in its text is its figure's
   local label, text = link.target:match '^#(.*)', stringify(link):gsub('\u{a0}', ' ')
-  if label and not known[label] then
-    if text ~= '' and not typst then warn(('a link leads nowhere: %q, #%s'):format(text, label)) end
+  if link.target == '' or label and not known[label] then
+    local said = label and text ~= '' and not typst and not latex
+    if said then warn(('a link leads nowhere: %q, #%s'):format(text, label)) end
     return link.content
   elseif label and numbers[label] and text:match '^%a+ %d+$' then
     if text ~= numbers[label] then

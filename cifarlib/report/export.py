@@ -5,8 +5,7 @@
     jupyter nbconvert --to paper_tex report.ipynb    # LaTeX source and its pictures
 
 nbconvert makes plain HTML of the notebook (article.j2), pandoc a page, Typst or LaTeX of that
-(article.lua), and typst sets the PDF (article.typ). Cells tagged ``authors`` and ``abstract`` go
-into the title block. nbconvert imports this whenever it starts: all else is imported where used.
+(article.lua), typst the PDF. nbconvert imports this whenever it starts: so little is imported here.
 """
 
 import base64
@@ -20,21 +19,19 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from nbconvert.exporters import TemplateExporter
-from nbconvert.filters.markdown_mistune import InvalidNotebook, IPythonRenderer, MarkdownWithMath
+from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 from nbformat import ValidationError
 from traitlets import Bool, Unicode
 from traitlets.config import Config
 
 FOLDER = Path(__file__).parent
+SAID = {"ScriptingWarning": "message", "CouldNotConvertTeXMath": "pretty"}  # in pandoc's log
 PACKAGES = [find_spec("manimgx_fonts"), find_spec("manimgx_fonts_cjk")]
 FONTS = [Path(found.origin).parent for found in PACKAGES if found]  # that Typst lacks
 CJK = re.compile("[\u2e80-\u9fff\uac00-\ud7af\uf900-\ufaff\U00020000-\U0003ffff]")
-CONTROL = re.compile(r"\x1b\][^\x07\x1b]*(\x07|\x1b\\)|[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
+DROPPED = re.compile(r"(?s)<style\b.*?</style>|\x1b\].*?(\x07|\x1b\\)|[\x00-\x08\x0b-\x1f\x7f]")
 ANCHOR = re.compile(r"(<(?:a|span)\s[^>]*\b(?:id|name)=[^>]*>)(?=</)")
-PLAYER = re.compile(
-    r"""(?i)<(iframe|video|audio|source|embed|object)\b("[^"]*"|'[^']*'|[^>"'])*>"""
-)
-ADDRESS = re.compile(r"""(?i)\s(?:src|data)\s*=\s*["']?((?!data:)[^"'\s>]+)""")
+PLAYER = re.compile(r"(?i)<(iframe|video|audio|source|embed)\b(?=[^>]*\ssrc\s*=)")
 
 
 class _Renderer(IPythonRenderer):
@@ -50,10 +47,8 @@ class _Renderer(IPythonRenderer):
         return self.block_math(f"\\begin{{{name}}}{body}\\end{{{name}}}")
 
     def _embed_image_or_attachment(self, src: str) -> str:
-        try:
-            return super()._embed_image_or_attachment(src)
-        except InvalidNotebook:  # the attachment is gone: article.lua names it
-            return src
+        known = src.removeprefix("attachment:") in self.attachments  # article.lua names a lost one
+        return super()._embed_image_or_attachment(src) if known else src
 
 
 def _markdown2html(source: str, attachments: dict | None = None) -> str:
@@ -64,7 +59,6 @@ def _markdown2html(source: str, attachments: dict | None = None) -> str:
 class Article(TemplateExporter):
     """One HTML file, readable offline."""
 
-    export_from_notebook = "Article"
     output_mimetype = "text/html"
     file_extension = Unicode(".html").tag(config=True)
     template_name = Unicode("base").tag(config=True, affects_template=True)
@@ -88,12 +82,12 @@ class Article(TemplateExporter):
 
     def from_notebook_node(self, nb, resources=None, **kw):
         page, resources = super().from_notebook_node(nb, resources, **kw)
-        code = [cell for cell in nb.cells if cell.cell_type == "code" and cell.source.strip()]
-        if code and not any(cell.get("execution_count") or cell.get("outputs") for cell in code):
+        code = [cell for cell in nb.cells if cell.cell_type == "code" and cell.source]
+        if code and not any(cell.execution_count or cell.outputs for cell in code):
             note = "This notebook has not been executed: there are no results in it."
             page = f"{page}<p><em>{note}</em></p>"
             self.log.warning(note)
-        page = PLAYER.sub(_address, CONTROL.sub("", page))
+        page = PLAYER.sub("<img", DROPPED.sub("", page))  # or pandoc would fetch a page in the page
         page = ANCHOR.sub("\\1\u2060", page)  # no width; pandoc and Typst lose an empty place
         with tempfile.TemporaryDirectory() as folder:
             return self.write(page, resources, Path(folder)), resources
@@ -107,27 +101,25 @@ class Article(TemplateExporter):
         """The page in another language, its pictures in the folder; what it lacks is logged."""
         import pypandoc
 
-        name, log = resources["metadata"].get("name", "notebook"), folder / "log.json"
+        name, log = resources["metadata"]["name"], folder / "log.json"
         beside = Path(resources["metadata"].get("path") or ".").resolve()
         options += ("--standalone", "--number-sections", "--wrap=none", "--metadata=lang:en")
         options += (f"--lua-filter={FOLDER / 'article.lua'}", f"--metadata=name:{name}")
         options += ("--quiet", f"--log={log}", f"--resource-path={beside}", *self.options)
         text = pypandoc.convert_text(page, self.to, "html", options, verify_format=False)
         for entry in json.loads(log.read_text(encoding="utf-8")):
-            if entry["verbosity"] == "WARNING":
-                said = entry["message" if entry["type"] == "ScriptingWarning" else "pretty"]
-                self.log.warning("%s: %s", name, said.partition(":\n")[0])
+            if said := entry.get(SAID.get(entry["type"])):
+                self.log.warning("%s: %s", name, " ".join(said.partition(":\n")[0].split()))
         return text
 
 
 class Paper(Article):
     """A typeset PDF with vector figures and their alternative texts."""
 
-    export_from_notebook = "Paper"
     output_mimetype = "application/pdf"
     file_extension = Unicode(".pdf").tag(config=True)
     exclude_input = Bool(True).tag(config=True)
-    to, left_out = "typst", ("html-only",)
+    to, left_out, cjk = "typst", ("html-only",), "; pip install manimgx-fonts-cjk brings one"
     options = (f"--template={FOLDER / 'article.typ'}",)
 
     def write(self, page: str, resources: dict, folder: Path) -> bytes:
@@ -136,40 +128,35 @@ class Paper(Article):
         try:
             return _set(self.pandoc(page, resources, folder, media), folder)
         except RuntimeError as error:
-            if "<script" not in page:
-                raise
             self.log.warning("a formula cannot be set, the source of all is shown: %s", error)
-        text = self.pandoc(page, resources, folder, media, "--metadata=spelled:true")
-        return _set(text, folder)
+            return _set(self.pandoc(page, resources, folder, media, "-Mspelled:true"), folder)
 
     def name_missing(self, page: str) -> None:
         """Log the characters of the text that no font has: boxes stand in their place."""
         text = unescape(re.sub(r"<script.*?</script>|<[^>]*>", "", page, flags=re.DOTALL))
-        blank = ("Cf", "Mn", "Zs", "Zl", "Zp", "Co")
-        rare = {c for c in text if ord(c) > 0x24F and unicodedata.category(c) not in blank}
+        rare = {c for c in text if ord(c) > 0x24F and unicodedata.category(c)[0] not in "CMZ"}
         if missing := sorted(self.not_drawn(rare)):
             names = " ".join(f"{c} (U+{ord(c):04X})" for c in missing[:20])
-            help = "; pip install manimgx-fonts-cjk brings one" if CJK.search(names) else ""
-            self.log.warning("no font for %d character(s): %s%s", len(missing), names, help)
+            hint = self.cjk if CJK.search(names) else ""
+            self.log.warning("no font for %d character(s): %s%s", len(missing), names, hint)
 
-    def not_drawn(self, characters: set[str]) -> set[str]:
+    def not_drawn(self, rare: set[str]) -> set[str]:
         from fontTools.ttLib import TTFont
 
-        characters -= {chr(code) for code in range(0x1D400, 0x1D800)}  # Typst's font of formulas
+        rare -= {chr(code) for code in range(0x1D400, 0x1D800)}  # Typst's font of formulas
         own = Path(find_spec("matplotlib").origin).parent / "mpl-data/fonts/ttf/DejaVuSansMono.ttf"
         for file in [own, *(file for folder in FONTS for file in folder.glob("*.tt[fc]"))]:
-            if characters:
-                characters -= set(map(chr, TTFont(file, fontNumber=0, lazy=True).getBestCmap()))
-        return characters
+            if rare:
+                rare -= set(map(chr, TTFont(file, fontNumber=0, lazy=True).getBestCmap()))
+        return rare
 
 
 class PaperTex(Paper):
     """LaTeX source for pdflatex; its pictures lie beside it."""
 
-    export_from_notebook = "Paper as LaTeX"
     output_mimetype = "text/latex"
     file_extension = Unicode(".tex").tag(config=True)
-    to = "latex"
+    to, cjk = "latex", ""
     options = (f"--template={FOLDER / 'article.tex'}", "--syntax-highlighting=none")
 
     def write(self, page: str, resources: dict, folder: Path) -> str:
@@ -183,11 +170,10 @@ class PaperTex(Paper):
             resources.setdefault("outputs", {})[name] = content
         return text
 
-    def not_drawn(self, characters: set[str]) -> set[str]:
-        known = re.findall(
-            r"\\DeclareUnicodeCharacter{(\w+)}", (FOLDER / "article.tex").read_text()
-        )
-        return characters - {chr(int(code, 16)) for code in known}
+    def not_drawn(self, rare: set[str]) -> set[str]:
+        template = (FOLDER / "article.tex").read_text()
+        known = re.findall(r"\\DeclareUnicodeCharacter{(\w+)}", template)
+        return rare - {chr(int(code, 16)) for code in known}
 
 
 def _set(source: str, folder: Path) -> bytes:
@@ -197,20 +183,13 @@ def _set(source: str, folder: Path) -> bytes:
     return typst.compile(folder / "article.typ", ignore_system_fonts=True, font_paths=FONTS)
 
 
-def _address(player: re.Match) -> str:
-    """A film, a sound or a page within the page gives way to its address: pandoc would fetch it."""
-    if "srcdoc" in player[0] or not (found := ADDRESS.search(player[0])):
-        return ""
-    return f'<p><a href="{found[1]}">{found[1]}</a></p>'
-
-
 def _math_font(text: str, folder: Path) -> str:
     """A text's characters of STIX Two Math: without it a browser stretches no bracket or root."""
     from fontTools import subset
 
-    file, part = Path(find_spec("ziamath").origin).parent, folder / "math.ttf"
-    file = file / "fonts" / "STIXTwoMath-Regular.ttf"
-    subset.main([str(file), f"--text={text}√", f"--output-file={part}"])  # a root is an element
+    fonts, part = Path(find_spec("ziamath").origin).parent / "fonts", folder / "math.ttf"
+    options = [f"--text={text}√", f"--output-file={part}"]  # a root is an element
+    subset.main([str(fonts / "STIXTwoMath-Regular.ttf"), *options])
     source = base64.b64encode(part.read_bytes()).decode()
     font = f'font-family: "STIX Two Math"; src: url(data:font/ttf;base64,{source});'
     return f"<style>@font-face {{ {font} }}</style>"
