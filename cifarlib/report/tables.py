@@ -235,7 +235,7 @@ def speed(output_folder: str | None, caption: str) -> Table:
         ours, once = (seconds[name] for name in (benchmark.BASE, benchmark.ONCE))
         device = f"{record['device_name']} ({record['precision']})"
         times = [f"{values.median():.3g} s" for values in (ours, once)]
-        saved = f"{benchmark.spread(100 * (1 - once / ours), 0)} %"
+        saved = f"{benchmark.spread(100 * (1 - once / ours), 0)} %".replace("-", "−")
         faster = benchmark.spread(benchmark.ratios(record)[benchmark.BEST])
         rows.append([device, *times, saved, faster])
     return Table(pd.DataFrame(rows, columns=columns), caption, "tbl-speed")
