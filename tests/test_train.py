@@ -1,3 +1,4 @@
+import copy
 import dataclasses
 import json
 import os
@@ -283,7 +284,7 @@ def test_one_step_is_the_textbooks_sgd(small, device):
     split = small.train.head(128)
     statistics = channel_statistics(split.images)
     training = build(p, split, statistics, torch.device(device), "float32")
-    twin = build_model(0, training.model.first_layer.weight.cpu()).to(device)
+    twin = copy.deepcopy(training.model)
     x = training.normalizer.apply(training.images)
     expected = F.cross_entropy(twin(x), training.labels, label_smoothing=0.2, reduction="sum")
     expected.backward()
@@ -293,7 +294,7 @@ def test_one_step_is_the_textbooks_sgd(small, device):
         if theirs.requires_grad:
             gradient = theirs.grad + 0.02 * theirs.detach()
             stepped = theirs.detach() - 0.08 * (gradient + 0.9 * gradient)
-            assert (ours - stepped).norm() <= 1e-2 * (stepped - theirs).norm()
+            assert (ours - stepped).norm() <= 1e-3 * (stepped - theirs).norm()
 
 
 def test_images_augmented_once_are_the_same_in_every_epoch(small, tmp_path, monkeypatch):
