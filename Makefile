@@ -20,7 +20,7 @@ OUTPUTS := outputs
 REPORT := $(OUTPUTS)
 $(foreach v,AUTHORS SBATCH THROTTLE,$(eval $v :=))
 KNOWN := PYTHON VENV SETUP BIN OUTPUTS REPORT DATA DEVICE RUN RUNS SEED SEEDS EPOCHS STOP IMAGES LAYOUT VIEWS NAME AUTHORS \
-  SBATCH THROTTLE LAB MAKEFLAGS MFLAGS MAKELEVEL
+  SBATCH THROTTLE LAB MAKEFLAGS MFLAGS MAKELEVEL MAKEOVERRIDES
 # of the command line, not of the environment; a mistyped name would be dropped, and EPOCH=10 train 200 epochs
 GIVEN := $(foreach v,$(.VARIABLES),$(if $(findstring command line,$(origin $v)),$v))
 $(foreach v,$(filter-out $(KNOWN),$(GIVEN)),$(error there is no variable $v: `make` lists what can be given))
@@ -34,7 +34,6 @@ TRAIN := $(CIFARLIB) train $(call options,EPOCHS STOP IMAGES DEVICE DATA OUTPUTS
 STATUS := $(CIFARLIB) status $(call options,RUNS SEEDS EPOCHS STOP IMAGES OUTPUTS)
 PAPERMILL := "$(BIN)/papermill" -k python3 $(call parameter,OUTPUTS,output_folder) $(call parameter,DATA,data_folder)
 HANDIN := $(CIFARLIB) handin $(call options,NAME RUN SEEDS IMAGES LAYOUT DATA OUTPUTS)
-
 .PHONY: help setup data train table status slurm report notebooks predict handin bench lab test lint
 help:
 	@sed -n 's/^#: //p' Makefile

@@ -15,7 +15,7 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from subprocess import PIPE
@@ -23,8 +23,9 @@ from subprocess import PIPE
 import numpy as np
 import pandas as pd
 import torch
-from torch.utils.data import DataLoader, Dataset, RandomSampler
-from torchvision import transforms
+from PIL import Image
+from torch.utils.data import DataLoader, RandomSampler
+from torchvision import datasets, transforms
 
 from cifarlib import InputError, outputs_folder, project_root, provenance, user_path
 from cifarlib.data import Split, load_cifar10
@@ -44,6 +45,7 @@ NAMES = SINGLE, PLAIN, BEST, BASE, ONCE = (
     "ours",  # as train prepares it
     "ours, once",  # the same with images cropped and flipped once, before training
 )
+RUN = "run7-mean"  # a summed loss soon has gradients with denormal numbers, which slow a CPU
 ROUNDS = 5
 CPU_IMAGES = 1920  # of a round, unless given: all 40,000 take a CPU minutes
 WORKERS = (0, 1, 2, 4, 8, 16)  # tried for the best DataLoader, as far as there are CPUs
@@ -65,7 +67,7 @@ def measure(
         raise InputError(f"rounds = {rounds!r}: give a whole number from 1")
     chosen_device = pick_device(device)
     full = CPU_IMAGES if chosen_device.type == "cpu" else TRAIN_IMAGES
-    params = make_params(full if images is None else images)
+    params = load_params(RUN, train_images=full if images is None else images)
     data_folder = user_path("data_folder", data_folder) or project_root() / "data"
     record = {
         "device": chosen_device.type,
@@ -88,11 +90,6 @@ def measure(
     folder.mkdir(parents=True, exist_ok=True)
     write_text(folder / f"{name}.json", json.dumps(record, indent=1) + "\n")
     return record
-
-
-def make_params(images: int) -> RunParams:
-    # run7-mean: a summed loss soon has gradients with denormal numbers, which slow a CPU
-    return load_params("run7-mean", train_images=images)
 
 
 def take_turns(rounds: int, *arguments: str) -> dict[str, dict]:
@@ -123,7 +120,7 @@ def answer(process: subprocess.Popen) -> float | None:
 def compete(name: str, images: str, device: str, data_folder: str) -> None:
     """Print how many workers the contestant's DataLoader has (null: it has none), and for each
     epoch read its images per second. It ends with the process that asks, even a killed one."""
-    params = make_params(int(images))
+    params = load_params(RUN, train_images=int(images))
     split = load_cifar10(data_folder).train
     training = make_training(name, params, split, torch.device(device))
     trains = {None: partial(train_epoch, training)}
@@ -168,34 +165,27 @@ def make_training(name: str, params: RunParams, split: Split, device: torch.devi
     return replace(training, dtype=torch.float32)
 
 
-@dataclass
-class Pictures(Dataset):
-    """Images as torchvision's CIFAR10 has them."""
+class Pictures(datasets.CIFAR10):
+    """torchvision's data set, of images that are in memory already."""
 
-    pixels: np.ndarray  # uint8 (N, 32, 32, 3)
-    labels: list[int]
-    transform: Callable
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def __getitem__(self, index: int) -> tuple:
-        return self.transform(self.pixels[index]), self.labels[index]
+    def __init__(self, split: Split, transform: Callable):
+        self.data = split.images.permute(0, 2, 3, 1).contiguous().numpy()
+        self.targets = split.labels.tolist()
+        self.transform = transform
+        self.target_transform = None
 
 
 def make_loader(name: str, split: Split, training: Training, workers: int) -> DataLoader:
     params = training.params
     normalizer = training.normalizer.to("cpu")
     mean, std = (values.flatten() / 255 for values in (normalizer.mean, normalizer.std))
+    crop = transforms.RandomCrop(32, padding=params.crop, padding_mode="reflect")
+    normalize = transforms.Normalize(mean, std)
+    steps = [crop, transforms.RandomHorizontalFlip(), transforms.ToTensor(), normalize]
+    transform = transforms.Compose(steps)
     if name == SINGLE:
         transform = partial(numpy_transform, crop=params.crop, mean=mean.numpy(), std=std.numpy())
-    else:
-        crop = transforms.RandomCrop(32, padding=params.crop, padding_mode="reflect")
-        convert = [transforms.ToTensor(), transforms.Normalize(mean, std)]
-        steps = [transforms.ToPILImage(), crop, transforms.RandomHorizontalFlip(), *convert]
-        transform = transforms.Compose(steps)
-    pixels = split.images.permute(0, 2, 3, 1).contiguous().numpy()
-    pictures = Pictures(pixels, split.labels.tolist(), transform)
+    pictures = Pictures(split, transform)
     return DataLoader(
         pictures,
         params.batch_size,
@@ -207,14 +197,14 @@ def make_loader(name: str, split: Split, training: Training, workers: int) -> Da
     )
 
 
-def numpy_transform(image: np.ndarray, crop: int, mean: np.ndarray, std: np.ndarray) -> np.ndarray:
-    """Crop, flip and normalise an image (32, 32, 3) to float32 (3, 32, 32)."""
-    image = np.pad(image, ((crop, crop), (crop, crop), (0, 0)), mode="reflect")
+def numpy_transform(image: Image.Image, crop: int, mean: np.ndarray, std: np.ndarray) -> np.ndarray:
+    """Crop, flip and normalise an image to float32 (3, 32, 32)."""
+    pixels = np.pad(image, ((crop, crop), (crop, crop), (0, 0)), mode="reflect")
     y, x = random.choices(range(2 * crop + 1), k=2)
-    image = image[y : y + 32, x : x + 32]
+    pixels = pixels[y : y + 32, x : x + 32]
     if random.choice((True, False)):
-        image = image[:, ::-1]
-    return ((image / np.float32(255) - mean) / std).transpose(2, 0, 1)
+        pixels = pixels[:, ::-1]
+    return ((pixels / np.float32(255) - mean) / std).transpose(2, 0, 1)
 
 
 def train_on(loader: DataLoader, training: Training, epoch: int) -> None:

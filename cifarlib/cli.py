@@ -13,11 +13,12 @@ import click
 
 from cifarlib import InputError, __version__, outputs_folder, user_path
 from cifarlib.params import load_params, run_names
+from cifarlib.status import read, report, text_table
 
 OPTIONS = {
     "run": {"default": "7", "help": "1 to 7, or the name of a file in params/."},
     "runs": {"help": "Runs, or patterns: '1 2 run7-mean', 'fast*'."},
-    "seed": {"default": "0", "help": "Of the initial weights and the images' order and crops."},
+    "seed": {"default": 0, "help": "Of the initial weights and the images' order and crops."},
     "seeds": {"help": "Seeds: '0 1 2'."},
     "epochs": {"type": int, "help": "Squeeze the schedule into so many epochs."},
     "stop": {"type": int, "help": "Stop the schedule after so many epochs."},
@@ -77,14 +78,10 @@ def data(data: str | None) -> None:
 @takes("run", "seed", "epochs", "stop", "images", run={"default": "fast"})
 @takes("device", "data", "outputs")
 @click.option("--unless-done", is_flag=True, help="Leave a finished run alone.")
-def train(run, seed, epochs, stop, images, device, data, outputs, unless_done) -> None:
+def train(*, run, seed, epochs, stop, images, device, data, outputs, unless_done) -> None:
     """Train a run in a copy of the train notebook."""
-    for name, value in (("run", run), ("seed", seed)):
-        if len(words(value)) > 1:
-            several = f'make table {name.upper()}S="{value}"'
-            raise InputError(f"{name} = {value!r}: give one, or train several by {several}")
     schedule = {"epochs": epochs, "stop_epoch": stop, "train_images": images}
-    params = load_params(run, seed=numbers(seed)[0], **schedule)
+    params = load_params(run, seed=seed, **schedule)
     data_folder = user_path("data_folder", data)
     output_folder = outputs_folder(outputs).absolute()
     # all that the notebook's own cell sets, which someone may have edited in JupyterLab
@@ -108,10 +105,8 @@ def train(run, seed, epochs, stop, images, device, data, outputs, unless_done) -
 @commands.command()
 @takes("runs", "seeds", "epochs", "stop", "images", "outputs")
 @click.option("--todo", is_flag=True, help="Print run/seed and folder of what is not done.")
-def status(runs, seeds, epochs, stop, images, outputs, todo) -> None:
+def status(*, runs, seeds, epochs, stop, images, outputs, todo) -> None:
     """Show which runs are done and which are missing."""
-    from cifarlib import status
-
     schedule = {"epochs": epochs, "stop_epoch": stop, "train_images": images}
     names = []
     for word in words(runs or "run*"):  # Table 1 and its variants
@@ -121,9 +116,9 @@ def status(runs, seeds, epochs, stop, images, outputs, todo) -> None:
     folder = outputs_folder(outputs)
     if not todo:
         exact = any(schedule.values())
-        click.echo(status.report(wanted, folder, every=not runs, exact=exact))
+        click.echo(report(wanted, folder, every=not runs, exact=exact))
         return
-    for run in (status.read(params, folder) for params in wanted):
+    for run in (read(params, folder) for params in wanted):
         if run.state != "done":
             click.echo(f"{run.params.run}/{run.params.seed}\t{run.folder}")
 
@@ -134,7 +129,7 @@ def status(runs, seeds, epochs, stop, images, outputs, todo) -> None:
 @click.option("--figure", help="Draw the fast recipe and its arms into this SVG file.")
 def results(outputs: str | None, markdown: bool, figure: str | None) -> None:
     """Print verdicts on the paper's claims, and all runs."""
-    from cifarlib import records, status
+    from cifarlib import records
     from cifarlib.report import claims, results
 
     frame = results.table(outputs)
@@ -145,7 +140,7 @@ def results(outputs: str | None, markdown: bool, figure: str | None) -> None:
     else:
         for line in verdicts.replace("*", "").splitlines():
             click.echo(textwrap.fill(line, 100, subsequent_indent="  "))
-        click.echo("\n" + status.text_table(_rows(results.summary(frame)), 24))
+        click.echo("\n" + _plain(results.summary(frame)))
     if figure:
         from cifarlib.report import figures, tables
 
@@ -153,17 +148,14 @@ def results(outputs: str | None, markdown: bool, figure: str | None) -> None:
         records.write_text(user_path("figure", figure), figures.as_svg(drawn))
 
 
-def _rows(summary) -> list[tuple[str, ...]]:
-    """Write what results.summary holds as rows of texts, "-" for what was not measured."""
-    rows = [("run", "trained for", "n", "validation %", "test", "held out", "views", "paper")]
-    for row in summary.itertuples():
-        name = f"{row.run} ({row.changes})" if row.changes else row.run
-        values = (row.validation, row.test, row.held_out, row.views, row.paper)
-        texts = ["-" if value != value else f"{value:.2f}" for value in values]
-        if row.n > 1:
-            texts[0] += f" ± {row.sd:.2f}"
-        rows.append((name, row.trained_for, str(row.n), *texts))
-    return rows
+def _plain(summary) -> str:
+    """Write the DataFrame of results.summary in 100 columns, "-" for what was not measured."""
+    summary["run"] += summary.pop("changes").map(lambda changes: changes and f" ({changes})")
+    shares = summary.select_dtypes("float")
+    summary[shares.columns] = shares.map("{:.2f}".format).replace("nan", "-")
+    names = {"trained_for": "trained for", "validation": "valid. %", "held_out": "held out"}
+    texts = summary.astype(str).rename(columns=names)
+    return text_table([list(texts), *texts.itertuples(index=False)], 24)
 
 
 @commands.command()
@@ -171,7 +163,7 @@ def _rows(summary) -> list[tuple[str, ...]]:
 @click.option("--model", multiple=True, help="A folder with a network, instead of a run.")
 @click.option("--predictions", default="predictions.npy", help="The file to write.")
 @click.option("--submission", is_flag=True, help="Write Kaggle's submission.csv, too.")
-def predict(images, run, seeds, outputs, model, predictions, **how) -> None:
+def predict(*, images, run, seeds, outputs, model, predictions, **how) -> None:
     """Classify images of your own."""
     from cifarlib.predict import find_models, predict_file
 
@@ -203,7 +195,7 @@ def export(notebook: str, to: tuple[str, ...], folder: str | None) -> None:
 @takes("run", "seeds", "images", "layout", "data", "outputs", images=OWN_IMAGES)
 @click.option("--no-views", is_flag=True, help="See each image once, not in six views.")
 @click.option("--check", is_flag=True, help="Only look whether all is there but the report.")
-def handin(name, run, seeds, images, layout, data, outputs, no_views, check) -> None:
+def handin(*, name, run, seeds, images, layout, data, outputs, no_views, check) -> None:
     """Make one zip of all that is handed in, tried out."""
     from cifarlib.handin import hand_in
 

@@ -47,6 +47,7 @@ def hand_in(
     if not re.fullmatch(r"[\w-]+", str(name)):
         raise InputError(f"name = {name!r}: give letters, digits, - and _ alone, as in First_Last")
     folders = find_models(run, seeds, output_folder=output_folder)
+    shown = f"`{Path(images).name}`" if images else "CIFAR-10's test images"
     if images:
         images = existing_path("images", images).resolve()
         read_images(images, layout)
@@ -69,7 +70,7 @@ def hand_in(
             options += ["--model", f"../saved_models/{model.name}"]
         if views:
             options.append("--views")
-        parts = {"name": name, "images": images.name, "predictions": answers.text}
+        parts = {"name": name, "images": shown, "predictions": answers.text}
         parts |= {
             "accuracies": accuracies(folders).to_string(index=False),
             "options": " ".join(options),

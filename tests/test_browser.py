@@ -220,6 +220,20 @@ def test_all_cells_run_twice_in_one_kernel(opened, name):
         assert numbers == [str(i + 1) for i in range(len(numbers))]
 
 
+@pytest.mark.parametrize("name", ["explore", "whitening"])
+def test_the_answers_of_the_exercises_unfold(opened, page, name):
+    opened(name)
+    cells = page.evaluate(
+        "jupyterapp.shell.currentWidget.content.widgets.map(w => w.model.sharedModel.source)"
+    )
+    index = next(i for i, text in enumerate(cells) if text.startswith("## Exercises"))
+    page.evaluate("i => jupyterapp.shell.currentWidget.content.scrollToItem(i, 'start')", index)
+    folded = page.locator(".jp-RenderedMarkdown:visible details").first
+    assert not folded.locator("p").first.is_visible()
+    folded.locator("summary").click()
+    assert folded.locator("p").first.is_visible()
+
+
 @pytest.mark.parametrize("name", ["explore", "whitening", "predict"])
 def test_slider_and_drop_down_change_the_figure(opened, page, name):
     notebook = opened(name)
@@ -247,7 +261,7 @@ def test_slider_and_drop_down_change_the_figure(opened, page, name):
 
 def test_the_stop_button_interrupts_training_and_the_next_run_resumes(opened, page, project):
     notebook = opened("train")
-    notebook.edit_parameters(epochs=3, train_images=128)
+    notebook.edit_parameters(run=7, epochs=3, train_images=128)
     folder = project / "outputs" / "run7" / "seed0-epochs3-images128"
     page.evaluate("() => void jupyterapp.commands.execute('notebook:run-all-cells')")
     end = time.monotonic() + 180
@@ -269,6 +283,9 @@ def test_the_stop_button_interrupts_training_and_the_next_run_resumes(opened, pa
         r"Epochs 1 to \d of 3 are saved in .*: run the same again", "".join(errors[0].traceback)
     )
     assert not (folder / "record.json").exists()
+    below = str(outputs(stopped)[-2:])  # no line of progress piles up under the figure
+    assert "Stopped in epoch" in below
+    assert "epoch 0.0 of" not in str(outputs(stopped))
 
     notebook.run_all()
     assert_clean(notebook.saved())

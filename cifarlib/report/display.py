@@ -13,7 +13,7 @@ from IPython.display import HTML, Markdown, display
 from ipywidgets import HBox, Layout, ValueWidget
 from matplotlib.figure import Figure
 
-from cifarlib import InputError
+from cifarlib import InputError, plural
 from cifarlib.device.choice import pick_device
 from cifarlib.params import did_you_mean
 from cifarlib.provenance import code_version, computed_on, device_name, package_versions
@@ -58,7 +58,7 @@ class Text(Markdown):
     """Markdown that a terminal (papermill's log) can read as well; no line ends before a "%"."""
 
     def __repr__(self) -> str:
-        return self.data
+        return re.sub(r"\*\*|`", "", self.data)
 
     def _repr_markdown_(self) -> str:
         return re.sub(r"(?<=\d) %", "\u00a0%", self.data)
@@ -83,7 +83,8 @@ class Table(HTML):
         super().__init__(f'<table id="{label}">{head}<tbody>{body}</tbody></table>')
 
     def __repr__(self) -> str:
-        return self.frame.to_string(index=False)
+        """One line, as a terminal has other things to show."""
+        return f"(table of {plural(len(self.frame), 'row')}: {', '.join(map(str, self.frame))})"
 
 
 def _row(kind: str, right: list[bool], texts: Iterable) -> str:

@@ -55,9 +55,9 @@ def test_durations_are_read_at_a_glance():
 
 
 def test_no_line_ends_between_a_number_and_its_per_cent():
-    text = display.Text("93.1 % of all")
-    assert repr(text) == "93.1 % of all"
-    assert text._repr_markdown_() == "93.1\u00a0% of all"
+    text = display.Text("**93.1 %** of all")
+    assert repr(text) == "93.1 % of all"  # on a terminal
+    assert text._repr_markdown_() == "**93.1\u00a0%** of all"
 
 
 def test_figures_and_tables_are_numbered_apart(shown):
@@ -85,7 +85,7 @@ def test_a_table_aligns_numbers_to_the_right_and_escapes_markup(make):
         ("left", "c"),
         ("right", "−2.25 to 3"),
     ]
-    assert repr(table).split() == ["name", "n", "a<b", "1.5", "c", "−2.25", "to", "3"]
+    assert repr(table) == "(table of 2 rows: name, n)"
 
 
 def test_names_and_values_are_a_table_of_two_columns():

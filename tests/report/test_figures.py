@@ -1,19 +1,21 @@
-"""The figures: alternative text, and colours that hold up, with a second cue, in simulated colour
-blindness."""
+"""The figures: alternative text, type that can be read in print, and colours that hold up, with a
+second cue, in simulated colour blindness; and the small computations that they draw."""
 
 import itertools
 
 import matplotlib
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from matplotlib.colors import to_rgb
+from matplotlib.text import Text
 
 from cifarlib import whitening
-from cifarlib.model import Network, build_model
-from cifarlib.params import RunParams
+from cifarlib.loop import accuracy, mean_loss
+from cifarlib.model import build_model
 from cifarlib.preprocess import channel_statistics, make_normalizer
-from cifarlib.report import figures, figures_explore
+from cifarlib.report import figures
 
 # Machado, Oliveira, Fernandes, A Physiologically-based Model for Simulation of Color Vision
 # Deficiency, 2009, table 1, severity 1.0; to linear RGB
@@ -37,6 +39,9 @@ BLINDNESS = {
 }
 # sRGB, D65
 XYZ = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]])
+LOGITS = np.array([[5.0, 0, 0], [0, 1, 0], [9, 0, 0], [0, 0, 2]], np.float32)
+LOGITS = np.pad(LOGITS, ((0, 0), (0, 7)), constant_values=-50)
+LABELS = np.array([0, 2, 1, 2])
 
 
 def seen(colour, blindness):
@@ -50,10 +55,22 @@ def seen(colour, blindness):
 
 
 def closest(colours, blindness):
-    return min(
-        np.linalg.norm(seen(a, blindness) - seen(b, blindness))
-        for a, b in itertools.combinations(colours, 2)
-    )
+    pairs = itertools.combinations(colours, 2)
+    return min(np.linalg.norm(seen(a, blindness) - seen(b, blindness)) for a, b in pairs)
+
+
+def history(epochs=2, validation=0.5):
+    row = {"train_loss": 0.5, "train_accuracy": 0.5, "label_smoothing": 0.2, "seed": 0}
+    row |= {"validation_loss": validation, "validation_accuracy": validation}
+    return [row | {"epoch": epoch} for epoch in range(1, epochs + 1)]
+
+
+def judged():
+    """A claim of each verdict, as ``claims.judge`` gives them, and one in nats."""
+    words = [word for words in figures.VERDICTS for word in words]
+    frame = pd.DataFrame({"says": words, "verdict": words, "mark": "", "paper": 0.8})
+    frame["measure"] = ["held_out_accuracy"] * (len(words) - 1) + ["early_loss"]
+    return frame.assign(estimate=1.0, low=0.5, high=1.5)
 
 
 @pytest.fixture(scope="module")
@@ -63,135 +80,63 @@ def drawn(cifar10):
     statistics = channel_statistics(images)
     x = make_normalizer(images, "channel", statistics).apply(images)
     covariance = whitening.patch_covariance((x,))
-    values, vectors = whitening.eigenpatches(covariance)
     filters = whitening.whitening_filters(covariance)
     logits = torch.randn(300, 10, generator=torch.Generator().manual_seed(0)).numpy()
     patches = torch.randn(50, 12)
-    maps = {"block 1": torch.rand(64, 15, 15)}
-    row = {
-        "epoch": 1,
-        **{f"{p}_{m}": 0.5 for p in ("train", "validation") for m in ("loss", "accuracy")},
-    }
-    history = [row, {**row, "epoch": 2}]
-    conclusions = (
-        "reproduced",
-        "contradicted",
-        "not resolved",
-        "too few seeds",
-        "above zero",
-        "below zero",
+    runs = [pd.DataFrame(history()).assign(run=f"run{n}") for n in range(1, 8)]
+    seeds = pd.DataFrame({"run": ["run6", "run6", "run7"], "accuracy": [92.0, 92.2, 93.0]})
+    intervals = pd.DataFrame(
+        {"mean": [93.0, 92.1], "low": [92.0, 91.0], "high": [94, 93], "paper": [93.2, np.nan]},
+        index=["run7", "run6"],
     )
     return {
-        "training_curves": figures.training_curves(history, 2, 0.2),
-        "architecture": figures.architecture(figures.layer_table(build_model(0))),
-        "loss_curves": figures.loss_curves(
-            {run: [history] for run in figures.RUN_LOOKS}, dict.fromkeys(figures.RUN_LOOKS, 0.0)
+        "training_curves": figures.training_curves(history(), 2, 0.2),
+        "loss_curves": figures.loss_curves(pd.concat(runs)),
+        "run_accuracies": figures.run_accuracies(seeds, intervals, "run7"),
+        "claims": figures.claims(judged()),
+        "run_panels": figures.run_panels(logits, labels, history()),
+        "benchmark_bars": figures.benchmark_bars({"ours": [1.0, 1.1], "plain": [2, 2.4]}, "ours"),
+        "architecture": figures.architecture(build_model(0)),
+        "gallery": figures.gallery(
+            images[:2], ["one", "two"], 2, "Two pictures of frogs and cars."
         ),
-        "run_accuracies": figures.run_accuracies(
-            {"run6": [92.0, 92.2], "run7": [93.0, 93.2]},
-            {"run6": (91, 93), "run7": (92, 94)},
-            {"run6": 92.03},
-            "run6",
-        ),
-        "contrasts": figures.contrasts(
-            [figures.Contrast(f"claim: {c}", 1.0, (0.5, 1.5), 0.8, c) for c in conclusions]
-        ),
-        "benchmark_bars": figures.benchmark_bars({"ours": [1.0, 1.1], "plain": [2.0, 2.2]}, "ours"),
-        "stacked_shares": figures.stacked_shares(
-            {"ours": dict(zip("abcdefg", range(1, 8), strict=True))}, "s"
-        ),
-        "growth": figures.growth(
-            {
-                "by_batch_size": [{"batch_size": 128, "images_per_second": [900, 910]}],
-                "by_images": [{"images": 128, "seconds": [1.0, 1.1]}],
-                "by_epochs": [{"epochs": 1, "images": 128, "seconds": [1.0, 1.1]}],
-            }
-        ),
-        "confusion": figures.confusion(logits, labels),
-        "per_class_accuracy": figures.per_class_accuracy(logits, labels),
+        "answers": figures.answers(images[:8], logits[:8], [str(i) for i in range(8)]),
         "mistakes": figures.mistakes(images, logits, labels),
+        "feature_maps": figures.feature_maps(
+            images[0], "frog", {"block 1": torch.rand(64, 15, 15)}
+        ),
         "preprocessing": figures.preprocessing(images[0], "frog", statistics, 0),
-        "eigenvalue_spectrum": figures.eigenvalue_spectrum(
-            {"a": values, "b": 2 * values, "c": 3 * values}
-        ),
-        "eigenpatches": figures.eigenpatches(values, vectors),
-        "covariances": figures.covariances(covariance, covariance),
-        "calibration": figures.calibration(logits, labels),
-        "class_balance": figures_explore.class_balance(
-            dict.fromkeys(("train", "test"), torch.from_numpy(labels))
-        ),
-        "class_samples": figures_explore.class_samples(images, torch.from_numpy(labels), 0, 2),
-        "value_histograms": figures_explore.value_histograms(images, statistics),
-        "as_seen": figures_explore.as_seen(images[0], "frog", statistics, "length", "constant", 0),
-        "patch_scatter": figures_explore.patch_scatter(patches, patches),
-        "first_layers": figures_explore.first_layers({"whitening": filters}),
-        "responses": figures_explore.responses(x[0], filters),
-        "lines": figures.lines(
-            {"a": ([1, 2], [3, 4]), "b": ([1, 2], [4, 3])}, "Two lines that cross, " * 2, "legend"
-        ),
-        "feature_maps": figures_explore.feature_maps(images[0], "frog", maps),
-        "answers": figures_explore.answers(images[:8], logits[:8], [str(i) for i in range(8)]),
+        "value_histograms": figures.value_histograms(images, statistics),
+        "lines": figures.lines({"a": ([1, 2], [3, 4]), "b": ([1, 2], [4, 3])}, "Lines cross. " * 3),
+        "whitening_strip": figures.whitening_strip(*whitening.eigenpatches(covariance), 5e-4),
+        "patch_scatter": figures.patch_scatter(patches, patches),
+        "responses": figures.responses(x[0], filters),
     }
 
 
-def test_every_figure_says_in_words_what_it_shows(drawn):
-    public = {
-        name
-        for module in (figures, figures_explore)
-        for name, f in vars(module).items()
-        if getattr(f, "__annotations__", {}).get("return") is figures.Figure
-    }
-    assert public - {"gallery"} == set(drawn)
-    assert {name: figure.alt for name, figure in drawn.items() if len(figure.alt) < 40} == {}
+def test_every_figure_says_in_one_sentence_what_it_shows(drawn):
+    functions = {k: getattr(f, "__annotations__", {}) for k, f in vars(figures).items()}
+    public = {name for name, types in functions.items() if types.get("return") is figures.Figure}
+    assert public - {"new_figure"} == set(drawn)
+    assert {name: f.alt for name, f in drawn.items() if len(f.alt) < 30 or "nan" in f.alt} == {}
 
 
-def test_every_figure_names_the_function_that_drew_it(drawn):
-    assert {
-        name: figure.source for name, figure in drawn.items() if figure.source.split(".")[1] != name
-    } == {}
-    assert drawn["confusion"].source == "figures.confusion"
-    assert drawn["answers"].source == "figures_explore.answers"
-
-
-def test_a_figure_leaves_the_users_style_alone():
-    before = dict(matplotlib.rcParams)
-    figure = figures.eigenvalue_spectrum(torch.tensor([1.0, 0.1]))
-    assert not figure.axes[0].spines["top"].get_visible()
-    assert dict(matplotlib.rcParams) == before
-
-
-def test_the_same_figure_gives_the_same_svg():
-    one, other = (
-        figures.as_svg(figures.eigenvalue_spectrum(torch.tensor([1.0, 0.1]))) for _ in range(2)
-    )
-    assert one == other
-
-
-def test_a_run_keeps_its_look_where_others_are_missing():
-    row = {"epoch": 1, "train_loss": 1.0, "validation_accuracy": 0.5}
-    runs = {"run3": [[row]], "run7": [[row]]}
-    alone = figures.loss_curves(runs, {"run3": 0.0, "run7": 0.2}).axes[1].lines
-    looks = [{"color": line.get_color(), "marker": line.get_marker()} for line in alone]
-    assert [
-        look.items() <= figures.LOOKS[i].items() for look, i in zip(looks, (2, 6), strict=True)
-    ] == [True, True]
+def test_type_is_at_least_seven_points_at_the_printed_width(drawn):
+    for name, figure in drawn.items():
+        assert figure.get_figwidth() == 6.3
+        small = [t for t in figure.findobj(Text) if t.get_text() and t.get_fontsize() < 7]
+        assert small == [], name
 
 
 def series(axes):
     """The lines of which a reader tells one from another; those of one name are one series."""
-    return [
-        *{
-            line.get_label(): line for line in axes.lines if not line.get_label().startswith("_")
-        }.values()
-    ]
+    named = [line for line in axes.lines if not line.get_label().startswith("_")]
+    return list({line.get_label(): line for line in named}.values())
 
 
 def test_colours_hold_up_in_colour_blindness(drawn):
-    assert (
-        closest(["#FF0000", "#B07000"], "deuteranopia")
-        < 10
-        < closest(["#FF0000", "#B07000"], "none")
-    )  # the check can fail
+    similar = ["#FF0000", "#B07000"]  # the check can fail
+    assert closest(similar, "deuteranopia") < 10 < closest(similar, "none")
     for name, figure in drawn.items():
         for axes in figure.axes:
             colours = {line.get_color() for line in series(axes)}
@@ -203,81 +148,68 @@ def test_series_differ_by_more_than_colour(drawn):
     compared = 0
     for name, figure in drawn.items():
         for axes in figure.axes:
-            cues = [
-                (str(line._dash_pattern), line.get_marker(), line.get_linewidth())
-                for line in series(axes)
-            ]
-            compared += len(cues) > 1
-            assert len(set(cues)) == len(cues), (name, cues)
-    assert compared >= 10
+            lines = series(axes)
+            cues = {(str(x._dash_pattern), x.get_marker(), x.get_linewidth()) for x in lines}
+            compared += len(lines) > 1
+            assert len(cues) == len(lines), name
+    assert compared >= 6
+    markers = [marker for _, marker in figures.VERDICTS.values()]
+    assert len(set(markers)) == len(markers)
 
 
-def test_whitening_by_the_same_images_has_no_error_and_by_few_has_one(cifar10):
-    images = cifar10.train.images[:300].float() / 64
-    covariance = whitening.patch_covariance((images,))
-    assert figures_explore.whitening_error(covariance, covariance, 5e-4) == 0
-    assert (
-        figures_explore.whitening_error(
-            covariance, whitening.patch_covariance((images[:10],)), 5e-4
-        )
-        > 0.05
-    )
+def test_a_figure_leaves_the_users_style_alone_and_repeats_byte_for_byte():
+    before = dict(matplotlib.rcParams)
+    one, other = (figures.as_svg(figures.training_curves(history(), 2, 0.2)) for _ in range(2))
+    assert one == other
+    assert dict(matplotlib.rcParams) == before
 
 
-def test_mid_grey_is_zero_and_the_default_epsilon_is_drawn():
-    _, axes = figures.new_figure(1, 1, "")
-    figures.picture(axes, torch.zeros(3, 2, 2))
-    assert (axes.images[0].get_array() == 0.5).all()
-    spectrum = figures.eigenvalue_spectrum(torch.tensor([1.0, 0.1]))
-    assert RunParams.whitening_eps in [line.get_ydata()[0] for line in spectrum.axes[0].lines]
-
-
-def test_the_layer_table_counts_every_parameter_in_the_order_of_execution():
-    """352 and so on: Appendix A.1; frozen are the whitening filters and the scales of BatchNorm."""
-    model = Network(torch.zeros(24, 3, 2, 2)).train()
-    rows = figures.layer_table(model)
-    assert (
-        sum(row["parameters"] for row in rows)
-        == sum(p.numel() for p in model.parameters())
-        == 1_972_792
-    )
-    assert sum(row["trained"] for row in rows) == sum(
-        p.numel() for p in model.parameters() if p.requires_grad
-    )
-    assert [row["kind"] for row in rows[2:9]] == [
-        "Conv2d",
-        "MaxPool2d",
-        "BatchNorm",
-        "GELU",
-        "Conv2d",
-        "BatchNorm",
-        "GELU",
-    ]
-    assert {row["layer"]: row["output"] for row in rows}["4.pool"] == (256, 3, 3)
-    assert model.training
-    assert not any(module._forward_hooks for module in model.modules())
+def test_the_claims_stand_in_the_tables_order_beside_the_band_of_differences_that_count_as_none():
+    figure = figures.claims(judged(), margin=0.5)
+    rows = [label.get_text() for label in figure.axes[0].get_yticklabels()]
+    assert rows == list(judged()["says"])[:-1]  # nats are no points
+    assert figure.axes[0].patches[0].get_extents().transformed(
+        figure.axes[0].transData.inverted()
+    ).intervalx == pytest.approx([-0.5, 0.5])
 
 
 def test_curves_without_validation_show_training_alone():
-    row = {
-        "epoch": 1,
-        "train_loss": 1.0,
-        "train_accuracy": 0.5,
-        "validation_loss": np.nan,
-        "validation_accuracy": np.nan,
-    }
-    figure = figures.training_curves([row, row | {"epoch": 2}], 2, 0.2)
+    figure = figures.training_curves(history(validation=np.nan), 2, 0.2)
     assert [line.get_label() for line in figure.axes[1].lines] == ["training"]
-    assert "nan" not in figure.alt
-    assert "validation" not in figure.alt
 
 
-def test_the_arms_stand_below_their_base_from_the_best_to_the_worst():
-    values = {"better": [93.9], "base": [93.3, 93.5], "worse": [92.0], "middle": [93.0]}
-    figure = figures.run_accuracies(values, dict.fromkeys(values, (92, 94)), {}, "base")
-    assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == [
-        "base",
-        "better",
-        "middle",
-        "worse",
-    ]
+def test_a_crop_is_named_by_where_the_image_goes():
+    assert figures.crop_name(torch.tensor([2, -1, 1])) == "up 2, right 1\nflipped"
+    assert figures.crop_name(torch.tensor([0, 0, 0])) == "not moved"
+
+
+def test_accuracy_and_confusion_count_the_same():
+    matrix = figures.confusion_matrix(LOGITS, LABELS)
+    assert accuracy(LOGITS, LABELS) == 0.5 == np.trace(matrix) / matrix.sum()
+    assert matrix[1, 0] == matrix[2, 1] == 1
+
+
+def test_the_most_confident_answers_come_first():
+    assert figures.most_confident(LOGITS, LABELS, 10, right=False).tolist() == [2, 1]
+    assert figures.most_confident(LOGITS, LABELS, 10, right=True).tolist() == [0, 3]
+    assert figures.most_confident(LOGITS, LABELS, 1, right=True).tolist() == [0]
+
+
+def test_the_floor_of_smoothed_labels_is_the_least_loss():
+    assert figures.smoothing_floor(0.0) == 0
+    target = torch.full((1, 10), 0.02)
+    target[0, 4] = 0.82  # the logits that give the smoothed label itself reach it
+    least = mean_loss(target.log(), torch.tensor([4]), 0.2)
+    assert figures.smoothing_floor(0.2) == pytest.approx(least, abs=1e-6)
+
+
+def test_calibration_of_a_worked_example():
+    """Ten answers of 0.65, seven of them right, and five of 0.95, four of them right."""
+    probability = np.array([0.65] * 10 + [0.95] * 5)
+    logits = np.log(np.column_stack([probability, *[(1 - probability) / 9] * 9]))
+    labels = np.array([0] * 7 + [1] * 3 + [0] * 4 + [1])
+    curve = figures.calibration_curve(logits, labels)
+    expected = [[0.65, 0.7, 10], [0.95, 0.8, 5]]
+    np.testing.assert_allclose(curve.to_numpy(), expected, atol=1e-6)
+    error = figures.calibration_error(curve)
+    assert error == pytest.approx((10 * 0.05 + 5 * 0.15) / 15, abs=1e-6)

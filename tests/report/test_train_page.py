@@ -1,47 +1,56 @@
 import os
+import re
 import signal
-import subprocess
-import sys
 
 import pytest
-import torch
 
 from cifarlib.params import load_params
 from cifarlib.report import train_page
 
 
+def row(epoch):
+    part = {"epoch": epoch, "train_seconds": 60.0, "validation_seconds": 5.0}
+    return part | {"train_loss": 1.25, "validation_accuracy": 0.5, "train_accuracy": 0.5}
+
+
 @pytest.fixture
-def busy(monkeypatch):
-    """Two threads, of which the second has no core of its own: an epoch takes 60 s on one, and 90 s
-    on two."""
-    threads = [2]
-    monkeypatch.setattr(torch, "get_num_threads", lambda: threads[0])
-    monkeypatch.setattr(torch, "set_num_threads", lambda n: threads.__setitem__(0, n))
-    monkeypatch.setattr(train_page.os, "getloadavg", lambda: (1.3, 1, 1))
-    monkeypatch.setattr(
-        train_page, "estimate_epoch_seconds", lambda *_: 60 if threads[0] == 1 else 90
-    )
-    return threads
+def clock(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(train_page.time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(train_page.Progress, "draw", lambda self: None)
+    return now
 
 
-def test_where_another_process_is_busy_fewer_threads_are_recommended_and_not_set(busy, monkeypatch):
-    text = train_page.announce(load_params(7), "cpu").data
-    assert "with `OMP_NUM_THREADS=1` an epoch takes 60 s" in text
-    assert busy == [2]
-    monkeypatch.setattr(train_page, "estimate_epoch_seconds", lambda *_: 60)
-    assert "busy" not in train_page.announce(load_params(7), "cpu").data
-    monkeypatch.setattr(train_page.os, "getloadavg", lambda: (0.1, 1, 1))
-    assert not train_page._faster_on_fewer_threads(load_params(7), 90)
+def test_one_line_says_how_far_it_is_and_how_long_it_takes_evaluation_included(clock, capsys):
+    """40,000 images cost what 13,333 forward passes do three times: 10,000 held-out images cost a
+    twelfth of an epoch, and the 130,000 of the evaluation a little more than one."""
+    with train_page.Progress(load_params("fast")) as progress:
+        progress(0.0, [])
+        clock[0] = 65.0
+        progress(1.0, [row(1)])
+        clock[0] = 66.0
+        progress(1.01, [row(1)])  # too soon for another line
+    first, second = re.findall("\r(epoch [^\r\n]*)", capsys.readouterr().out)
+    assert first == "epoch 0.0 of 12"
+    # 11 epochs of 65 s, and then 13 passes of 10,000 images
+    expected = "epoch 1.0 of 12, loss 1.2500, validation 50.00 %, 65.0 s an epoch, 13 min left"
+    assert second == expected
 
 
-def test_openmps_threads_spin_little_unless_the_user_says_otherwise(monkeypatch):
-    code = "import cifarlib, os; print(os.environ['GOMP_SPINCOUNT'])"
-    for given, expected in (({}, "1000"), ({"GOMP_SPINCOUNT": "7"}, "7")):
-        monkeypatch.delenv("GOMP_SPINCOUNT", raising=False)
-        for name, value in given.items():
-            monkeypatch.setenv(name, value)
-        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-        assert done.stdout.strip() == expected
+def test_a_line_is_closed_when_the_run_ends_or_is_stopped(clock, capsys):
+    progress = train_page.Progress(load_params("fast"))
+    with progress:
+        progress(0.4, [])
+    out = capsys.readouterr().out
+    assert out.startswith("The curves appear")
+    assert "\repoch 0.4 of 12\n" in out
+    assert "Stopped in epoch 1 of 12: 0 epochs trained" in out
+    params = load_params("fast", epochs=1)
+    with train_page.Progress(params) as progress:
+        progress(1.0, [row(1)])
+    out = capsys.readouterr().out
+    assert "evaluating on the held-out images\n" in out
+    assert "Complete: 1 epoch trained" in out
 
 
 class StoppedWhenFreed:
@@ -63,6 +72,29 @@ def test_a_stop_while_the_curves_are_drawn_is_not_lost(monkeypatch):
     monkeypatch.setattr(progress.figure, "draw", draw)
     before = signal.getsignal(signal.SIGINT)
     with pytest.raises(KeyboardInterrupt):
-        progress.show([])
+        progress.draw()
     assert drawn == [True]
     assert signal.getsignal(signal.SIGINT) is before
+
+
+@pytest.mark.parametrize(
+    ("run", "epochs", "accuracy", "says"),
+    [
+        ("run7", 200, 0.935, "93.50 %"),
+        ("run7", 95, 0.935, "cannot be compared"),
+        ("fast", 12, 0.935, "The paper's best run reaches 93.20 %"),
+        ("fast", 1, 0.09, "near chance"),
+    ],
+)
+def test_a_result_says_what_it_may_be_set_beside(run, epochs, accuracy, says):
+    parts = {
+        f"{p}_{k}": v
+        for p in ("validation", "test")
+        for k, v in {"images": 10_000, "accuracy": accuracy}.items()
+    }
+    record = {"run": run, "epochs_trained": epochs, "train_images": 40_000, **parts}
+    record["parameters"] = {"batch_size": 128}
+    text = train_page.result(record, {"validation_accuracy": {"run7": 93.2}}).data
+    assert says in text
+    assert ("near chance" in text) == (accuracy < 0.25)
+    assert ("cannot be compared" in text) == (epochs != 200)

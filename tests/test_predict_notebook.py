@@ -1,0 +1,47 @@
+"""The predict notebook, executed by papermill on images that someone brings."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+from test_notebooks import execute, forms
+
+from cifarlib.data import CLASSES
+
+
+def test_a_folder_of_pictures_is_said_as_it_was_read(cifar10, tiny_run, tmp_path):
+    for i, label in enumerate(cifar10.test.labels[:12].tolist()):
+        folder = tmp_path / "mine" / CLASSES[label]
+        folder.mkdir(parents=True, exist_ok=True)
+        pixels = cifar10.test.images[i].permute(1, 2, 0).numpy()
+        Image.fromarray(pixels).save(folder / f"{i + 1}.png")
+    (tmp_path / "mine" / "14.heic").write_bytes(b"a cat")
+    done = execute("predict", tmp_path, images="mine", model=tiny_run, submission=True)
+    assert done.returncode == 0, done.stdout
+    text = forms(tmp_path / "predict.ipynb", "text/markdown")
+    assert "Warning: predictions for 12 of 13 files. Left out: `14.heic`" in text
+    table = pd.read_csv(tmp_path / "predictions.csv")
+    right = (table["image"].str.split("/").str[0] == table["class"]).sum()
+    assert f"Of 12 images with a label, {right} are answered right" in text
+    assert np.load(tmp_path / "predictions.npy").shape == (12, 10)
+    assert len((tmp_path / "submission.csv").read_text().splitlines()) == 13
+
+
+@pytest.mark.parametrize(
+    ("parameters", "says"),
+    [
+        (
+            {"images": "small.npy"},
+            "images = 'small.npy': its values go from -0.5 to -0.5: expected",
+        ),
+        ({"model": "outputs/run9"}, "model = 'outputs/run9': there is no such file or folder"),
+        ({"image": "small.npy"}, "parameter 'image' is unknown: did you mean 'images'?"),
+    ],
+)
+def test_bad_input_is_one_clear_error_before_any_work(parameters, says, tmp_path):
+    np.save(tmp_path / "small.npy", np.full((2, 3072), -0.5))
+    done = execute("predict", tmp_path, **{"data_folder": "none", **parameters})
+    assert done.returncode == 1
+    assert f"InputError: {says}" in done.stdout
+    # no data fetched, either
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["predict.ipynb", "small.npy"]
