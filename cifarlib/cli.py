@@ -115,8 +115,7 @@ def status(*, runs, seeds, epochs, stop, images, outputs, todo) -> None:
     wanted = [load_params(name, seed=seed, **schedule) for name, seed in pairs]
     folder = outputs_folder(outputs)
     if not todo:
-        exact = any(schedule.values())
-        click.echo(report(wanted, folder, every=not runs, exact=exact))
+        click.echo(report(wanted, folder, every=not runs))
         return
     for run in (read(params, folder) for params in wanted):
         if run.state != "done":
