@@ -62,7 +62,7 @@ def test_every_accepted_array_gives_the_same_images(small, tmp_path, layout, arr
         (GREY // 100, "values go from 1 to 1: .* multiply by 255 if 1 is white"),
         (GREY - 101.0, "values go from -1 to -1: .* undo a normalisation"),
         (GREY * 3.0, "to 300: expected numbers from 0 to 255"),
-        (np.where(np.arange(3072), GREY, np.nan), "values go from nan to nan"),
+        (np.where(np.arange(3072), GREY, np.nan), "some of its values are nan or infinite"),
         (np.array([{}, 3], dtype=object), "allow_pickle=False"),
         (GREY, "do not tell how rows are laid out: give layout, channel by channel .chw"),
     ],

@@ -18,7 +18,6 @@ from cifarlib.params import PAPER_EPOCHS, TRAIN_IMAGES, RunParams
 from cifarlib.provenance import computed_on
 from cifarlib.report import figures
 from cifarlib.report.display import NumberedFigure, Text, duration
-from cifarlib.train import estimate_epoch_seconds
 
 CAPTION = (
     "Loss per image and accuracy after each epoch. The training values are those met during the "
@@ -39,21 +38,15 @@ def finished_before(params: RunParams, output_folder: str | Path | None = None) 
     return found.record if found.state == "done" and not under_way else None
 
 
-def announce(params: RunParams, device: str, finished: dict | None = None) -> Text:
-    """Say how long the run will take on this machine, measured on a few steps, and how to ask for
-    less; of a ``finished`` one, how to train it again."""
+def announce(params: RunParams, finished: dict | None = None) -> Text:
+    """Say what is about to be trained; of a ``finished`` run, how to train it again."""
     if finished:
         day, machine = finished["finished"][:10], computed_on(finished)
         text = f"**This run is finished** ({day}, {machine}). Below is its record. To train it "
         return Text(text + "again, set `resume = False` in the cell above.")
-    chosen = pick_device(device)
-    epoch = estimate_epoch_seconds(params, chosen)
-    machine = {"cpu": "CPU", "mps": "Apple GPU"}.get(chosen.type, "GPU")
-    text = f"**About {duration(epoch * params.last_epoch)} on this {machine}**: "
-    text += f"{plural(params.last_epoch, 'epoch')} of {duration(epoch)}."
-    if epoch * params.last_epoch > 3600:
-        text += ' For less, set `run = "fast"` in the cell above, or fewer `epochs`.'
-    return Text(f"{text} It can be stopped at any time: run all cells again, and it goes on.")
+    text = f"**{plural(params.last_epoch, 'epoch')} will be trained.** The line below the curves "
+    text += "says how long that takes here. It can be stopped at any time: run all cells again, "
+    return Text(text + "and it goes on.")
 
 
 def source(thing: Callable) -> None:
