@@ -185,7 +185,8 @@ def export(notebook: str, to: tuple[str, ...], folder: str | None) -> None:
         try:
             path = export(user_path("notebook", notebook), kind, user_path("folder", folder))
         except (OSError, RuntimeError, ValueError) as error:
-            raise InputError(f"{notebook} cannot be exported: {error}") from None
+            reason = " ".join(str(error).split())
+            raise InputError(f"{notebook} cannot be exported: {reason}") from None
         click.echo(path)
 
 
