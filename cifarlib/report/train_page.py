@@ -20,18 +20,14 @@ from cifarlib.report import figures
 from cifarlib.report.display import NumberedFigure, Text, duration
 from cifarlib.train import estimate_epoch_seconds
 
-CAPTION = (
-    "Loss per image and accuracy after each epoch. The training values are those met during the "
-    "epoch, on augmented images."
-)
+CAPTION = "Loss per image and accuracy; those of training are met during the epoch, on crops."
 NEAR_CHANCE = 0.25  # chance is 0.1
 HELD_OUT = 10_000  # images that validate, and that test
 
 
 def finished_before(params: RunParams, output_folder: str | Path | None = None) -> dict | None:
     """The record of this run where it is finished and JupyterLab runs the notebook: there all cells
-    are run again for many reasons, and hours of training come unasked. papermill trains whenever it
-    is called."""
+    are run again for many reasons. papermill trains whenever it is called."""
     if "JPY_SESSION_NAME" not in os.environ:  # which Jupyter's server sets for its kernels
         return None
     found = status.read(params, outputs_folder(output_folder))
@@ -40,12 +36,11 @@ def finished_before(params: RunParams, output_folder: str | Path | None = None) 
 
 
 def announce(params: RunParams, device: str, finished: dict | None = None) -> Text:
-    """Say how long the run will take on this machine, measured on a few steps, and how to ask for
-    less; of a ``finished`` one, how to train it again."""
+    """Say how long the run will take on this machine, or how to train a finished one again."""
     if finished:
         day, machine = finished["finished"][:10], computed_on(finished)
-        text = f"**This run is finished** ({day}, {machine}). Below is its record. To train it "
-        return Text(text + "again, set `resume = False` in the cell above.")
+        text = f"**This run is finished** ({day}, {machine}). Below is its record. "
+        return Text(f"{text}To train it again, set `resume = False` in the cell above.")
     chosen = pick_device(device)
     epoch = estimate_epoch_seconds(params, chosen)
     machine = {"cpu": "CPU", "mps": "Apple GPU"}.get(chosen.type, "GPU")
@@ -80,9 +75,7 @@ def stop_waits() -> Iterator[None]:
 
 class Progress:
     """The curves so far, and below them one line that is printed, for a terminal, and rewritten.
-
-    ``with Progress(params) as progress:`` closes it, whether the run ends or is stopped: in the
-    notebook the curves and one sentence are left."""
+    ``with`` closes it, also of a stopped run: the notebook keeps the curves and one sentence."""
 
     def __init__(self, params: RunParams):
         self.params, self.history, self.epochs, self.first = params, [], 0.0, 0.0
@@ -92,7 +85,7 @@ class Progress:
 
     def __enter__(self) -> "Progress":
         hint = Text("The curves appear after the first epoch.")
-        self.figure.handle = display(hint, display_id=True)  # above the line, from the beginning
+        self.figure.handle = display(hint, display_id=True)  # above the line
         return self
 
     def __call__(self, epochs: float, history: list[dict]) -> None:
@@ -145,15 +138,15 @@ class Progress:
     def work_left(self) -> float:
         """How many times the work of this session is still to be done, the evaluation included."""
         images = self.params.steps_per_epoch * self.params.batch_size
-        # a forward pass costs a third of a training step
-        validation = 0 if self.params.train_images > TRAIN_IMAGES else HELD_OUT / 3
-        evaluation = HELD_OUT / 3  # of the test images
-        if self.params.train_images >= TRAIN_IMAGES:  # then six views of all of them, too
-            evaluation = 7 * evaluation + 6 * validation
+        validation = test = HELD_OUT / 3  # a forward pass costs a third of a training step
+        if self.params.train_images > TRAIN_IMAGES:
+            validation = 0
+        # on whole splits six views of all held-out images, too
+        views = 6 * (validation + test) if self.params.train_images >= TRAIN_IMAGES else 0
         epochs = self.epochs - self.first
         done = epochs * images + (len(self.history) - int(self.first)) * validation
         left = self.params.last_epoch - self.epochs
-        return (left * images + math.ceil(left) * validation + evaluation) / done
+        return (left * images + math.ceil(left) * validation + test + views) / done
 
 
 def result(record: dict, published: dict) -> Text:
@@ -171,7 +164,5 @@ def result(record: dict, published: dict) -> Text:
         text += f"{record['train_images']:,}, so that the two cannot be compared"
     text += "."
     if record["test_accuracy"] < NEAR_CHANCE:
-        steps = record["train_images"] // record["parameters"]["batch_size"]
-        steps = plural(steps * record["epochs_trained"], "step")
-        text += f" **That is near chance, 10 %**, after {steps}: the note below says why."
+        text += " **That is near chance, 10 %**: the note below says why."
     return Text(text)
