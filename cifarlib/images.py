@@ -137,13 +137,14 @@ def _read_array(file: Path, layout: str) -> NamedImages:
 
 
 def _as_bytes(values: np.ndarray, notes: list[str]) -> np.ndarray:
+    if not np.isfinite(values).all():
+        raise ValueError(f"some of its values are nan or infinite: {ACCEPTED}")
     low = float(values.min())
     high = float(values.max())
-    fractions = low >= 0 and high <= 1.0001 and bool((np.rint(values) != values).any())
-    if fractions:
+    if low >= 0 and high <= 1.0001 and (np.rint(values) != values).any():
         notes.append("The values, from 0 to 1, were multiplied by 255.")
         values = values * 255
-    elif not np.isfinite(values).all() or low < -0.01 or high > 255.01 or 0 < high <= 2:
+    elif low < -0.01 or high > 255.01 or 0 < high <= 2:
         advice = "undo a normalisation first, multiply by 255 if 1 is white"
         raise ValueError(f"its values go from {low:g} to {high:g}: {ACCEPTED}; {advice}")
     return np.rint(values).clip(0, 255).astype(np.uint8)
@@ -157,12 +158,15 @@ def _choose_layout(rows: np.ndarray, layout: str, notes: list[str]) -> str:
     layouts, 99.9 % are told, and all rightly."""
     some = rows[:: max(len(rows) // 1000, 1)].astype(np.int16)
     chw, hwc = (np.abs(some[:, step:] - some[:, :-step]).mean() for step in (32, 96))
-    told = "chw" if hwc > 1.2 * chw else "hwc" if chw > 1.2 * hwc else None
-    if layout == "auto" and told is None:
+    told = layout
+    if max(chw, hwc) > 1.2 * min(chw, hwc):
+        told = "chw" if chw < hwc else "hwc"
+    if told == "auto":
         choice = " or ".join(LAYOUTS.values())
         raise ValueError(f"its values do not tell how rows are laid out: give layout, {choice}")
     if layout == "auto":
         notes.append(f"The rows are read {LAYOUTS[told]}, as their neighbouring values tell.")
-    elif told not in (None, layout):
+        return told
+    if told != layout:
         notes.append(f"Warning: layout is {layout}, but the values tell that it is {told}.")
-    return told if layout == "auto" else layout
+    return layout

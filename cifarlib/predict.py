@@ -125,10 +125,10 @@ def accuracies(folders: Sequence[Path]) -> pd.DataFrame:
     for folder in folders:
         r = records.read_record(folder)
         shares = _percent(r["test_accuracy"]), _percent(r.get("test_accuracy_views"))
-        rows.append((_name(folder), r["epochs_trained"], r["train_images"], *shares))
+        rows.append((_name(folder), r["epochs_trained"], f"{r['train_images']:,}", *shares))
     if len(folders) > 1:
         average = _percent(accuracy(*saved_logits(folders)))
-        rows.append((f"mean of these {len(folders)}", "", "", average, ""))
+        rows.append((f"mean of these {len(folders)}", "", "", average, "–"))
     return pd.DataFrame(rows, columns=columns)
 
 
@@ -137,7 +137,7 @@ def _name(folder: Path) -> str:
 
 
 def _percent(share: float | None) -> str:
-    return "" if share is None else f"{100 * share:.2f} %"
+    return "–" if share is None else f"{100 * share:.2f} %"
 
 
 class Answers(NamedTuple):

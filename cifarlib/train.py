@@ -27,10 +27,9 @@ from cifarlib.loop import (
     mean_loss,
     predict_logits,
     train_epoch,
-    train_step,
 )
 from cifarlib.model import build_model
-from cifarlib.params import ALL_IMAGES, TRAIN_IMAGES, RunParams
+from cifarlib.params import TRAIN_IMAGES, RunParams
 from cifarlib.preprocess import channel_statistics, make_normalizer
 from cifarlib.whitening import filters_from_images
 
@@ -176,28 +175,6 @@ def build(
         dtype=getattr(torch, precision),
         lookahead=Lookahead(params, model) if params.lookahead else None,
     )
-
-
-def estimate_epoch_seconds(params: RunParams, device: torch.device) -> float:
-    """Estimate how long an epoch takes, validation included, from a few steps of a scratch network.
-
-    The fastest of six counts: a process's first steps are slow. On CUDA they run uncaptured, so
-    that an epoch takes at most as long.
-    """
-    size = min(params.batch_size, 128 if device.type == "cpu" else 1024)
-    noise = torch.randint(0, 256, (size, 3, 32, 32), dtype=torch.uint8)
-    split = Split(noise, torch.zeros(size, dtype=torch.int64))
-    training = build(params, split, channel_statistics(noise), device, pick_precision(device))
-    x = training.normalizer.apply(training.images)
-    seconds = []
-    for _ in range(6):
-        start = time.perf_counter()
-        loss, _ = train_step(training, x, training.labels)
-        loss.item()  # waits for the device
-        seconds.append(time.perf_counter() - start)
-    trained = params.steps_per_epoch * params.batch_size
-    validated = (ALL_IMAGES - TRAIN_IMAGES) / 3  # forward alone: a third of a step's arithmetic
-    return min(seconds) / size * (trained + validated)
 
 
 def prepare(

@@ -3,7 +3,6 @@
 What its cells print goes to the terminal; what they display stands in the executed copy alone.
 """
 
-import ast
 import logging
 import os
 import sys
@@ -25,36 +24,28 @@ PLAIN = ("InputError", "Interrupted", "Diverged")  # errors whose message says a
 
 
 class Terminal:
-    """The file into which the cells print.
+    """The file into which the cells print, with their line of progress that begins with "\\r".
 
-    A line that they rewrite ("\\r") is rewritten on a terminal. In a log, or where make trains
-    several runs at once, it is printed now and then, with the run's name.
+    A terminal shows it in place; a log, or a make that trains several runs, now and then.
     """
 
     def __init__(self, name: str):
         several = "jobserver" in os.environ.get("MAKEFLAGS", "")
         self.rewrites = sys.stdout.isatty() and not several
         self.name = name
-        self.line = ""
-        self.printed = 0.0
+        self.printed = -LOG_SECONDS
 
     def write(self, text: str) -> None:
         if self.rewrites:
             click.echo(text.replace("\r", "\r\033[K"), nl=False)  # clears what was longer
             return
-        *lines, self.line = (self.line + text).split("\n")
-        for line in lines:
-            self.say(line)
-        if "\r" in self.line and time.monotonic() - self.printed >= LOG_SECONDS:
-            self.say(self.line)
-            self.line = ""
+        line = text.rpartition("\r")[2].strip()
+        if "\r" in text:
+            if time.monotonic() - self.printed < LOG_SECONDS:
+                return
             self.printed = time.monotonic()
-
-    def say(self, line: str) -> None:
-        """Print what a terminal would show of a line."""
-        shown = line.rstrip("\r").rpartition("\r")[2].rstrip()
-        if shown:
-            click.echo(f"{self.name}: {shown}")
+        if line:
+            click.echo(f"{self.name}: {line}")
 
     def flush(self) -> None:
         """Do nothing: click flushes every line."""
@@ -89,6 +80,7 @@ def train(params: RunParams, outputs: Path, parameters: dict, unless_done: bool 
     except OSError as error:
         raise InputError(f"{shown} cannot be written: {error}") from None
     except KeyboardInterrupt:
+        click.echo()  # below the line of progress
         saved = len(records.unfinished_history(folder))
         kept = "the same command goes on"
         if not saved:
@@ -126,9 +118,15 @@ def _execute(folder: Path, name: str, parameters: dict) -> None:
         "stdout_file": Terminal(name),
         "stderr_file": sys.stderr,
     }
+    cell = inspect_notebook(notebook)  # what is as there needs no cell of injected parameters
+    given = {
+        name: value
+        for name, value in parameters.items()
+        if cell.get(name, {}).get("default", "").replace('"', "'") != repr(value)
+    }
     target = str(output).replace("{", "{{").replace("}", "}}")  # papermill fills in {names}
     try:
-        execute_notebook(notebook, target, _changes(notebook, parameters), **options)
+        execute_notebook(notebook, target, given, **options)
     except PapermillExecutionError as error:
         reason = (error.evalue or "no reason given").partition("\n")[0]
         if error.ename not in PLAIN:
@@ -136,17 +134,3 @@ def _execute(folder: Path, name: str, parameters: dict) -> None:
         raise InputError(reason) from None
     except (DeadKernelError, NoSuchKernel, RuntimeError) as error:
         raise InputError(f"no kernel to train in: {error}") from None
-
-
-def _changes(notebook: Path, parameters: dict) -> dict:
-    """Leave out what the notebook's own cell sets to the same value."""
-    cell = inspect_notebook(notebook)
-    changes = {}
-    for name, value in parameters.items():
-        try:
-            unchanged = ast.literal_eval(cell[name]["default"]) == value
-        except (KeyError, ValueError, SyntaxError):  # an expression, as someone edited it
-            unchanged = False
-        if not unchanged:
-            changes[name] = value
-    return changes

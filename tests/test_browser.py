@@ -52,7 +52,7 @@ def lab(project):
         "JUPYTER_CONFIG_DIR": str(project / ".jupyter"),
         "JUPYTER_RUNTIME_DIR": str(runtime),
     }
-    with open(log, "w") as file:
+    with open(log, "w", encoding="utf-8") as file:
         server = subprocess.Popen(
             command,
             cwd=project,
@@ -107,7 +107,7 @@ class Lab:
         )
 
     def edit_parameters(self, **values):
-        """Replaces literals in the parameters cell, as one would by typing."""
+        """Replace literals in the parameters cell, as one would by typing."""
         cell = next(
             i
             for i, cell in enumerate(self.before.cells)
@@ -119,7 +119,8 @@ class Lab:
             assert n == 1, name
         self.before.cells[cell].source = source
         self.page.evaluate(
-            "([i, text]) => jupyterapp.shell.currentWidget.content.model.cells.get(i).sharedModel.setSource(text)",
+            "([i, text]) => "
+            "jupyterapp.shell.currentWidget.content.model.cells.get(i).sharedModel.setSource(text)",
             [cell, source],
         )
 
@@ -232,7 +233,8 @@ def test_the_stop_button_interrupts_training_and_the_next_run_resumes(opened, pa
     # cell before
     page.wait_for_function(
         "jupyterapp.shell.currentWidget.content.widgets.some("
-        "w => w.model.type === 'code' && w.model.outputs.toJSON().some(o => o.output_type === 'error'))",
+        "w => w.model.type === 'code' && "
+        "w.model.outputs.toJSON().some(o => o.output_type === 'error'))",
         timeout=MINUTES,
     )
     stopped = notebook.saved()

@@ -233,19 +233,6 @@ def test_no_pickle_is_read_before_it_is_verified(tmp_path, offline, pickles):
     assert not (tmp_path / "executed").exists()
 
 
-def test_a_folder_that_cannot_be_written_serves_by_what_lies_there(
-    tmp_path, pickles, offline, monkeypatch, caplog
-):
-    def full(path, write):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(data, "write_atomically", full)
-    bring(tmp_path, CIFAR10.base_folder, pickles)
-    publish(pickles, monkeypatch)
-    assert len(load_cifar10(tmp_path).test) == 10_000
-    assert "No space left on device. What is there is read anew each time" in caplog.text
-
-
 def test_a_file_system_without_locks_is_named(tmp_path, offline, monkeypatch):
     def acquire(lock):
         raise OSError(37, "No locks available")

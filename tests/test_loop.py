@@ -5,7 +5,6 @@ import torch.nn.functional as F
 
 from cifarlib.loop import (
     Lookahead,
-    Training,
     accuracy,
     epoch_plan,
     make_optimizer,
@@ -17,6 +16,7 @@ from cifarlib.loop import (
 from cifarlib.model import build_model
 from cifarlib.params import load_params
 from cifarlib.preprocess import channel_statistics, draw_crops, make_normalizer
+from cifarlib.train import build
 
 LOGITS = np.array([[5.0, 0, 0], [0, 1, 0], [9, 0, 0], [0, 0, 2]], np.float32)
 LABELS = np.array([0, 2, 1, 2])
@@ -110,16 +110,10 @@ def test_batchnorms_biases_learn_faster_and_decay_as_much_less():
 
 def training_on(p, small, device, dtype):
     """A network, and the batch of its first step."""
-    images, labels = (
-        small.train.images[: p.batch_size].to(device),
-        small.train.labels[: p.batch_size].to(device),
-    )
-    normalizer = make_normalizer(images, p.normalization, channel_statistics(images))
-    model = build_model(0, torch.randn(24, 3, 2, 2, generator=torch.Generator().manual_seed(0))).to(
-        device
-    )
-    training = Training(p, model, make_optimizer(p, model), images, labels, normalizer, dtype)
-    return training, normalizer.apply(images), labels
+    split = small.train.head(p.batch_size)
+    precision = str(dtype).removeprefix("torch.")
+    training = build(p, split, channel_statistics(split.images), torch.device(device), precision)
+    return training, training.normalizer.apply(training.images), training.labels
 
 
 def test_one_step_is_the_same_on_every_device(small, device):
@@ -138,7 +132,8 @@ def test_one_step_is_the_same_on_every_device(small, device):
 def test_float16_loses_no_gradient(run, small, device):
     """The mean over a batch has the smaller gradients; AdamW shows them, as it divides each by its
     own size."""
-    p, gradients = load_params(run), {}
+    p = load_params(run, batch_size=96)  # a CPU takes its time in float16
+    gradients = {}
     for dtype in (torch.float32, torch.float16):
         training, x, y = training_on(p, small, device, dtype)
         train_step(training, x, y)
@@ -151,7 +146,7 @@ def test_float16_loses_no_gradient(run, small, device):
 
 
 def test_a_step_whose_gradients_overflow_float16_is_left_out(small, device):
-    training, x, y = training_on(load_params(7), small, device, torch.float16)
+    training, x, y = training_on(load_params(7, batch_size=16), small, device, torch.float16)
     train_step(training, x, y)
     before = {name: value.clone() for name, value in training.model.state_dict().items()}
     scale, training.scale = training.scale, 2.0**30

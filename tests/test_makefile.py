@@ -46,7 +46,7 @@ def test_alone_it_says_what_to_type():
     lines = done.stdout.splitlines()
     assert lines[0].startswith("make train RUN=fast ")
     assert max(map(len, lines)) <= 100
-    makefile = (project_root() / "Makefile").read_text()
+    makefile = (project_root() / "Makefile").read_text(encoding="utf-8")
     (phony,) = [line for line in makefile.splitlines() if line.startswith(".PHONY:")]
     assert {word.rstrip(",") for word in done.stdout.split()} >= set(phony.split()[2:])
 

@@ -134,7 +134,7 @@ def test_the_executed_notebook_shows_what_a_learner_and_a_reader_expect(executed
     text = forms(path, "text/markdown") + forms(path, "text/html")
     text = text.replace("\N{NO-BREAK SPACE}", " ")
     for needed in (
-        "**About ",  # how long it takes
+        "**2 epochs will be trained.**",
         record["question"],
         "class Block(nn.Module):",
         "def train_step(",

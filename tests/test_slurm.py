@@ -236,9 +236,9 @@ def test_faults_leave_the_record_of_an_undisturbed_run(slurm, tmp_path):
     until(lambda: task.state != "RUNNING", LONG)
     slurm("scontrol", "update", f"JobId={task.job}", "TimeLimit=60")
     task.wait_for_start(1)
-    assert "the time limit is near" in Path(logs, "2.log").read_text()
+    assert "the time limit is near" in Path(logs, "2.log").read_text(encoding="utf-8")
     # the task alone was requeued, not the array
-    assert Path(logs, "1.log").read_text().count(": job ") == 1
+    assert Path(logs, "1.log").read_text(encoding="utf-8").count(": job ") == 1
 
     task.freeze_after(2)
     slurm.kill(signal.SIGKILL, spare=("munged", "slurmctld"))
@@ -268,11 +268,11 @@ def test_a_run_without_an_epoch_before_the_time_limit_fails_instead_of_starting_
     array, _, logs = submit(slurm, "slurm", tmp_path, "run7")
     task = Task(slurm, f"{array}_1", tmp_path, "run7")
     log = Path(logs, "1.log")
-    until(lambda: log.exists() and "executed notebook" in log.read_text(), LONG)
+    until(lambda: log.exists() and "executed notebook" in log.read_text(encoding="utf-8"), LONG)
     # Slurm's own warning, without the wait for it
     slurm("scancel", "--batch", "--signal=USR1", task.job)
     until(lambda: task.state == "FAILED", LONG)
-    assert "error: run7/0 saved no epoch within the time limit" in log.read_text()
+    assert "error: run7/0 saved no epoch within the time limit" in log.read_text(encoding="utf-8")
     until(lambda: not status.is_locked(task.folder), 30)  # nothing of it goes on
 
 

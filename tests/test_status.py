@@ -27,7 +27,7 @@ def state(folder):
 
 def change(folder, **parameters):
     path = folder / "record.json"
-    record = json.loads(path.read_text())
+    record = json.loads(path.read_text(encoding="utf-8"))
     record["parameters"] |= parameters
     path.write_text(json.dumps(record))
 
@@ -35,7 +35,7 @@ def change(folder, **parameters):
 def begin_again(folder):
     """Leave what a process that trains the run leaves after its first epoch."""
     (folder / "unfinished").mkdir(exist_ok=True)
-    lines = (folder / "history.csv").read_text().splitlines()[:2]
+    lines = (folder / "history.csv").read_text(encoding="utf-8").splitlines()[:2]
     (folder / "unfinished" / "history.csv").write_text("\n".join(lines))
 
 
@@ -118,7 +118,9 @@ def test_a_copy_is_no_run(folder):
 
 def test_where_nothing_was_validated_no_accuracy_is_shown(folder):
     path = folder / "record.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"validation_accuracy": None}))
+    path.write_text(
+        json.dumps(json.loads(path.read_text(encoding="utf-8")) | {"validation_accuracy": None})
+    )
     line = report(folder.parents[1], "run7").splitlines()[1]
     assert line.split()[-2:] == ["done", "89.50"]
 

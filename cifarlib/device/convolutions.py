@@ -90,8 +90,8 @@ def fast_conv3x3(x: Tensor, weight: Tensor, size: int) -> Tensor:
 
 
 def fastest_method(n: int, k: int, c: int, height: int, size: int, dtype: torch.dtype) -> str:
-    """Of n images (c, height, height) to the first size x size of k channels' outputs, as measured
-    on layers of this network."""
+    """Choose how n images (c, height, height) become the first size x size of k channels' outputs,
+    as measured on layers of this network."""
     if dtype not in (torch.float32, torch.bfloat16) or k * c < CHANNELS or n < IMAGES:
         return PYTORCH
     if _multiplications(size, _tile(size, dtype)) <= SHARE * 9 * height**2:
@@ -100,15 +100,15 @@ def fastest_method(n: int, k: int, c: int, height: int, size: int, dtype: torch.
 
 
 def _multiplications(size: int, m: int) -> int:
-    """Of one input and output channel and one image, size x size outputs in tiles of m x m."""
+    """Count those of one input and output channel and one image, for size x size outputs in tiles
+    of m x m."""
     return (-(-size // m) * (m + 2)) ** 2
 
 
 def _tile(size: int, dtype: torch.dtype) -> int:
-    """m: that with the fewest multiplications, 2 unless in float32."""
-    return min(
-        (2, 3, 4) if dtype == torch.float32 else (2,), key=lambda m: _multiplications(size, m)
-    )
+    """Choose m: that with the fewest multiplications, 2 unless in float32."""
+    choices = (2, 3, 4) if dtype == torch.float32 else (2,)
+    return min(choices, key=lambda m: _multiplications(size, m))
 
 
 def winograd(x: Tensor, weight: Tensor, size: int) -> Tensor:

@@ -178,9 +178,8 @@ def _interval(row: dict, family: int) -> tuple[float, float]:
 
 def _decision(row: dict) -> dict:
     """Give the verdict or, below VERDICT_SEEDS seeds, the mark."""
-    low, high = row["low"], row["high"]
+    low, high = sorted((row["sign"] or 1) * row[end] for end in ("low", "high"))
     if row["sign"]:
-        low, high = sorted((row["sign"] * low, row["sign"] * high))
         side = int(low > 0) - int(high < 0)
     else:
         side = int(low > -MARGIN and high < MARGIN) - int(low > MARGIN or high < -MARGIN)
@@ -214,7 +213,8 @@ def conclusion(judged: pd.DataFrame) -> str:
             difference = f" ({points(row.estimate)} points, the paper {points(row.paper)})"
             texts.append(row.says + difference if verdict else row.says)
         if texts:
-            lines.append(f"- **{len(texts)} {verdict or 'without a verdict'}**: {'; '.join(texts)}")
+            heading = verdict or "without a verdict"
+            lines.append(f"- **{len(texts)} {heading}**: {'; '.join(texts)}")
     if judged["provisional"].any():
         lines.append(f"\nThese verdicts are provisional until each run has {FINAL_SEEDS} seeds.")
     return "\n".join(lines)

@@ -24,8 +24,9 @@ from cifarlib.preprocess import crop_and_flip, draw_crops, make_normalizer
 from cifarlib.report.claims import binomial_interval
 
 WIDTH = 6.3  # inches: the text of the PDF, so that type has its printed size
-BLACK, ORANGE, SKY, GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"  # Okabe and Ito, 2008
-BLUE, VERMILION, PURPLE, GREY = "#0072B2", "#D55E00", "#CC79A7", "#BBBBBB"
+# the colours of Okabe and Ito, 2008, and a grey
+HEX = ("#000000", "#E69F00", "#56B4E9", "#009E73", "#0072B2", "#D55E00", "#CC79A7", "#BBBBBB")
+BLACK, ORANGE, SKY, GREEN, BLUE, VERMILION, PURPLE, GREY = HEX
 # series that share axes are told apart by colour, dash and marker
 CUES = {"o": (BLUE, "-"), "s": (VERMILION, "--"), "^": (GREEN, "-."), "D": (BLACK, ":")}
 CUES["v"] = (PURPLE, (0, (5, 3)))
@@ -52,20 +53,20 @@ def new_figure(height: float, alt: str) -> Figure:
 
 @styled
 def as_svg(figure: Figure) -> str:
-    """The same figure gives the same text: no date, fixed ids."""
+    """Write a figure so that the same one gives the same text: no date, fixed ids."""
     file = io.StringIO()
     figure.savefig(file, format="svg", metadata={"Date": None})
     return file.getvalue()
 
 
 def confusion_matrix(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Counts (10, 10): row the true class, column the predicted one."""
+    """Count answers, (10, 10): row the true class, column the predicted one."""
     pairs = len(CLASSES) * np.asarray(labels, int) + np.asarray(logits).argmax(1)
     return np.bincount(pairs, minlength=len(CLASSES) ** 2).reshape(len(CLASSES), -1)
 
 
 def answer_probabilities(logits: np.ndarray) -> np.ndarray:
-    """The probability (N,) of each image's most probable class."""
+    """Compute the probability (N,) of each image's most probable class."""
     return torch.as_tensor(np.asarray(logits, np.float64)).softmax(1).amax(1).numpy()
 
 
@@ -77,21 +78,22 @@ def most_confident(logits: np.ndarray, labels: np.ndarray, n: int, right: bool) 
 
 
 def calibration_curve(logits: np.ndarray, labels: np.ndarray, bins: int = 15) -> pd.DataFrame:
-    """Mean probability, share of right ones and count of the answers in each bin that holds some.
+    """Bin the answers by probability: mean probability, share of right ones, count of each bin.
     After Guo et al., On Calibration of Modern Neural Networks, 2017."""
-    probability, right = answer_probabilities(logits), right_answers(logits, labels)
+    probability = answer_probabilities(logits)
+    right = right_answers(logits, labels)
     answers = pd.DataFrame({"probability": probability, "right": right, "count": 1})
     which = (probability * bins).astype(int).clip(max=bins - 1)
     return answers.groupby(which).agg({"probability": "mean", "right": "mean", "count": "sum"})
 
 
 def calibration_error(curve: pd.DataFrame) -> float:
-    """The expected distance between an answer's probability and the share of right ones."""
+    """Average the distance between an answer's probability and the share of right ones."""
     return float(np.average((curve["probability"] - curve["right"]).abs(), weights=curve["count"]))
 
 
 def smoothing_floor(label_smoothing: float) -> float:
-    """The least cross-entropy per image (nats) that smoothed labels allow: their own entropy."""
+    """Compute the least loss per image (nats) that smoothed labels allow: their own entropy."""
     shares = torch.full((len(CLASSES),), label_smoothing / len(CLASSES), dtype=torch.float64)
     shares[0] += 1 - label_smoothing
     return float(torch.special.entr(shares).sum())
@@ -99,7 +101,8 @@ def smoothing_floor(label_smoothing: float) -> float:
 
 def _curves(axes: Axes, history: Sequence[dict], measure: str, factor: float = 1) -> None:
     """Training and, where images validate, validation over the epochs."""
-    names, every = {"train": "training", "validation": "validation"}, max(1, len(history) // 10)
+    names = {"train": "training", "validation": "validation"}
+    every = max(1, len(history) // 10)
     for (part, name), look in zip(names.items(), LOOKS, strict=False):
         values = [factor * row[f"{part}_{measure}"] for row in history]
         if np.isfinite(values).all():
@@ -156,7 +159,8 @@ def loss_curves(histories: pd.DataFrame) -> Figure:
 
 def _named_rows(figure: Figure, names: Iterable[str], label: str) -> Axes:
     """Axes with named rows, at y = 0, 1, ... downwards."""
-    axes, names = figure.subplots(), list(names)
+    axes = figure.subplots()
+    names = list(names)
     axes.set(yticks=range(len(names)), yticklabels=names, xlabel=label)
     axes.set_ylim(len(names) - 0.4, -0.6)
     axes.grid(axis="y", visible=False)
@@ -173,7 +177,8 @@ def run_accuracies(seeds: pd.DataFrame, intervals: pd.DataFrame, base: str = "")
     """Each run's mean and interval, below them its seeds, and the paper's value. seeds: columns run
     and accuracy; intervals: a row a run, in the order to be shown, of mean, low, high and, where
     the paper has one, paper; base: the run whose mean is a dotted line."""
-    mean, rows = intervals["mean"], np.arange(len(intervals))
+    mean = intervals["mean"]
+    rows = np.arange(len(intervals))
     alt = ", ".join(f"{run} {value:.2f}" for run, value in mean.items())
     figure = new_figure(0.7 + 0.22 * len(rows), f"Mean accuracy of each run: {alt}.")
     axes = _named_rows(figure, intervals.index, "accuracy (%)")
@@ -221,7 +226,7 @@ def _share_bars(shares: pd.Series, counts: pd.Series) -> np.ndarray:
 
 
 def _confusion(axes: Axes, logits: np.ndarray, labels: np.ndarray) -> None:
-    """Counts; the colour is the share of the true class that is mistaken for the other."""
+    """Draw counts; the colour is the share of the true class that is mistaken for the other."""
     matrix = confusion_matrix(logits, labels)
     mistaken = (matrix - np.diag(np.diag(matrix))) / matrix.sum(1, keepdims=True).clip(1)
     look = {"cmap": "Blues", "cbar": False, "linewidths": 0.5, "annot_kws": {"size": 7}}
@@ -257,8 +262,8 @@ def _calibration(axes: Axes, logits: np.ndarray, labels: np.ndarray) -> None:
 def run_panels(
     logits: np.ndarray, labels: np.ndarray, history: Sequence[dict] = (), layout: str = ""
 ) -> Figure:
-    """Accuracy over the epochs (A), and of the answers confusion (B), accuracy of each class (C) and
-    calibration (D). layout: a mosaic of these letters, rows apart by ";"."""
+    """Draw accuracy over the epochs (A), and of the answers confusion (B), accuracy of each class
+    (C) and calibration (D). layout: a mosaic of these letters, rows apart by ";"."""
     right = right_answers(logits, labels)
     layout = layout or ("AB;CD" if history else "BC;BD")
     alt = f"Charts of {len(right):,} answers, of which {right.sum():,} are right."
@@ -277,39 +282,44 @@ def run_panels(
 def benchmark_bars(seconds: dict[str, Sequence[float]], base: str) -> Figure:
     """Each contestant's seconds, one a repeat, and how many times as fast ``base`` is: medians."""
     table = pd.DataFrame(seconds)
-    medians, faster = table.median(), table.div(table[base], axis=0).median()
+    medians = table.median()
+    faster = table.div(table[base], axis=0).median()
     texts = [f"{value:.3g} s, {faster[name]:.2f} x" for name, value in medians.items()]
-    figure = new_figure(
-        0.6 + 0.25 * len(texts), f"Seconds an epoch, and as fast is {base}: {texts}."
-    )
+    alt = ", ".join(map(" ".join, zip(seconds, texts, strict=True)))
+    figure = new_figure(0.6 + 0.25 * len(texts), f"Seconds an epoch: {alt}.")
     axes = figure.subplots()
     look = {"color": SKY, "saturation": 1, "err_kws": {"color": BLACK, "linewidth": 1}}
     sns.barplot(table, orient="h", estimator="median", errorbar=("pi", 100), **look, ax=axes)
     axes.patches[list(seconds).index(base)].set(facecolor=BLUE, hatch="//", edgecolor="white")
     for row, (end, text) in enumerate(zip(table.max(), texts, strict=True)):
         axes.annotate(text, (end, row), (4, 0), textcoords="offset points", va="center")
-    low, high = table.min().min(), table.max().max()
+    low = table.min().min()
+    high = table.max().max()
     axes.set(xscale="log", xlim=(low / 2, high * (high / low) ** 0.3 * 2))  # room for the texts
     axes.set_xlabel(f"seconds an epoch (log); x: how many times as fast {base} is")
     axes.xaxis.set_major_formatter("{x:g}")
+    axes.xaxis.set_minor_formatter("")
     return figure
 
 
 @styled
 def architecture(model: nn.Module) -> Figure:
-    """The network's stages: boxes as high as the picture, and as wide as the log of the channels."""
+    """Draw the network's stages: boxes as high as the picture, as wide as the channels' log."""
     names = {"Identity": "image", "Conv2d": "conv 2×2\n+ GELU", "Block": "block"}
     names |= {"MaxPool2d": "3×3\npool", "Linear": "linear,\n/ 9"}
     figure = new_figure(
         2.1, "The network's layers from left to right, from the image to ten logits."
     )
-    axes, x, output = figure.subplots(), 0.0, torch.zeros(1, 3, 32, 32)
+    axes = figure.subplots()
+    x = 0.0
+    output = torch.zeros(1, 3, 32, 32)
     for stage in (nn.Identity(), *model.net):
         output = stage(output).detach()
         name = type(stage).__name__
         if name in names:
             channels, *size = output.shape[1:]
-            width, height = 0.7 + 0.18 * np.log2(channels), 0.35 + 2.4 * (size or [1])[0] / 32
+            width = 0.7 + 0.18 * np.log2(channels)
+            height = 0.35 + 2.4 * (size or [1])[0] / 32
             count = sum(p.numel() for p in stage.parameters())
             look = {"facecolor": SKY if count else "white", "edgecolor": BLACK}
             axes.add_patch(Rectangle((x, -height / 2), width, height, **look))
@@ -348,7 +358,8 @@ def gallery(
 def answers(images: Tensor, logits: np.ndarray, names: Sequence[str], columns: int = 8) -> Figure:
     """Images, uint8, with their names and what the network says of them."""
     probabilities, classes = torch.as_tensor(logits).softmax(1).max(1)
-    titles, room = [], 38 - 3 * columns
+    titles = []
+    room = 38 - 3 * columns
     for name, c, p in zip(names, classes, probabilities, strict=True):
         # what fits above a picture; a dollar sign would begin a formula
         short = (name if len(name) <= room else f"{name[:5]}…{name[6 - room :]}").replace(
@@ -360,15 +371,16 @@ def answers(images: Tensor, logits: np.ndarray, names: Sequence[str], columns: i
 
 
 def mistakes(images: Tensor, logits: np.ndarray, labels: np.ndarray, n: int = 12) -> Figure:
-    """The n wrong answers of the highest probability; images: uint8 (N, 3, 32, 32)."""
+    """Show the n wrong answers of the highest probability; images: uint8 (N, 3, 32, 32)."""
     chosen = most_confident(logits, labels, n, right=False)
     names = [f"{CLASSES[labels[i]]} taken for" for i in chosen]
     return answers(images[chosen], logits[chosen], names, columns=6)
 
 
 def feature_maps(image: Tensor, name: str, maps: dict[str, Tensor], each: int = 8) -> Figure:
-    """The strongest channels of every block's output (C, H, W), each block on its own scale."""
-    shown, titles = [], []
+    """Show the strongest channels of every block's output (C, H, W), each on its own scale."""
+    shown = []
+    titles = []
     for block, output in maps.items():
         chosen = output.mean((1, 2)).topk(each).indices
         shown += [image, *(output[chosen] / output[chosen].abs().max())]
@@ -387,7 +399,9 @@ def crop_name(crop: Tensor) -> str:
 @styled
 def preprocessing(image: Tensor, name: str, statistics: tuple, seed: int) -> Figure:
     """One image, uint8, through each normalisation, each padding and six draws of crop and flip."""
-    rim, crops, index = RunParams.crop, draw_crops(seed, 1, 6), torch.zeros(6, dtype=torch.int64)
+    rim = RunParams.crop
+    crops = draw_crops(seed, 1, 6)
+    index = torch.zeros(6, dtype=torch.int64)
     normalizers = [make_normalizer(image[None], mode, statistics) for mode in MODES]
     images = [image, *(normalizer.apply(image[None])[0] for normalizer in normalizers)]
     titles = ["as it is", *(f"by {mode}" for mode in MODES)]
@@ -407,7 +421,8 @@ def preprocessing(image: Tensor, name: str, statistics: tuple, seed: int) -> Fig
 @styled
 def value_histograms(images: Tensor, statistics: tuple) -> Figure:
     """Values of uint8 images by colour channel: as they are and under each normalisation."""
-    shown, colours = {"as they are": images.float()}, ("red", "green", "blue")
+    shown = {"as they are": images.float()}
+    colours = ("red", "green", "blue")
     for mode in MODES:
         shown[f"by {mode}"] = make_normalizer(images, mode, statistics).apply(images)
     figure = new_figure(2.0, f"Histograms of pixel values by colour: {', '.join(shown)}.")
@@ -436,7 +451,7 @@ def lines(series: dict[str, tuple], alt: str, legend: str | None = None, **setti
 
 @styled
 def whitening_strip(values: Tensor, vectors: Tensor, eps: float) -> Figure:
-    """Eigenvalues (12,), eigenvectors (12, 12), one a row, and what whitening does to their matrix."""
+    """Show eigenvalues (12,), eigenvectors (12, 12), one a row, and covariances."""
     alt = f"Eigenvalues from {values[0]:.3g} to {values[-1]:.2g}, the eigenvectors as patches, and "
     figure = new_figure(1.8, alt + "a covariance that whitening makes diagonal.")
     spectrum, patches, left, right = figure.subplots(1, 4)
@@ -448,7 +463,8 @@ def whitening_strip(values: Tensor, vectors: Tensor, eps: float) -> Figure:
     patches.imshow(make_grid(tiles, nrow=3, pad_value=1).permute(1, 2, 0).numpy())
     patches.set_axis_off()
     patches.set_title("eigenvectors")
-    before, after = vectors.T @ values.diag() @ vectors, (values / (values + eps)).diag()
+    before = vectors.T @ values.diag() @ vectors
+    after = (values / (values + eps)).diag()
     limit = float(max(before.abs().max(), after.abs().max()))
     for axes, matrix, title in ((left, before, "covariance"), (right, after, "whitened")):
         image = axes.imshow(matrix.numpy(), cmap="PuOr_r", vmin=-limit, vmax=limit)

@@ -58,7 +58,8 @@ def _row(record: dict) -> dict:
     for name in MADE_ON:
         row[name] = " / ".join(dict.fromkeys(session[name] for session in made_on(record)))
     row["trained_for"] = _trained_for(row)
-    row["changes"], row["toy"] = f"there is no params/{record['run']}.yaml", False
+    row["changes"] = f"there is no params/{record['run']}.yaml"
+    row["toy"] = False
     if record["run"] in run_names():
         own = load_params(record["run"])
         free = {name: getattr(own, name) for name in ("seed", "epochs", "stop_epoch")}
@@ -159,11 +160,9 @@ def markdown(frame: pd.DataFrame) -> str:
 
 
 def _as_markdown(frame: pd.DataFrame) -> str:
-    lines = [
-        "| run | what it asks | trained for | n | validation % (± sd) | test % | test %, with views "
-        "| paper, validation % |",
-        "|---" * 8 + "|",
-    ]
+    columns = ["run", "what it asks", "trained for", "n", "validation % (± sd)", "test %"]
+    columns += ["test %, with views", "paper, validation %"]
+    lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
     for row in summary(frame).itertuples():
         means = [row.validation, row.test, row.views, row.paper]
         cells = ["–" if math.isnan(mean) else f"{mean:.2f}" for mean in means]

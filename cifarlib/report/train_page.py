@@ -18,7 +18,6 @@ from cifarlib.params import PAPER_EPOCHS, TRAIN_IMAGES, RunParams
 from cifarlib.provenance import computed_on
 from cifarlib.report import figures
 from cifarlib.report.display import NumberedFigure, Text, duration
-from cifarlib.train import estimate_epoch_seconds
 
 CAPTION = "Loss per image and accuracy; those of training are met during the epoch, on crops."
 NEAR_CHANCE = 0.25  # chance is 0.1
@@ -26,8 +25,8 @@ HELD_OUT = 10_000  # images that validate, and that test
 
 
 def finished_before(params: RunParams, output_folder: str | Path | None = None) -> dict | None:
-    """The record of this run where it is finished and JupyterLab runs the notebook: there all cells
-    are run again for many reasons. papermill trains whenever it is called."""
+    """Read the record of a finished run where JupyterLab runs the notebook: there all cells are run
+    again for many reasons. papermill trains whenever it is called."""
     if "JPY_SESSION_NAME" not in os.environ:  # which Jupyter's server sets for its kernels
         return None
     found = status.read(params, outputs_folder(output_folder))
@@ -35,20 +34,15 @@ def finished_before(params: RunParams, output_folder: str | Path | None = None) 
     return found.record if found.state == "done" and not under_way else None
 
 
-def announce(params: RunParams, device: str, finished: dict | None = None) -> Text:
-    """Say how long the run will take on this machine, or how to train a finished one again."""
+def announce(params: RunParams, finished: dict | None = None) -> Text:
+    """Say what is about to be trained; of a ``finished`` run, how to train it again."""
     if finished:
-        day, machine = finished["finished"][:10], computed_on(finished)
-        text = f"**This run is finished** ({day}, {machine}). Below is its record. "
-        return Text(f"{text}To train it again, set `resume = False` in the cell above.")
-    chosen = pick_device(device)
-    epoch = estimate_epoch_seconds(params, chosen)
-    machine = {"cpu": "CPU", "mps": "Apple GPU"}.get(chosen.type, "GPU")
-    text = f"**About {duration(epoch * params.last_epoch)} on this {machine}**: "
-    text += f"{plural(params.last_epoch, 'epoch')} of {duration(epoch)}."
-    if epoch * params.last_epoch > 3600:
-        text += ' For less, set `run = "fast"` in the cell above, or fewer `epochs`.'
-    return Text(f"{text} It can be stopped at any time: run all cells again, and it goes on.")
+        text = f"**This run is finished** ({finished['finished'][:10]}, {computed_on(finished)}). "
+        text += "Below is its record. To train it again, set `resume = False` in the cell above."
+        return Text(text)
+    text = f"**{plural(params.last_epoch, 'epoch')} will be trained.** The line below the curves "
+    text += "says how long that takes here. It can be stopped at any time: run all cells again, "
+    return Text(f"{text}and it goes on.")
 
 
 def source(thing: Callable) -> None:
@@ -78,8 +72,11 @@ class Progress:
     ``with`` closes it, also of a stopped run: the notebook keeps the curves and one sentence."""
 
     def __init__(self, params: RunParams):
-        self.params, self.history, self.epochs, self.first = params, [], 0.0, 0.0
-        self.start, self.drawn, self.printed = time.perf_counter(), -math.inf, -math.inf
+        self.params = params
+        self.history: list[dict] = []
+        self.epochs = self.first = 0.0
+        self.start = time.perf_counter()
+        self.drawn = self.printed = -math.inf
         self.every = 10 if pick_device().type == "cpu" else 2
         self.figure = NumberedFigure(CAPTION)
 
@@ -91,9 +88,11 @@ class Progress:
     def __call__(self, epochs: float, history: list[dict]) -> None:
         now = time.perf_counter()
         if self.printed == -math.inf:  # the first call
-            self.start, self.first = now, epochs
+            self.start = now
+            self.first = epochs
         is_new = len(history) > len(self.history)
-        self.epochs, self.history = epochs, list(history)
+        self.epochs = epochs
+        self.history = list(history)
         if is_new and now - self.drawn > 5:
             self.draw()
         if is_new or now - self.printed > self.every:
@@ -102,7 +101,8 @@ class Progress:
 
     def __exit__(self, *error) -> None:
         print(flush=True)
-        done, text = len(self.history), "Complete"
+        done = len(self.history)
+        text = "Complete"
         if done < self.params.last_epoch:
             text = f"Stopped in epoch {int(self.epochs) + 1} of {self.params.last_epoch}"
         seconds = duration(time.perf_counter() - self.start)
@@ -150,12 +150,13 @@ class Progress:
 
 
 def result(record: dict, published: dict) -> Text:
-    """What this run reached, how that may be set beside the paper, and, near chance, why."""
+    """Say what this run reached, and how that may be set beside the paper."""
     text = ""
     for part in ("validation", "test"):
         if record[f"{part}_images"]:
             text += f"**{100 * record[f'{part}_accuracy']:.2f} %** of the {part} images are right. "
-    run, paper = record["run"], published["validation_accuracy"]
+    run = record["run"]
+    paper = published["validation_accuracy"]
     name = run if run in paper else "best run"
     text += f"The paper's {name} reaches {paper.get(run, max(paper.values())):.2f} % of its "
     text += f"validation images after {PAPER_EPOCHS} epochs on {TRAIN_IMAGES:,}"

@@ -3,10 +3,10 @@ import torch
 
 from cifarlib.device import cuda_graph
 from cifarlib.device.cuda_graph import CapturedEpoch
-from cifarlib.loop import Lookahead, Training, make_optimizer, train_epoch
-from cifarlib.model import build_model
+from cifarlib.loop import Lookahead, train_epoch
 from cifarlib.params import load_params
-from cifarlib.preprocess import channel_statistics, make_normalizer
+from cifarlib.preprocess import channel_statistics
+from cifarlib.train import build
 
 RUNS = [
     (7, {}),
@@ -27,21 +27,9 @@ CASES = [
 
 
 def training_of(p, small, device, dtype):
-    images = small.train.images[: p.train_images]
-    normalizer = make_normalizer(images, p.normalization, channel_statistics(images)).to(
-        torch.device(device)
-    )
-    images = images.to(device).contiguous(memory_format=torch.channels_last)
-    model = build_model(0, torch.randn(24, 3, 2, 2, generator=torch.Generator().manual_seed(0))).to(
-        device
-    )
-    labels = small.train.labels[: p.train_images].to(device)
-    if device == "cuda":  # as train.py has it
-        model = model.to(memory_format=torch.channels_last)
-    lookahead = Lookahead(p, model) if p.lookahead else None
-    return Training(
-        p, model, make_optimizer(p, model), images, labels, normalizer, dtype, lookahead
-    )
+    split = small.train.head(p.train_images)
+    precision = str(dtype).removeprefix("torch.")
+    return build(p, split, channel_statistics(split.images), torch.device(device), precision)
 
 
 @pytest.mark.parametrize(("run", "other", "dtype"), CASES)
