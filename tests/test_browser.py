@@ -175,6 +175,41 @@ def test_make_lab_opens_the_start_page(lab, page):
     assert page.locator(".jp-RenderedMarkdown h1").first.inner_text().startswith("Where to begin?")
 
 
+def test_a_click_on_a_citation_or_a_number_goes_there(opened, page, project):
+    """A References entry in Markdown, a figure in an output, each out of sight at first."""
+    apart = [nbformat.v4.new_markdown_cell("\n\n".join("a line" for _ in range(60))) for _ in "abc"]
+    link = nbformat.v4.new_markdown_cell("[Known 2009](#known2009), [Figure 1](#fig-a)")
+    figure = '<figure id="fig-a"><figcaption><b>Figure 1.</b> A.</figcaption></figure>'
+    figure = nbformat.v4.new_output("display_data", {"text/html": figure})
+    figure = nbformat.v4.new_code_cell("1", outputs=[figure], execution_count=1)
+    entry = nbformat.v4.new_markdown_cell('## References\n\n- <a id="known2009"></a>Known, A.')
+    cells = [link, apart[0], figure, apart[1], entry, apart[2]]
+    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3"}}
+    notebook = nbformat.v4.new_notebook(cells=cells, metadata=kernel)
+    nbformat.write(notebook, project / "notebooks" / "links.ipynb")
+    opened("links")
+    for name, place in (("Known 2009", "known2009"), ("Figure 1", "fig-a")):
+        page.evaluate("jupyterapp.shell.currentWidget.content.scrollToItem(0)")
+        page.get_by_role("link", name=name, exact=True).click()
+        seen = """place => {
+            const found = document.querySelector(`[data-jupyter-id="${place}"], #${place}`)
+            const box = found?.parentElement.getBoundingClientRect()
+            return box && box.top >= 0 && box.bottom <= innerHeight
+        }"""
+        page.wait_for_function(seen, arg=place, timeout=20_000)
+
+
+def test_the_menu_offers_the_exporters_and_nothing_that_fails(lab, page):
+    page.locator(".lm-MenuBar-item", has_text="File").first.click()
+    page.locator(".lm-Menu-item", has_text="Save and Export Notebook As").first.hover()
+    page.locator(".lm-Menu-item", has_text="Paper").first.wait_for()
+    offered = page.locator(".lm-Menu").last.inner_text().split("\n")
+    page.keyboard.press("Escape")
+    page.keyboard.press("Escape")
+    assert {"Article", "Paper", "Paper_tex", "HTML", "LaTeX"} <= {name.strip() for name in offered}
+    assert not {"Webpdf", "Qtpdf", "Qtpng"} & {name.strip() for name in offered}
+
+
 def scroll_to(page, notebook, text):
     index = next(i for i, cell in enumerate(notebook.before.cells) if text in cell.source)
     page.evaluate("i => jupyterapp.shell.currentWidget.content.scrollToItem(i, 'start')", index)

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import LogFormatter, MaxNLocator
 from torch import Tensor, nn
 from torchvision.utils import make_grid
 
@@ -297,8 +297,8 @@ def benchmark_bars(seconds: dict[str, Sequence[float]], base: str) -> Figure:
     high = table.max().max()
     axes.set(xscale="log", xlim=(low / 2, high * (high / low) ** 0.3 * 2))  # room for the texts
     axes.set_xlabel(f"seconds an epoch (log); x: how many times as fast {base} is")
-    axes.xaxis.set_major_formatter("{x:g}")
-    axes.xaxis.set_minor_formatter("")
+    for set_formatter in (axes.xaxis.set_major_formatter, axes.xaxis.set_minor_formatter):
+        set_formatter(LogFormatter(minor_thresholds=(2, 0.5)))
     return figure
 
 

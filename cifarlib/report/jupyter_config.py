@@ -8,8 +8,6 @@ import sys
 
 import pypandoc
 
-for name in ("MAKEFLAGS", "MFLAGS", "MAKELEVEL", "MAKEOVERRIDES"):
-    os.environ.pop(name, None)
 folders = [os.path.dirname(sys.executable), os.environ["PATH"]]
 os.environ["PATH"] = os.pathsep.join([*folders, os.path.dirname(pypandoc.get_pandoc_path())])
 c = get_config()  # noqa: F821

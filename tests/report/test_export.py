@@ -419,7 +419,7 @@ def server(tmp_path_factory):
         port = free.getsockname()[1]
     options = f"--port={port} --no-browser --allow-root --IdentityProvider.token=known --ServerApp.root_dir="
     command = [sys.executable, "-m", "jupyterlab", *f"{options}{folder}".split()]
-    ours = {"JUPYTER_CONFIG_PATH": str(ROOT / "cifarlib" / "report"), "MAKEFLAGS": "n"}
+    ours = {"JUPYTER_CONFIG_PATH": str(ROOT / "cifarlib" / "report")}
     process = subprocess.Popen(
         command, env=os.environ | ours, cwd=folder, stderr=subprocess.DEVNULL
     )

@@ -1,0 +1,47 @@
+"""The README's numbers, verdicts and commands, against the records and the Makefile."""
+
+import re
+
+import pytest
+
+from cifarlib import project_root
+from cifarlib.report import claims, results
+
+README = (project_root() / "README.md").read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def frame():
+    return results.table()
+
+
+def test_the_verdicts_are_those_of_the_records(frame):
+    judged = claims.judge(results.of_fast(frame), "paper", "fast")
+    lines = [line for line in claims.conclusion(judged).splitlines() if line.startswith("- ")]
+    assert [line for line in README.splitlines() if re.match(r"- \*\*\d", line)] == lines
+    asked = judged[~judged["ours"]]
+    words = {0: "none", 1: "one", 2: "two", 3: "three", 4: "four", 5: "five", 6: "six", 8: "eight"}
+    verdicts = ("reproduced", "contradicted", "not resolved")
+    good, bad, open_ = (words[(asked["verdict"] == verdict).sum()] for verdict in verdicts)
+    sentence = f"{good} of {words[len(asked)]} are reproduced, {open_} are not resolved, {bad} is"
+    assert sentence in " ".join(README[:2000].split())
+
+
+def test_the_table_holds_the_records_means(frame):
+    rows = re.findall(r"^\| `(\w+)` \|.*?((?: \| [\d.–]+){4}) \|$", README, re.MULTILINE)
+    assert len(rows) == 9
+    summary = results.summary(frame).set_index("run")
+    for run, numbers in rows:
+        row = summary.loc[run]
+        values = [row[name] for name in ("paper", "validation", "test", "views")]
+        expected = ["–" if value != value else f"{value:.2f}" for value in values]
+        assert numbers.split(" | ")[1:] == expected, run
+
+
+def test_its_make_targets_and_files_exist():
+    makefile = (project_root() / "Makefile").read_text()
+    for target in set(re.findall(r"(?:^|`|25m )make (?:-k )?([a-z]+)", README, re.MULTILINE)):
+        assert re.search(rf"^{target}:|^\.PHONY:.* {target}\b", makefile, re.MULTILINE), target
+    for path in re.findall(r"\]\(((?:docs|outputs)/[^)]+)\)", README):
+        assert (project_root() / path).exists(), path
+    assert len(README.splitlines()) <= 130
