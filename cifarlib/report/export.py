@@ -20,6 +20,7 @@ from pathlib import Path
 
 from nbconvert.exporters import TemplateExporter
 from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
+from nbconvert.writers import FilesWriter
 from nbformat import ValidationError
 from traitlets import Bool, Unicode
 from traitlets.config import Config
@@ -35,7 +36,10 @@ PLAYER = re.compile(r"(?i)<(iframe|video|audio|source|embed)\b(?=[^>]*\ssrc\s*=)
 
 
 class _Renderer(IPythonRenderer):
-    """Markdown with formulas as pandoc finds them in HTML."""
+    """Markdown with formulas as pandoc finds them in HTML; no line ends before a "%"."""
+
+    def text(self, text: str) -> str:
+        return super().text(re.sub(r"(?<=\d) %", "\u00a0%", text))
 
     def inline_math(self, body: str) -> str:
         return f'<script type="math/tex">{body}</script>'
@@ -71,9 +75,9 @@ class Article(TemplateExporter):
         config = super().default_config
         config.TemplateExporter.extra_template_paths = [str(FOLDER)]
         config.TemplateExporter.filters = {"markdown2html": _markdown2html}
+        texts = [f"text/{kind}" for kind in ("html", "markdown", "latex")]
         pictures = [f"image/{kind}" for kind in ("svg+xml", "png", "jpeg", "gif", "webp")]
-        kinds = ["text/html", "text/markdown", "text/latex", *pictures, "text/plain"]
-        config.NbConvertBase.display_data_priority = kinds
+        config.NbConvertBase.display_data_priority = [*texts, *pictures, "text/plain"]
         config.CoalesceStreamsPreprocessor.enabled = True  # of a progress bar its last state
         config.TagRemovePreprocessor.remove_cell_tags = {"remove-cell", *self.left_out}
         config.TagRemovePreprocessor.remove_input_tags = {"remove-input"}
@@ -205,11 +209,9 @@ def export(notebook: Path, to: str, folder: Path | None = None) -> Path:
     except ValidationError as error:
         raise ValueError(error.message) from None
     folder = folder or notebook.parent
-    main = f"{notebook.stem}{resources['output_extension']}"
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder) as unfinished:
-        for name, data in {**(resources.get("outputs") or {}), main: content}.items():
-            Path(unfinished, name).write_bytes(data if isinstance(data, bytes) else data.encode())
+        FilesWriter(build_directory=unfinished).write(content, resources, notebook.stem)
         for file in Path(unfinished).iterdir():
             file.replace(folder / file.name)
-    return folder / main
+    return folder / f"{notebook.stem}{resources['output_extension']}"

@@ -101,6 +101,7 @@ CELLS = [
     text(r"$\newcommand{\half}[1]{\frac{#1}{2}}$ macro $\half{w}$ and $\nosuchmacro{k}$"),
     code(text__latex=r"$\displaystyle \hat{m}$", text__plain="<IPython.core.display.Math object>"),
     code(text__latex=r"\begin{equation} l_1 \end{equation}", text__plain="Latex object"),
+    text("93.1 % and `7 % 2`"),
     text(r"C:\Users\new\x.txt, __init__.py, **bold**.step, [a](https://x.org).Name, `a``b`"),
     text(
         f"![mark](<my picture.png>) <img src='my picture.png' width='30'> ![](data:image/png;base64,{PNG})"
@@ -206,6 +207,7 @@ def test_the_page_embeds_pictures_sets_formulas_and_resolves_links(exported):
     ids = set(re.findall(r'\bid="([^"]+)"', page))
     assert set(re.findall(r'href="#([^"]+)"', page)) <= ids
     assert {"Method", "2.-Data", "place"} <= ids
+    assert "93.1\u00a0% and <code>7 % 2</code>" in page
     paper = PdfReader(exported["paper"])
     assert all(letter in words_of(exported["paper"]) for letter in "𝑢𝑣𝑝𝑞𝑟𝑠𝑡𝑤𝑚𝑙")
     assert (paper.metadata.title, paper.metadata.author) == (
@@ -377,6 +379,7 @@ def alternative_texts(node):
 def test_a_committed_notebook_is_a_paper_and_fits_a_phone(name, tmp_path, caplog):
     shutil.copy(ROOT / "outputs" / "notebooks" / f"{name}.ipynb", tmp_path)
     page, paper = (export(tmp_path / f"{name}.ipynb", to) for to in ("article", "paper"))
+    assert caplog.messages == []  # every link leads somewhere, every number is its figure's
     reader = PdfReader(paper)
     figures = page.read_text().count("<figure")
     alts = alternative_texts(reader.trailer["/Root"]["/StructTreeRoot"])
