@@ -1,6 +1,6 @@
 """Executed notebooks as an article: exporters of nbconvert, which also stand in JupyterLab's menu.
 
-    jupyter nbconvert --to article report.ipynb      # one HTML file that asks nothing of the network
+    jupyter nbconvert --to article report.ipynb      # an HTML file that asks nothing of the network
     jupyter nbconvert --to paper report.ipynb        # a typeset PDF, without code
     jupyter nbconvert --to paper_tex report.ipynb    # LaTeX source and its pictures
 
@@ -102,7 +102,7 @@ class Article(TemplateExporter):
         return page.replace("</head>", _math_font(formulas, folder) + "\n</head>", 1)
 
     def pandoc(self, page: str, resources: dict, folder: Path, *options: str) -> str:
-        """The page in another language, its pictures in the folder; what it lacks is logged."""
+        """Write the page in another language, its pictures in the folder; log what it lacks."""
         import pypandoc
 
         name, log = resources["metadata"]["name"], folder / "log.json"
@@ -188,7 +188,7 @@ def _set(source: str, folder: Path) -> bytes:
 
 
 def _math_font(text: str, folder: Path) -> str:
-    """A text's characters of STIX Two Math: without it a browser stretches no bracket or root."""
+    """Cut STIX Two Math to a text's characters: without it a browser stretches no bracket."""
     from fontTools import subset
 
     fonts, part = Path(find_spec("ziamath").origin).parent / "fonts", folder / "math.ttf"
