@@ -133,6 +133,7 @@ CELLS = [
     code("plot", new_output("display_data", {"application/vnd.some+json": {}})),
     code(**WIDGET),
     text("éőł αβ Жд"),
+    text("on a screen alone", metadata={"tags": ["html-only"]}),
     text("<div><b>never closed"),
     text("## Last"),
 ]
@@ -196,6 +197,7 @@ def test_a_notebook_of_every_kind_keeps_its_words(exported, to):
     assert [line for line in WORDS.splitlines() if line not in said] == []
     assert not re.search("50%|31m|draw\\(\\)|T_1|display.Math|<Figure>|\\x1b", said)
     assert ('s = """' in said) == (to == "article")  # code is left out of the PDF
+    assert ("on a screen alone" in said) == (to == "article")
 
 
 def test_the_page_embeds_pictures_sets_formulas_and_resolves_links(exported):
