@@ -92,8 +92,8 @@ def history_csv(history: list[dict]) -> str:
 
 
 def read_history(folder: Path) -> list[dict]:
-    """Read history.csv of a finished run's folder (or of its ``unfinished/``), one dict an epoch."""
-    with open(Path(folder) / "history.csv", newline="") as file:
+    """Read history.csv of a finished run's folder (or of its ``unfinished/``), a dict an epoch."""
+    with open(Path(folder) / "history.csv", newline="", encoding="utf-8") as file:
         rows = [{k: float(v) for k, v in row.items()} for row in csv.DictReader(file)]
     return [row | {"epoch": int(row["epoch"])} for row in rows]
 

@@ -1,4 +1,4 @@
-"""One run from its parameters to its record, resumable at any moment: prepare, fit, leave_record."""
+"""One run from its parameters to its record, resumable at any time: prepare, fit, leave_record."""
 
 import datetime
 import logging
