@@ -108,9 +108,10 @@ class NumberedFigure:
         """Show a vector picture with its alternative text, as wide as the page."""
         picture = base64.b64encode(as_svg(figure).encode()).decode()
         page = (
-            f'<figure id="{self.label}" style="margin:0"><img width="100%" style="max-height:90vh" '
-            f'src="data:image/svg+xml;base64,{picture}" alt="{html.escape(figure.alt)}"><figcaption>'
-            f"<b>{self.number}</b> {html.escape(self.caption)}</figcaption></figure>"
+            f'<figure id="{self.label}" style="margin:0">'
+            '<img width="100%" style="max-height:90vh" alt="'
+            f'{html.escape(figure.alt)}" src="data:image/svg+xml;base64,{picture}">'
+            f"<figcaption><b>{self.number}</b> {html.escape(self.caption)}</figcaption></figure>"
         )
         bundle = {"text/html": page, "text/plain": f"{self.number} {self.caption}"}
         if self.handle:
