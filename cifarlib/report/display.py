@@ -88,7 +88,7 @@ class Table(HTML):
 
 
 def _row(kind: str, right: list[bool], texts: Iterable) -> str:
-    """A row of a table, numbers to the right."""
+    """Write a row of a table, numbers to the right."""
     styles = ["text-align:right" if number else "text-align:left" for number in right]
     cells = zip(styles, texts, strict=True)
     row = [f'<{kind} style="{style}">{html.escape(str(text))}</{kind}>' for style, text in cells]
@@ -108,9 +108,8 @@ class NumberedFigure:
         """Show a vector picture with its alternative text, as wide as the page."""
         picture = base64.b64encode(as_svg(figure).encode()).decode()
         page = (
-            f'<figure id="{self.label}" style="margin:0">'
-            '<img width="100%" style="max-height:90vh" alt="'
-            f'{html.escape(figure.alt)}" src="data:image/svg+xml;base64,{picture}">'
+            f'<figure id="{self.label}" style="margin:0"><img width="100%" style="max-height:90vh" '
+            f'src="data:image/svg+xml;base64,{picture}" alt="{html.escape(figure.alt)}">'
             f"<figcaption><b>{self.number}</b> {html.escape(self.caption)}</figcaption></figure>"
         )
         bundle = {"text/html": page, "text/plain": f"{self.number} {self.caption}"}

@@ -1,6 +1,6 @@
-"""Executed notebooks as an article: exporters of nbconvert, also in JupyterLab's menu.
+"""Executed notebooks as an article: exporters of nbconvert, which also stand in JupyterLab's menu.
 
-    jupyter nbconvert --to article report.ipynb      # one HTML file, readable offline
+    jupyter nbconvert --to article report.ipynb      # an HTML file that asks nothing of the network
     jupyter nbconvert --to paper report.ipynb        # a typeset PDF, without code
     jupyter nbconvert --to paper_tex report.ipynb    # LaTeX source and its pictures
 
