@@ -3,8 +3,8 @@
 #: make predict IMAGES=FOLDER   classify images of your own (also RUN= SEEDS= VIEWS=1 LAYOUT=)
 #: make report                  outputs/report.html and report.pdf from all records (also AUTHORS=)
 #: make lab                     open JupyterLab on the first notebook (also LAB=, its options)
-#: make status                  which runs are done (also RUNS= SEEDS= EPOCHS= STOP= IMAGES=)
-#: make table RUNS="fast*"      train what is missing of these runs (make -j2: two at a time)
+#: make status                  which runs are done, running, missing (also RUNS= SEEDS=)
+#: make table RUNS="fast*"      train what is missing (also SEEDS= EPOCHS= STOP=; -j2: two at once)
 #: make slurm SBATCH=--gpus=1   the same as one Slurm array (also THROTTLE=, runs at a time)
 #: make handin NAME=First_Last  one zip: predictions of IMAGES=, code, network, report, notebooks
 #: make notebooks               executed copies of the notebooks, in outputs/notebooks

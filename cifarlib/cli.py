@@ -115,8 +115,7 @@ def status(*, runs, seeds, epochs, stop, images, outputs, todo) -> None:
     wanted = [load_params(name, seed=seed, **schedule) for name, seed in pairs]
     folder = outputs_folder(outputs)
     if not todo:
-        exact = any(schedule.values())
-        click.echo(report(wanted, folder, every=not runs, exact=exact))
+        click.echo(report(wanted, folder, every=not runs))
         return
     for run in (read(params, folder) for params in wanted):
         if run.state != "done":
@@ -190,7 +189,8 @@ def export(notebook: str, to: tuple[str, ...], folder: str | None) -> None:
         try:
             path = export(user_path("notebook", notebook), kind, user_path("folder", folder))
         except (OSError, RuntimeError, ValueError) as error:
-            raise InputError(f"{notebook} cannot be exported: {error}") from None
+            reason = " ".join(str(error).split())
+            raise InputError(f"{notebook} cannot be exported: {reason}") from None
         click.echo(path)
 
 

@@ -120,28 +120,20 @@ def existing(output_folder: Path) -> tuple[list[Status], list[str]]:
     return found, others
 
 
-def report(wanted: Sequence[RunParams], output_folder: Path, every: bool, exact: bool) -> str:
-    """List what exists, at whatever length, then name what is missing of the runs wanted.
-
-    every: list other runs than those wanted, too. exact: a record of another length does not
-    stand for a run that is missing.
-    """
+def report(wanted: Sequence[RunParams], output_folder: Path, every: bool = False) -> str:
+    """List what exists of the runs wanted (of all: ``every``), at whatever length, then name those
+    that have nothing at any length."""
     found, others = existing(output_folder)
     names = {params.run for params in wanted}
     listed = [run for run in found if every or run.params.run in names]
     there = {(run.params.run, run.params.seed) for run in listed}
-    states = [read(params, output_folder) for params in wanted]
-    missing = [run for run in states if run.state == "missing"]
-    if not exact:
-        missing = [r for r in missing if (r.params.run, r.params.seed) not in there]
+    missing = [f"{p.run}/{p.seed}" for p in wanted if (p.run, p.seed) not in there]
     lines = [_table(listed)] if listed else []
-    if missing:
-        text = ", ".join(f"{run.params.run}/{run.params.seed}" for run in missing)
-        lines.append(textwrap.fill(f"missing: {text}", 100, subsequent_indent="  "))
-    if others:
-        text = f"of no run: {', '.join(others)}"
-        lines.append(textwrap.fill(text, 100, subsequent_indent="  "))
-    counts = Counter(run.state for run in (*listed, *missing))
+    for title, texts in (("missing", missing), ("of no run", others)):
+        if texts:
+            text = f"{title}: {', '.join(texts)}"
+            lines.append(textwrap.fill(text, 100, subsequent_indent="  "))
+    counts = Counter([run.state for run in listed] + ["missing"] * len(missing))
     lines.append(", ".join(f"{counts[state]} {state}" for state in STATES if counts[state]))
     return "\n".join(lines)
 

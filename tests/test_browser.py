@@ -52,7 +52,7 @@ def lab(project):
         "JUPYTER_CONFIG_DIR": str(project / ".jupyter"),
         "JUPYTER_RUNTIME_DIR": str(runtime),
     }
-    with open(log, "w") as file:
+    with open(log, "w", encoding="utf-8") as file:
         server = subprocess.Popen(
             command,
             cwd=project,
@@ -107,7 +107,7 @@ class Lab:
         )
 
     def edit_parameters(self, **values):
-        """Replaces literals in the parameters cell, as one would by typing."""
+        """Replace literals in the parameters cell, as one would by typing."""
         cell = next(
             i
             for i, cell in enumerate(self.before.cells)
@@ -119,7 +119,8 @@ class Lab:
             assert n == 1, name
         self.before.cells[cell].source = source
         self.page.evaluate(
-            "([i, text]) => jupyterapp.shell.currentWidget.content.model.cells.get(i).sharedModel.setSource(text)",
+            "([i, text]) => "
+            "jupyterapp.shell.currentWidget.content.model.cells.get(i).sharedModel.setSource(text)",
             [cell, source],
         )
 
@@ -209,8 +210,13 @@ def test_the_menu_offers_the_exporters_and_nothing_that_fails(lab, page):
     assert not {"Webpdf", "Qtpdf", "Qtpng"} & {name.strip() for name in offered}
 
 
+def scroll_to(page, notebook, text):
+    index = next(i for i, cell in enumerate(notebook.before.cells) if text in cell.source)
+    page.evaluate("i => jupyterapp.shell.currentWidget.content.scrollToItem(i, 'start')", index)
+
+
 @pytest.mark.parametrize("name", ["start", "explore", "whitening", "predict"])
-def test_all_cells_run_twice_in_one_kernel(opened, name):
+def test_a_notebook_runs_twice_in_one_kernel_and_can_be_played_with(opened, page, name):
     notebook = opened(name)
     for _ in range(2):
         notebook.run_all()
@@ -218,30 +224,19 @@ def test_all_cells_run_twice_in_one_kernel(opened, name):
         assert_clean(saved)
         numbers = re.findall(r"<b>Figure (\d+)\.</b>", html_of(saved))
         assert numbers == [str(i + 1) for i in range(len(numbers))]
+    if name in ("explore", "whitening"):
+        scroll_to(page, notebook, "## Exercises")
+        folded = page.locator(".jp-RenderedMarkdown:visible details").first
+        assert not folded.locator("p").first.is_visible()
+        folded.locator("summary").click()
+        assert folded.locator("p").first.is_visible()
+    if name != "start":
+        move_the_controls(page, notebook)
 
 
-@pytest.mark.parametrize("name", ["explore", "whitening"])
-def test_the_answers_of_the_exercises_unfold(opened, page, name):
-    opened(name)
-    cells = page.evaluate(
-        "jupyterapp.shell.currentWidget.content.widgets.map(w => w.model.sharedModel.source)"
-    )
-    index = next(i for i, text in enumerate(cells) if text.startswith("## Exercises"))
-    page.evaluate("i => jupyterapp.shell.currentWidget.content.scrollToItem(i, 'start')", index)
-    folded = page.locator(".jp-RenderedMarkdown:visible details").first
-    assert not folded.locator("p").first.is_visible()
-    folded.locator("summary").click()
-    assert folded.locator("p").first.is_visible()
-
-
-@pytest.mark.parametrize("name", ["explore", "whitening", "predict"])
-def test_slider_and_drop_down_change_the_figure(opened, page, name):
-    notebook = opened(name)
-    notebook.run_all()
-    index = next(
-        i for i, cell in enumerate(notebook.before.cells) if "display.explore(" in cell.source
-    )
-    page.evaluate("i => jupyterapp.shell.currentWidget.content.scrollToItem(i, 'start')", index)
+def move_the_controls(page, notebook):
+    """Slider and drop-down change the figure, which is saved as it then is."""
+    scroll_to(page, notebook, "image=IntSlider(")
     cell = page.locator(".jp-CodeCell:visible", has=page.locator(".widget-slider"))
     image = cell.locator("figure img")
     seen = [image.get_attribute("src")]
@@ -273,7 +268,8 @@ def test_the_stop_button_interrupts_training_and_the_next_run_resumes(opened, pa
     # cell before
     page.wait_for_function(
         "jupyterapp.shell.currentWidget.content.widgets.some("
-        "w => w.model.type === 'code' && w.model.outputs.toJSON().some(o => o.output_type === 'error'))",
+        "w => w.model.type === 'code' && "
+        "w.model.outputs.toJSON().some(o => o.output_type === 'error'))",
         timeout=MINUTES,
     )
     stopped = notebook.saved()

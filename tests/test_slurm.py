@@ -204,14 +204,9 @@ class Task:
         until(started, LONG)
 
 
-def untimed(folder):
-    rows = records.read_history(folder)
-    return [{k: v for k, v in row.items() if "seconds" not in k} for row in rows]
-
-
-def test_faults_leave_the_record_of_an_undisturbed_run(slurm, tmp_path):
+def test_after_faults_every_run_is_done(slurm, tmp_path):
     """Run 6 cannot start and is repaired; run 7 reaches its time limit, then loses its node."""
-    outputs, undisturbed = tmp_path / "outputs (R&D)", tmp_path / "local"
+    outputs = tmp_path / "outputs (R&D)"
     garbage = outputs / load_params("run6", **SCHEDULE).folder / "unfinished" / "checkpoint.pt"
     garbage.parent.mkdir(parents=True)
     garbage.write_text("garbage")
@@ -219,7 +214,6 @@ def test_faults_leave_the_record_of_an_undisturbed_run(slurm, tmp_path):
     options = "--gpus=1 --time=60 --signal=B:USR1@120 --comment='my own'"
     array, n, logs = submit(slurm, "slurm", outputs, "run6 run7", SBATCH=options)
     assert n == "2"
-    local = subprocess.Popen(**make(slurm, "table", undisturbed, "run7"))
     failing = Task(slurm, f"{array}_1", outputs, "run6")
     task = Task(slurm, f"{array}_2", outputs, "run7")
     until(lambda: failing.state == "FAILED", LONG)
@@ -252,14 +246,8 @@ def test_faults_leave_the_record_of_an_undisturbed_run(slurm, tmp_path):
     nothing = subprocess.run(**make(slurm, "slurm", outputs, "run6 run7")).stdout
     assert "nothing to submit: all of these runs are done" in nothing
 
-    output, _ = local.communicate()
-    assert local.returncode == 0, output
-    expected = undisturbed / task.folder.relative_to(outputs)
-    record = records.read_record(task.folder)
-    assert [session["first_epoch"] for session in record["sessions"]] == [1, 2, 3]
-    assert untimed(task.folder) == untimed(expected)
-    predictions = [(folder / "predictions.npz").read_bytes() for folder in (task.folder, expected)]
-    assert predictions[0] == predictions[1]
+    sessions = records.read_record(task.folder)["sessions"]
+    assert [session["first_epoch"] for session in sessions] == [1, 2, 3]
 
 
 def test_a_run_without_an_epoch_before_the_time_limit_fails_instead_of_starting_for_ever(
@@ -281,8 +269,3 @@ def test_an_option_that_slurm_refuses_is_its_own_word(slurm, tmp_path):
     refused = subprocess.run(**make(slurm, "slurm", tmp_path, "run7", SBATCH=wrong))
     assert refused.returncode != 0
     assert "Invalid feature specification" in refused.stdout
-
-
-if __name__ == "__main__":  # a shell in which Slurm is there: python tests/test_slurm.py FOLDER
-    with OneNode(Path(sys.argv[1]).resolve()) as node:
-        subprocess.run(["bash"], env=node.environment)

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import LogFormatter, MaxNLocator
 from torch import Tensor, nn
 from torchvision.utils import make_grid
 
@@ -24,8 +24,9 @@ from cifarlib.preprocess import crop_and_flip, draw_crops, make_normalizer
 from cifarlib.report.claims import binomial_interval
 
 WIDTH = 6.3  # inches: the text of the PDF, so that type has its printed size
-BLACK, ORANGE, SKY, GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"  # Okabe and Ito, 2008
-BLUE, VERMILION, PURPLE, GREY = "#0072B2", "#D55E00", "#CC79A7", "#BBBBBB"
+# the colours of Okabe and Ito, 2008, and a grey
+HEX = ("#000000", "#E69F00", "#56B4E9", "#009E73", "#0072B2", "#D55E00", "#CC79A7", "#BBBBBB")
+BLACK, ORANGE, SKY, GREEN, BLUE, VERMILION, PURPLE, GREY = HEX
 # series that share axes are told apart by colour, dash and marker
 CUES = {"o": (BLUE, "-"), "s": (VERMILION, "--"), "^": (GREEN, "-."), "D": (BLACK, ":")}
 CUES["v"] = (PURPLE, (0, (5, 3)))
@@ -52,20 +53,20 @@ def new_figure(height: float, alt: str) -> Figure:
 
 @styled
 def as_svg(figure: Figure) -> str:
-    """The same figure gives the same text: no date, fixed ids."""
+    """Write a figure so that the same one gives the same text: no date, fixed ids."""
     file = io.StringIO()
     figure.savefig(file, format="svg", metadata={"Date": None})
     return file.getvalue()
 
 
 def confusion_matrix(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Counts (10, 10): row the true class, column the predicted one."""
+    """Count answers, (10, 10): row the true class, column the predicted one."""
     pairs = len(CLASSES) * np.asarray(labels, int) + np.asarray(logits).argmax(1)
     return np.bincount(pairs, minlength=len(CLASSES) ** 2).reshape(len(CLASSES), -1)
 
 
 def answer_probabilities(logits: np.ndarray) -> np.ndarray:
-    """The probability (N,) of each image's most probable class."""
+    """Compute the probability (N,) of each image's most probable class."""
     return torch.as_tensor(np.asarray(logits, np.float64)).softmax(1).amax(1).numpy()
 
 
@@ -77,23 +78,22 @@ def most_confident(logits: np.ndarray, labels: np.ndarray, n: int, right: bool) 
 
 
 def calibration_curve(logits: np.ndarray, labels: np.ndarray, bins: int = 15) -> pd.DataFrame:
-    """Of the answers in each of ``bins`` bins of equal width that holds some: their mean
-    probability, the share that is right, and their count. After Guo et al., On Calibration of
-    Modern Neural Networks, 2017."""
-    probability, right = answer_probabilities(logits), right_answers(logits, labels)
+    """Bin the answers by probability: mean probability, share of right ones, count of each bin.
+    After Guo et al., On Calibration of Modern Neural Networks, 2017."""
+    probability = answer_probabilities(logits)
+    right = right_answers(logits, labels)
     answers = pd.DataFrame({"probability": probability, "right": right, "count": 1})
-    groups = answers.groupby((probability * bins).astype(int).clip(max=bins - 1))
-    return groups.agg({"probability": "mean", "right": "mean", "count": "sum"})
+    which = (probability * bins).astype(int).clip(max=bins - 1)
+    return answers.groupby(which).agg({"probability": "mean", "right": "mean", "count": "sum"})
 
 
 def calibration_error(curve: pd.DataFrame) -> float:
-    """The expected distance between an answer's probability and the share of right ones."""
+    """Average the distance between an answer's probability and the share of right ones."""
     return float(np.average((curve["probability"] - curve["right"]).abs(), weights=curve["count"]))
 
 
 def smoothing_floor(label_smoothing: float) -> float:
-    """The least cross-entropy per image (nats) that smoothed labels allow: their own entropy; 0
-    without smoothing."""
+    """Compute the least loss per image (nats) that smoothed labels allow: their own entropy."""
     shares = torch.full((len(CLASSES),), label_smoothing / len(CLASSES), dtype=torch.float64)
     shares[0] += 1 - label_smoothing
     return float(torch.special.entr(shares).sum())
@@ -101,7 +101,8 @@ def smoothing_floor(label_smoothing: float) -> float:
 
 def _curves(axes: Axes, history: Sequence[dict], measure: str, factor: float = 1) -> None:
     """Training and, where images validate, validation over the epochs."""
-    names, every = {"train": "training", "validation": "validation"}, max(1, len(history) // 10)
+    names = {"train": "training", "validation": "validation"}
+    every = max(1, len(history) // 10)
     for (part, name), look in zip(names.items(), LOOKS, strict=False):
         values = [factor * row[f"{part}_{measure}"] for row in history]
         if np.isfinite(values).all():
@@ -115,9 +116,8 @@ def _curves(axes: Axes, history: Sequence[dict], measure: str, factor: float = 1
 @styled
 def training_curves(history: Sequence[dict], epochs: int, label_smoothing: float) -> Figure:
     """Loss per image and accuracy over epochs 1 to ``epochs``, and the loss's floor."""
-    last = history[-1]
-    alt = f"Loss and accuracy by epoch; training ends at {last['train_loss']:.3f} "
-    figure = new_figure(2.4, alt + f"and {100 * last['train_accuracy']:.1f} %.")
+    end = 100 * history[-1]["train_accuracy"]
+    figure = new_figure(2.4, f"Loss and accuracy by epoch; training ends at {end:.1f} %.")
     left, right = figure.subplots(1, 2)
     if floor := smoothing_floor(label_smoothing):
         left.axhline(floor, color=BLACK, linestyle=":", linewidth=1, label=f"floor {floor:.3f}")
@@ -131,15 +131,14 @@ def training_curves(history: Sequence[dict], epochs: int, label_smoothing: float
 
 @styled
 def loss_curves(histories: pd.DataFrame) -> Figure:
-    """Training loss above, validation accuracy below, a column of panels for each run: the mean of
-    its seeds and where it ends, and in grey the other runs. histories: those of all records below
-    each other, with columns ``run`` and ``label_smoothing``, which sets the loss's floor."""
+    """Training loss above, validation accuracy below, a column a run: the mean of its seeds, where
+    it ends, and in grey the other runs. histories: of all records, with run and label_smoothing."""
     histories = histories.assign(validation_accuracy=100 * histories["validation_accuracy"])
     measures = ["train_loss", "validation_accuracy"]
     means = histories.groupby(["run", "epoch"])[measures].mean().unstack("run")
     runs = histories["run"].unique()
     ends = {run: means.xs(run, axis=1, level="run").dropna().iloc[-1] for run in runs}
-    words = [f"{run} {end.train_loss:.2f} and {end.iloc[1]:.1f} %" for run, end in ends.items()]
+    words = [f"{run} {end.iloc[1]:.1f} %" for run, end in ends.items()]
     figure = new_figure(2.9, f"Loss and accuracy of each run; they end at {', '.join(words)}.")
     grid = figure.subplots(2, len(runs), sharex=True, sharey="row", squeeze=False)
     for run, (upper, lower) in zip(runs, grid.T, strict=True):
@@ -160,7 +159,8 @@ def loss_curves(histories: pd.DataFrame) -> Figure:
 
 def _named_rows(figure: Figure, names: Iterable[str], label: str) -> Axes:
     """Axes with named rows, at y = 0, 1, ... downwards."""
-    axes, names = figure.subplots(), list(names)
+    axes = figure.subplots()
+    names = list(names)
     axes.set(yticks=range(len(names)), yticklabels=names, xlabel=label)
     axes.set_ylim(len(names) - 0.4, -0.6)
     axes.grid(axis="y", visible=False)
@@ -173,17 +173,15 @@ def _bars(values: pd.Series, low: pd.Series, high: pd.Series) -> np.ndarray:
 
 
 @styled
-def run_accuracies(
-    seeds: pd.DataFrame, intervals: pd.DataFrame, base: str = "", label: str = "accuracy (%)"
-) -> Figure:
-    """Each run's mean and interval, below them its seeds, and the paper's value as a cross.
-
-    seeds: columns run and accuracy; intervals: a row a run, in the order to be shown, of mean, low,
-    high and, where the paper has one, paper; base: the run whose mean is a dotted line."""
-    mean, rows = intervals["mean"], np.arange(len(intervals))
+def run_accuracies(seeds: pd.DataFrame, intervals: pd.DataFrame, base: str = "") -> Figure:
+    """Each run's mean and interval, below them its seeds, and the paper's value. seeds: columns run
+    and accuracy; intervals: a row a run, in the order to be shown, of mean, low, high and, where
+    the paper has one, paper; base: the run whose mean is a dotted line."""
+    mean = intervals["mean"]
+    rows = np.arange(len(intervals))
     alt = ", ".join(f"{run} {value:.2f}" for run, value in mean.items())
-    figure = new_figure(0.7 + 0.22 * len(rows), f"{label}, mean of each run: {alt}.")
-    axes = _named_rows(figure, intervals.index, label)
+    figure = new_figure(0.7 + 0.22 * len(rows), f"Mean accuracy of each run: {alt}.")
+    axes = _named_rows(figure, intervals.index, "accuracy (%)")
     bars = _bars(mean, intervals["low"], intervals["high"])
     axes.errorbar(mean, rows, xerr=bars, fmt="D", color=BLUE, markersize=4, label="mean, interval")
     # the seeds beside the mean: under it they could not be seen
@@ -228,12 +226,12 @@ def _share_bars(shares: pd.Series, counts: pd.Series) -> np.ndarray:
 
 
 def _confusion(axes: Axes, logits: np.ndarray, labels: np.ndarray) -> None:
-    """Counts; the colour is the share of the true class that is mistaken for the other."""
+    """Draw counts; the colour is the share of the true class that is mistaken for the other."""
     matrix = confusion_matrix(logits, labels)
     mistaken = (matrix - np.diag(np.diag(matrix))) / matrix.sum(1, keepdims=True).clip(1)
     look = {"cmap": "Blues", "cbar": False, "linewidths": 0.5, "annot_kws": {"size": 7}}
-    names = {"xticklabels": CLASSES, "yticklabels": CLASSES}
-    sns.heatmap(mistaken, vmin=0, annot=matrix, fmt="d", **look, **names, ax=axes)
+    look |= {"vmin": 0, "fmt": "d", "xticklabels": CLASSES, "yticklabels": CLASSES}
+    sns.heatmap(mistaken, annot=matrix, **look, ax=axes)
     axes.set(xlabel="predicted", ylabel="true", title="Confusion")
     axes.tick_params(axis="x", rotation=90)
 
@@ -264,12 +262,11 @@ def _calibration(axes: Axes, logits: np.ndarray, labels: np.ndarray) -> None:
 def run_panels(
     logits: np.ndarray, labels: np.ndarray, history: Sequence[dict] = (), layout: str = ""
 ) -> Figure:
-    """What became of a run: accuracy over the epochs (A), and of its answers confusion (B),
-    accuracy of each class (C) and calibration (D). layout: a mosaic of these letters, rows apart by
-    ";"; all of them, without ``history`` the last three, where it is not given."""
+    """Draw accuracy over the epochs (A), and of the answers confusion (B), accuracy of each class
+    (C) and calibration (D). layout: a mosaic of these letters, rows apart by ";"."""
     right = right_answers(logits, labels)
     layout = layout or ("AB;CD" if history else "BC;BD")
-    alt = f"Charts of a network's answers, of which {right.sum():,} of {len(right):,} are right."
+    alt = f"Charts of {len(right):,} answers, of which {right.sum():,} are right."
     figure = new_figure(0.4 + 2.4 * len(layout.split(";")), alt)
     panels = figure.subplot_mosaic(layout)
     if "A" in panels:
@@ -283,41 +280,46 @@ def run_panels(
 
 @styled
 def benchmark_bars(seconds: dict[str, Sequence[float]], base: str) -> Figure:
-    """Each contestant's median seconds with smallest and largest repeat, on a log axis; beside
-    them, how many times as fast ``base`` is, in the median of the repeats."""
+    """Each contestant's seconds, one a repeat, and how many times as fast ``base`` is: medians."""
     table = pd.DataFrame(seconds)
-    medians, faster = table.median(), table.div(table[base], axis=0).median()
+    medians = table.median()
+    faster = table.div(table[base], axis=0).median()
     texts = [f"{value:.3g} s, {faster[name]:.2f} x" for name, value in medians.items()]
-    alt = f"Seconds an epoch, and how many times as fast {base} is: "
-    figure = new_figure(0.6 + 0.25 * len(texts), alt + "; ".join(texts))
+    alt = ", ".join(map(" ".join, zip(seconds, texts, strict=True)))
+    figure = new_figure(0.6 + 0.25 * len(texts), f"Seconds an epoch: {alt}.")
     axes = figure.subplots()
     look = {"color": SKY, "saturation": 1, "err_kws": {"color": BLACK, "linewidth": 1}}
     sns.barplot(table, orient="h", estimator="median", errorbar=("pi", 100), **look, ax=axes)
     axes.patches[list(seconds).index(base)].set(facecolor=BLUE, hatch="//", edgecolor="white")
     for row, (end, text) in enumerate(zip(table.max(), texts, strict=True)):
         axes.annotate(text, (end, row), (4, 0), textcoords="offset points", va="center")
-    low, high = table.min().min(), table.max().max()
+    low = table.min().min()
+    high = table.max().max()
     axes.set(xscale="log", xlim=(low / 2, high * (high / low) ** 0.3 * 2))  # room for the texts
     axes.set_xlabel(f"seconds an epoch (log); x: how many times as fast {base} is")
-    axes.xaxis.set_major_formatter("{x:g}")
+    for set_formatter in (axes.xaxis.set_major_formatter, axes.xaxis.set_minor_formatter):
+        set_formatter(LogFormatter(minor_thresholds=(2, 0.5)))
     return figure
 
 
 @styled
 def architecture(model: nn.Module) -> Figure:
-    """The network's stages in the order of execution: a box as high as the picture is wide and as
-    wide as its channels (on a log scale), with its shape and parameters."""
+    """Draw the network's stages: boxes as high as the picture, as wide as the channels' log."""
     names = {"Identity": "image", "Conv2d": "conv 2×2\n+ GELU", "Block": "block"}
     names |= {"MaxPool2d": "3×3\npool", "Linear": "linear,\n/ 9"}
-    total = sum(p.numel() for p in model.parameters())
-    figure = new_figure(2.1, f"The network's layers from left to right, {total:,} parameters.")
-    axes, x, output = figure.subplots(), 0.0, torch.zeros(1, 3, 32, 32)
+    figure = new_figure(
+        2.1, "The network's layers from left to right, from the image to ten logits."
+    )
+    axes = figure.subplots()
+    x = 0.0
+    output = torch.zeros(1, 3, 32, 32)
     for stage in (nn.Identity(), *model.net):
         output = stage(output).detach()
         name = type(stage).__name__
         if name in names:
             channels, *size = output.shape[1:]
-            width, height = 0.7 + 0.18 * np.log2(channels), 0.35 + 2.4 * (size or [1])[0] / 32
+            width = 0.7 + 0.18 * np.log2(channels)
+            height = 0.35 + 2.4 * (size or [1])[0] / 32
             count = sum(p.numel() for p in stage.parameters())
             look = {"facecolor": SKY if count else "white", "edgecolor": BLACK}
             axes.add_patch(Rectangle((x, -height / 2), width, height, **look))
@@ -336,9 +338,8 @@ def architecture(model: nn.Module) -> Figure:
 def gallery(
     images: Sequence[Tensor], titles: Sequence[str], columns: int, alt: str, limit: float = 1.0
 ) -> Figure:
-    """Images with a title each, row by row: uint8 (3, H, W) as they are; normalised, float, with
-    zero as mid-grey and -2.5 and 2.5 as the darkest and brightest; maps (H, W) from -limit (purple)
-    over zero (white) to limit (brown)."""
+    """Images with a title each, row by row: uint8 (3, H, W) as they are; normalised with -2.5 as
+    black and 2.5 as white; maps (H, W) from -limit (purple) over zero (white) to limit (brown)."""
     starts = range(0, len(images), columns)
     title_lines = sum(max(t.count("\n") + bool(t) for t in titles[i : i + columns]) for i in starts)
     figure = new_figure(len(starts) * WIDTH / columns + 0.14 * title_lines, alt)
@@ -355,10 +356,10 @@ def gallery(
 
 
 def answers(images: Tensor, logits: np.ndarray, names: Sequence[str], columns: int = 8) -> Figure:
-    """Images, uint8 (N, 3, 32, 32), with their names and what the network says of them, logits (N,
-    10)."""
+    """Images, uint8, with their names and what the network says of them."""
     probabilities, classes = torch.as_tensor(logits).softmax(1).max(1)
-    titles, room = [], 38 - 3 * columns
+    titles = []
+    room = 38 - 3 * columns
     for name, c, p in zip(names, classes, probabilities, strict=True):
         # what fits above a picture; a dollar sign would begin a formula
         short = (name if len(name) <= room else f"{name[:5]}…{name[6 - room :]}").replace(
@@ -370,22 +371,21 @@ def answers(images: Tensor, logits: np.ndarray, names: Sequence[str], columns: i
 
 
 def mistakes(images: Tensor, logits: np.ndarray, labels: np.ndarray, n: int = 12) -> Figure:
-    """The n wrong answers of the highest probability; images: uint8 (N, 3, 32, 32)."""
+    """Show the n wrong answers of the highest probability; images: uint8 (N, 3, 32, 32)."""
     chosen = most_confident(logits, labels, n, right=False)
     names = [f"{CLASSES[labels[i]]} taken for" for i in chosen]
     return answers(images[chosen], logits[chosen], names, columns=6)
 
 
 def feature_maps(image: Tensor, name: str, maps: dict[str, Tensor], each: int = 8) -> Figure:
-    """The strongest ``each`` channels of every block's output (C, H, W) for one image; each block
-    on its own scale."""
-    shown, titles = [], []
+    """Show the strongest channels of every block's output (C, H, W), each on its own scale."""
+    shown = []
+    titles = []
     for block, output in maps.items():
         chosen = output.mean((1, 2)).topk(each).indices
         shown += [image, *(output[chosen] / output[chosen].abs().max())]
         titles += [f"{block}:", *(f"channel {c}" for c in chosen.tolist())]
-    alt = f"The {each} strongest feature maps of {', '.join(maps)} for a picture of class {name}."
-    return gallery(shown, titles, each + 1, alt)
+    return gallery(shown, titles, each + 1, f"Feature maps of {', '.join(maps)} for a {name}.")
 
 
 def crop_name(crop: Tensor) -> str:
@@ -398,9 +398,10 @@ def crop_name(crop: Tensor) -> str:
 
 @styled
 def preprocessing(image: Tensor, name: str, statistics: tuple, seed: int) -> Figure:
-    """One image, uint8 (3, 32, 32), of the class ``name`` through each normalisation, each padding
-    and six draws of crop and flip."""
-    rim, crops, index = RunParams.crop, draw_crops(seed, 1, 6), torch.zeros(6, dtype=torch.int64)
+    """One image, uint8, through each normalisation, each padding and six draws of crop and flip."""
+    rim = RunParams.crop
+    crops = draw_crops(seed, 1, 6)
+    index = torch.zeros(6, dtype=torch.int64)
     normalizers = [make_normalizer(image[None], mode, statistics) for mode in MODES]
     images = [image, *(normalizer.apply(image[None])[0] for normalizer in normalizers)]
     titles = ["as it is", *(f"by {mode}" for mode in MODES)]
@@ -419,9 +420,9 @@ def preprocessing(image: Tensor, name: str, statistics: tuple, seed: int) -> Fig
 
 @styled
 def value_histograms(images: Tensor, statistics: tuple) -> Figure:
-    """Values of uint8 images (N, 3, 32, 32) by colour channel: as they are and under each
-    normalisation."""
-    shown, colours = {"as they are": images.float()}, ("red", "green", "blue")
+    """Values of uint8 images by colour channel: as they are and under each normalisation."""
+    shown = {"as they are": images.float()}
+    colours = ("red", "green", "blue")
     for mode in MODES:
         shown[f"by {mode}"] = make_normalizer(images, mode, statistics).apply(images)
     figure = new_figure(2.0, f"Histograms of pixel values by colour: {', '.join(shown)}.")
@@ -450,8 +451,7 @@ def lines(series: dict[str, tuple], alt: str, legend: str | None = None, **setti
 
 @styled
 def whitening_strip(values: Tensor, vectors: Tensor, eps: float) -> Figure:
-    """Spectrum, eigenvectors as patches, and the covariance (12, 12) before and after whitening,
-    from eigenvalues (12,) and eigenvectors (12, 12), one a row."""
+    """Show eigenvalues (12,), eigenvectors (12, 12), one a row, and covariances."""
     alt = f"Eigenvalues from {values[0]:.3g} to {values[-1]:.2g}, the eigenvectors as patches, and "
     figure = new_figure(1.8, alt + "a covariance that whitening makes diagonal.")
     spectrum, patches, left, right = figure.subplots(1, 4)
@@ -463,7 +463,8 @@ def whitening_strip(values: Tensor, vectors: Tensor, eps: float) -> Figure:
     patches.imshow(make_grid(tiles, nrow=3, pad_value=1).permute(1, 2, 0).numpy())
     patches.set_axis_off()
     patches.set_title("eigenvectors")
-    before, after = vectors.T @ values.diag() @ vectors, (values / (values + eps)).diag()
+    before = vectors.T @ values.diag() @ vectors
+    after = (values / (values + eps)).diag()
     limit = float(max(before.abs().max(), after.abs().max()))
     for axes, matrix, title in ((left, before, "covariance"), (right, after, "whitened")):
         image = axes.imshow(matrix.numpy(), cmap="PuOr_r", vmin=-limit, vmax=limit)
@@ -477,11 +478,9 @@ def whitening_strip(values: Tensor, vectors: Tensor, eps: float) -> Figure:
 
 @styled
 def patch_scatter(before: Tensor, after: Tensor) -> Figure:
-    """Patches (N, 12) before and after whitening: two neighbouring values, and the first two
-    coordinates."""
+    """Patches (N, 12): two neighbouring values, and the first two responses to whitening."""
     raw, whitened = (float(torch.corrcoef(x[:, :2].T)[0, 1]) for x in (before, after))
-    alt = f"Two clouds of points: correlation {raw:.2f} before whitening, {whitened:.2f} after it."
-    figure = new_figure(3.1, alt)
+    figure = new_figure(3.1, f"Clouds of points, correlated by {raw:.2f} and by {whitened:.2f}.")
     left, right = figure.subplots(1, 2)
     for axes, x in ((left, before), (right, after)):
         axes.scatter(x[:, 0], x[:, 1], s=2, color=BLUE, alpha=0.4, rasterized=True)
@@ -493,13 +492,12 @@ def patch_scatter(before: Tensor, after: Tensor) -> Figure:
 
 
 def responses(image: Tensor, filters: Tensor) -> Figure:
-    """24 filters (24, 3, 2, 2) at work on a normalised image (3, 32, 32): each, its response and
-    its negative's."""
+    """24 filters at work on a normalised image: each, its response and its negative's."""
     maps = F.conv2d(image[None], filters)[0]
     spread = maps[:12].std((1, 2))
-    alt = "Twelve filters, and below each its response to an image and that of its negative; "
+    alt = f"Twelve filters with their responses; filter {spread.argmax() + 1} responds most."
     patches = [2.5 * patch / patch.abs().max() for patch in filters[:12]]
     blank = torch.full((31, 31), torch.nan)
     titles = ["image", *(f"{i} ({s:.1f})" for i, s in enumerate(spread, 1)), *[""] * 26]
     shown = [image, *patches, blank, *maps[:12], blank, *maps[12:]]
-    return gallery(shown, titles, 13, f"{alt}filter {spread.argmax() + 1} responds most.", 4.0)
+    return gallery(shown, titles, 13, alt, 4.0)

@@ -19,18 +19,14 @@ from cifarlib.provenance import computed_on
 from cifarlib.report import figures
 from cifarlib.report.display import NumberedFigure, Text, duration
 
-CAPTION = (
-    "Loss per image and accuracy after each epoch. The training values are those met during the "
-    "epoch, on augmented images."
-)
+CAPTION = "Loss per image and accuracy; those of training are met during the epoch, on crops."
 NEAR_CHANCE = 0.25  # chance is 0.1
 HELD_OUT = 10_000  # images that validate, and that test
 
 
 def finished_before(params: RunParams, output_folder: str | Path | None = None) -> dict | None:
-    """The record of this run where it is finished and JupyterLab runs the notebook: there all cells
-    are run again for many reasons, and hours of training come unasked. papermill trains whenever it
-    is called."""
+    """Read the record of a finished run where JupyterLab runs the notebook: there all cells are run
+    again for many reasons. papermill trains whenever it is called."""
     if "JPY_SESSION_NAME" not in os.environ:  # which Jupyter's server sets for its kernels
         return None
     found = status.read(params, outputs_folder(output_folder))
@@ -41,12 +37,12 @@ def finished_before(params: RunParams, output_folder: str | Path | None = None) 
 def announce(params: RunParams, finished: dict | None = None) -> Text:
     """Say what is about to be trained; of a ``finished`` run, how to train it again."""
     if finished:
-        day, machine = finished["finished"][:10], computed_on(finished)
-        text = f"**This run is finished** ({day}, {machine}). Below is its record. To train it "
-        return Text(text + "again, set `resume = False` in the cell above.")
+        text = f"**This run is finished** ({finished['finished'][:10]}, {computed_on(finished)}). "
+        text += "Below is its record. To train it again, set `resume = False` in the cell above."
+        return Text(text)
     text = f"**{plural(params.last_epoch, 'epoch')} will be trained.** The line below the curves "
     text += "says how long that takes here. It can be stopped at any time: run all cells again, "
-    return Text(text + "and it goes on.")
+    return Text(f"{text}and it goes on.")
 
 
 def source(thing: Callable) -> None:
@@ -73,27 +69,30 @@ def stop_waits() -> Iterator[None]:
 
 class Progress:
     """The curves so far, and below them one line that is printed, for a terminal, and rewritten.
-
-    ``with Progress(params) as progress:`` closes it, whether the run ends or is stopped: in the
-    notebook the curves and one sentence are left."""
+    ``with`` closes it, also of a stopped run: the notebook keeps the curves and one sentence."""
 
     def __init__(self, params: RunParams):
-        self.params, self.history, self.epochs, self.first = params, [], 0.0, 0.0
-        self.start, self.drawn, self.printed = time.perf_counter(), -math.inf, -math.inf
+        self.params = params
+        self.history: list[dict] = []
+        self.epochs = self.first = 0.0
+        self.start = time.perf_counter()
+        self.drawn = self.printed = -math.inf
         self.every = 10 if pick_device().type == "cpu" else 2
         self.figure = NumberedFigure(CAPTION)
 
     def __enter__(self) -> "Progress":
         hint = Text("The curves appear after the first epoch.")
-        self.figure.handle = display(hint, display_id=True)  # above the line, from the beginning
+        self.figure.handle = display(hint, display_id=True)  # above the line
         return self
 
     def __call__(self, epochs: float, history: list[dict]) -> None:
         now = time.perf_counter()
         if self.printed == -math.inf:  # the first call
-            self.start, self.first = now, epochs
+            self.start = now
+            self.first = epochs
         is_new = len(history) > len(self.history)
-        self.epochs, self.history = epochs, list(history)
+        self.epochs = epochs
+        self.history = list(history)
         if is_new and now - self.drawn > 5:
             self.draw()
         if is_new or now - self.printed > self.every:
@@ -102,7 +101,8 @@ class Progress:
 
     def __exit__(self, *error) -> None:
         print(flush=True)
-        done, text = len(self.history), "Complete"
+        done = len(self.history)
+        text = "Complete"
         if done < self.params.last_epoch:
             text = f"Stopped in epoch {int(self.epochs) + 1} of {self.params.last_epoch}"
         seconds = duration(time.perf_counter() - self.start)
@@ -138,24 +138,25 @@ class Progress:
     def work_left(self) -> float:
         """How many times the work of this session is still to be done, the evaluation included."""
         images = self.params.steps_per_epoch * self.params.batch_size
-        # a forward pass costs a third of a training step
-        validation = 0 if self.params.train_images > TRAIN_IMAGES else HELD_OUT / 3
-        evaluation = HELD_OUT / 3  # of the test images
-        if self.params.train_images >= TRAIN_IMAGES:  # then six views of all of them, too
-            evaluation = 7 * evaluation + 6 * validation
+        validation = test = HELD_OUT / 3  # a forward pass costs a third of a training step
+        if self.params.train_images > TRAIN_IMAGES:
+            validation = 0
+        # on whole splits six views of all held-out images, too
+        views = 6 * (validation + test) if self.params.train_images >= TRAIN_IMAGES else 0
         epochs = self.epochs - self.first
         done = epochs * images + (len(self.history) - int(self.first)) * validation
         left = self.params.last_epoch - self.epochs
-        return (left * images + math.ceil(left) * validation + evaluation) / done
+        return (left * images + math.ceil(left) * validation + test + views) / done
 
 
 def result(record: dict, published: dict) -> Text:
-    """What this run reached, how that may be set beside the paper, and, near chance, why."""
+    """Say what this run reached, and how that may be set beside the paper."""
     text = ""
     for part in ("validation", "test"):
         if record[f"{part}_images"]:
             text += f"**{100 * record[f'{part}_accuracy']:.2f} %** of the {part} images are right. "
-    run, paper = record["run"], published["validation_accuracy"]
+    run = record["run"]
+    paper = published["validation_accuracy"]
     name = run if run in paper else "best run"
     text += f"The paper's {name} reaches {paper.get(run, max(paper.values())):.2f} % of its "
     text += f"validation images after {PAPER_EPOCHS} epochs on {TRAIN_IMAGES:,}"
@@ -164,7 +165,5 @@ def result(record: dict, published: dict) -> Text:
         text += f"{record['train_images']:,}, so that the two cannot be compared"
     text += "."
     if record["test_accuracy"] < NEAR_CHANCE:
-        steps = record["train_images"] // record["parameters"]["batch_size"]
-        steps = plural(steps * record["epochs_trained"], "step")
-        text += f" **That is near chance, 10 %**, after {steps}: the note below says why."
+        text += " **That is near chance, 10 %**: the note below says why."
     return Text(text)

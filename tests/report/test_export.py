@@ -101,6 +101,7 @@ CELLS = [
     text(r"$\newcommand{\half}[1]{\frac{#1}{2}}$ macro $\half{w}$ and $\nosuchmacro{k}$"),
     code(text__latex=r"$\displaystyle \hat{m}$", text__plain="<IPython.core.display.Math object>"),
     code(text__latex=r"\begin{equation} l_1 \end{equation}", text__plain="Latex object"),
+    text("93.1 % and `7 % 2`"),
     text(r"C:\Users\new\x.txt, __init__.py, **bold**.step, [a](https://x.org).Name, `a``b`"),
     text(
         f"![mark](<my picture.png>) <img src='my picture.png' width='30'> ![](data:image/png;base64,{PNG})"
@@ -132,6 +133,7 @@ CELLS = [
     code("plot", new_output("display_data", {"application/vnd.some+json": {}})),
     code(**WIDGET),
     text("éőł αβ Жд"),
+    text("on a screen alone", metadata={"tags": ["html-only"]}),
     text("<div><b>never closed"),
     text("## Last"),
 ]
@@ -195,6 +197,7 @@ def test_a_notebook_of_every_kind_keeps_its_words(exported, to):
     assert [line for line in WORDS.splitlines() if line not in said] == []
     assert not re.search("50%|31m|draw\\(\\)|T_1|display.Math|<Figure>|\\x1b", said)
     assert ('s = """' in said) == (to == "article")  # code is left out of the PDF
+    assert ("on a screen alone" in said) == (to == "article")
 
 
 def test_the_page_embeds_pictures_sets_formulas_and_resolves_links(exported):
@@ -206,6 +209,7 @@ def test_the_page_embeds_pictures_sets_formulas_and_resolves_links(exported):
     ids = set(re.findall(r'\bid="([^"]+)"', page))
     assert set(re.findall(r'href="#([^"]+)"', page)) <= ids
     assert {"Method", "2.-Data", "place"} <= ids
+    assert "93.1\u00a0% and <code>7 % 2</code>" in page
     paper = PdfReader(exported["paper"])
     assert all(letter in words_of(exported["paper"]) for letter in "𝑢𝑣𝑝𝑞𝑟𝑠𝑡𝑤𝑚𝑙")
     assert (paper.metadata.title, paper.metadata.author) == (
@@ -377,6 +381,7 @@ def alternative_texts(node):
 def test_a_committed_notebook_is_a_paper_and_fits_a_phone(name, tmp_path, caplog):
     shutil.copy(ROOT / "outputs" / "notebooks" / f"{name}.ipynb", tmp_path)
     page, paper = (export(tmp_path / f"{name}.ipynb", to) for to in ("article", "paper"))
+    assert caplog.messages == []  # every link leads somewhere, every number is its figure's
     reader = PdfReader(paper)
     figures = page.read_text().count("<figure")
     alts = alternative_texts(reader.trailer["/Root"]["/StructTreeRoot"])
