@@ -162,9 +162,7 @@ def _plain(summary) -> str:
 @click.option("--model", multiple=True, help="A folder with a network, instead of a run.")
 @click.option("--predictions", default="predictions.npy", help="The file to write.")
 @click.option("--submission", is_flag=True, help="Write Kaggle's submission.csv, too.")
-def predict(
-    *, images, run, seeds, views, layout, device, outputs, model, predictions, submission
-) -> None:
+def predict(*, images, run, seeds, views, layout, device, outputs, model, **files) -> None:
     """Classify images of your own."""
     from cifarlib.images import read_images
     from cifarlib.predict import find_models, predict
@@ -173,8 +171,8 @@ def predict(
         raise InputError("images: give a picture, a folder of pictures, an .npy or .npz file")
     folders = find_models(run, numbers(seeds), list(model), outputs)
     answers = predict(*read_images(images, layout), folders, views, device)
-    path = answers.write(predictions, submission)
-    click.echo(f"{answers.text}\nWritten: {path} and, beside it, the answers as a table (.csv)")
+    written = f"{answers.write(**files)} and, beside it, the answers as a table (.csv)"
+    click.echo(f"{answers.text}\nWritten: {written}")
 
 
 @commands.command()

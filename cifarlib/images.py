@@ -32,7 +32,7 @@ def read_images(path: str | Path, layout: str = "auto") -> tuple[Tensor, list[st
     from 0 to 255 or fractions from 0 to 1; rows are channel by channel (layout "chw") or pixel by
     pixel ("hwc"), "auto" tells which from their values. A picture is cut to its central square and
     resized. A folder is read with its subfolders, in natural order (2.png before 10.png). Returns
-    uint8 (N, 3, 32, 32) and the files' names below the folder or "0", "1", ... Raises InputError."""
+    uint8 (N, 3, 32, 32) and files' names below the folder or "0", "1", ... Raises InputError."""
     if layout not in ("auto", "chw", "hwc"):
         raise InputError(f"layout = {layout!r}: choose auto, {LAYOUTS}")
     path = existing_path("images", path)

@@ -24,8 +24,7 @@ def outputs(two_runs, tmp_path):
 @pytest.fixture
 def private(small, tmp_path):
     """Rows pixel by pixel, as courses hand out images without labels."""
-    rows = small.test.images[:50].permute(0, 2, 3, 1).reshape(50, 3072).numpy()
-    np.save(tmp_path / "private.npy", rows)
+    np.save(tmp_path / "private.npy", small.test.images[:50].permute(0, 2, 3, 1).flatten(1))
     return tmp_path / "private.npy"
 
 
@@ -82,10 +81,8 @@ def test_what_is_missing_is_said_before_anything_is_built(outputs, private, tmp_
     with pytest.raises(InputError, match=r"no report\.pdf in .*First_Last: `make handin` makes"):
         handin.hand_in("First_Last", 7, None, private, output_folder=outputs)
     assert handin.hand_in("First_Last", 7, None, private, output_folder=outputs, check=True) is None
-    for name in ("", "A B", "../x", "Ümit'"):
+    for name in ("", "A B", "../x"):
         with pytest.raises(InputError, match="letters, digits"):
             handin.hand_in(name, output_folder=outputs)
-    with pytest.raises(InputError, match=r"seed 3: `make train RUN=run7 SEED=3` makes"):
-        handin.hand_in("A", 7, [0, 3], output_folder=outputs)
     with pytest.raises(InputError, match="there is no such file"):
         handin.hand_in("A", 7, None, tmp_path / "none.npy", output_folder=outputs, check=True)

@@ -1,5 +1,3 @@
-import io
-import shutil
 import struct
 
 import numpy as np
@@ -8,7 +6,7 @@ import torch
 from made_up import make_record
 from PIL import Image
 
-from cifarlib import InputError, images, predict, records
+from cifarlib import InputError, images, predict
 from cifarlib.data import CLASSES
 
 GREY = np.full((4, 3072), 100, np.uint8)
@@ -34,6 +32,7 @@ def read(folder, array, layout="auto"):
         ("hwc", lambda x: hwc(x).reshape(-1, 3072)),
         ("auto", lambda x: hwc(x).reshape(-1, 3072)),
         ("chw", hwc),
+        ("hwc", lambda x: x.numpy()),
         ("auto", lambda x: np.asfortranarray(hwc(x).astype(">i8"))),
         ("auto", lambda x: rows(x) * 1.00000004),  # up to 255.00001
         ("auto", lambda x: (hwc(x) / 255).astype(np.float32)),
@@ -55,9 +54,7 @@ def test_every_accepted_array_gives_the_same_images(small, tmp_path, layout, arr
         (GREY > 0, "expected numbers"),
         (GREY // 100, "values go from 1 to 1: .* multiply by 255 if 1 is white"),
         (GREY - 101.0, "values go from -1 to -1: .* undo a normalisation"),
-        (GREY * 3.0, "to 300: expected numbers from 0 to 255"),
         (np.where(np.arange(3072), GREY, np.nan), "values go from nan to nan"),
-        (np.array([{}, 3], dtype=object), "allow_pickle=False"),
         (GREY, "do not tell how rows are laid out: give layout, chw .channel by"),
     ],
 )
@@ -67,31 +64,18 @@ def test_a_wrong_array_is_one_clear_error(array, says, tmp_path):
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize(
-    ("name", "content"),
-    [
-        ("my.npy", b""),
-        ("my.npy", b"\x93NUMPY\x01"),
-        ("my.npz", b"PK\x03\x04"),
-        ("my.txt", b"a cat"),
-        ("my.dds", b"DDS \x7c" + bytes(123)),
-    ],
-)
-def test_a_file_of_another_kind_is_one_clear_error(name, content, tmp_path):
-    (tmp_path / name).write_bytes(content)
-    for path in (tmp_path / name, tmp_path):  # by itself and in a folder
-        with pytest.raises(InputError, match=r"^images = .*: [^\n]{9,}$"):
-            images.read_images(path)
+def test_a_damaged_or_another_file_is_one_clear_error(tmp_path):
+    damaged = {"a.npy": b"\x93NUMPY\x01", "a.npz": b"PK\x03\x04", "a.dds": b"DDS |" + bytes(123)}
+    for name, content in {**damaged, "b.npy": b"", "a.txt": b"a cat"}.items():
+        (tmp_path / name).write_bytes(content)
+        for path in (tmp_path / name, tmp_path):  # by itself and in a folder
+            with pytest.raises(InputError, match=r"^images = .*: [^\n]{9,}$"):
+                images.read_images(path)
 
 
-def test_what_was_mistyped_is_one_clear_error(tmp_path):
-    with pytest.raises(InputError, match=r"images = 'nothing\.npy': there is no such file"):
-        images.read_images("nothing.npy")
+def test_a_mistyped_layout_is_one_clear_error_and_black_images_are_images(tmp_path):
     with pytest.raises(InputError, match="layout = 'hwx': choose auto, chw"):
-        images.read_images("nothing.npy", "hwx")
-
-
-def test_a_layout_given_is_kept_and_black_images_are_images(tmp_path):
+        read(tmp_path, GREY, "hwx")
     assert (read(tmp_path, GREY * 0.0, "chw")[0] == 0).all()
 
 
@@ -100,18 +84,14 @@ def test_the_layout_of_a_single_image_is_told(cifar10):
     colour = cifar10.validation.images[:50]
     for pictures in (colour, colour[:, :1].expand(-1, 3, -1, -1)):
         for layout, arranged in (("chw", pictures), ("hwc", pictures.permute(0, 2, 3, 1))):
-            assert {images._tell_layout(row[None]) for row in arranged.reshape(-1, 3072)} == {
-                layout
-            }
+            told = {images._tell_layout(row[None]) for row in arranged.reshape(-1, 3072)}
+            assert told == {layout}
 
 
-def test_array_files_are_told_by_their_content(small, tmp_path):
+def test_an_archive_holds_one_array_of_images(small, tmp_path):
     array = hwc(small.test.images[:9])
-    np.savez(tmp_path / "one.npz", array)
-    shutil.copy(tmp_path / "one.npz", tmp_path / "renamed.npy")
-    np.savez_compressed(tmp_path / "more.npz", x=array, y=small.test.labels[:9], names=["a"] * 9)
-    for name in ("one.npz", "renamed.npy", "more.npz"):
-        assert torch.equal(images.read_images(tmp_path / name)[0], small.test.images[:9])
+    np.savez(tmp_path / "one.npz", x=array, y=small.test.labels[:9], names=["a"] * 9)
+    assert torch.equal(images.read_images(tmp_path / "one.npz")[0], small.test.images[:9])
     np.savez(tmp_path / "two.npz", train=array, test=array)
     with pytest.raises(InputError, match=r"holds train \(9, 32, 32, 3\), test .*: expected"):
         images.read_images(tmp_path / "two.npz")
@@ -132,24 +112,16 @@ def test_pictures_of_any_size_become_what_they_show(small, tmp_path):
     assert (pictures[2] == 255).all()
 
 
-def jpeg(*entries):
-    """A JPEG, red above and blue below, with entries of EXIF."""
+@pytest.mark.parametrize(("orientation", "is_red_above"), [(1, True), (3, False)])
+def test_a_picture_with_an_odd_tag_is_turned(orientation, is_red_above, tmp_path):
     picture = Image.new("RGB", (64, 64), "blue")
     picture.paste("red", (0, 0, 64, 32))
-    picture.save(file := io.BytesIO(), "JPEG")
-    directory = struct.pack("<H", len(entries)) + b"".join(entries) + struct.pack("<I", 0)
-    body = b"Exif\0\0II*\0" + struct.pack("<I", 8) + directory
-    header = b"\xff\xd8\xff\xe1" + struct.pack(">H", len(body) + 2)
-    return header + body + file.getvalue()[2:]
-
-
-@pytest.mark.parametrize(("orientation", "top_row_is"), [(1, "red"), (3, "blue")])
-def test_a_picture_with_an_odd_tag_is_turned_by_its_orientation(orientation, top_row_is, tmp_path):
-    turned = struct.pack("<HHI", 0x0112, 3, 1) + struct.pack("<HH", orientation, 0)
+    turned = struct.pack("<HHIHH", 0x0112, 3, 1, orientation, 0)
     odd = struct.pack("<HHI", 0x011A, 2, 3) + b"72\0\0"  # a resolution as text
-    (tmp_path / "a.jpg").write_bytes(jpeg(turned, odd))
+    directory = struct.pack("<IH", 8, 2) + turned + odd + bytes(4)
+    picture.save(tmp_path / "a.jpg", exif=b"Exif\0\0II*\0" + directory)
     red, _, blue = images.read_images(tmp_path / "a.jpg")[0][0, :, 0].float().mean(1)
-    assert (red > blue) == (top_row_is == "red")
+    assert (red > blue) == is_red_above
 
 
 def test_a_folder_is_read_in_natural_order_and_what_is_left_out_is_named(tmp_path, caplog):
@@ -167,16 +139,8 @@ def test_a_folder_is_read_in_natural_order_and_what_is_left_out_is_named(tmp_pat
     assert caplog.messages[0].endswith(": 3.png, 4.png, 7.heic, more")
 
 
-def test_test_images_get_the_answers_of_the_record(cifar10, tiny_run):
-    logits = predict.load_model(tiny_run).logits(cifar10.test.images[:1000])
-    saved = records.read_predictions(tiny_run)["test"]
-    assert (logits.numpy().argmax(1) != saved.argmax(1)).sum() <= 2
-    np.testing.assert_allclose(logits, saved, atol=0.03, rtol=1e-3)  # saved in float16
-
-
 def test_several_networks_average_their_probabilities(small, two_runs):
     folders = predict.find_models(7, [1, 0], output_folder=two_runs)
-    assert [folder.name[:5] for folder in folders] == ["seed0", "seed1"]
     names = [f"{CLASSES[label]}/1.png" for label in small.test.labels]
     asked = (small.test.images, names)
     singles = [predict.predict(*asked, [folder], views=True) for folder in folders]
@@ -203,9 +167,8 @@ def test_the_network_taken_is_the_longest_of_its_seed(tmp_path):
         assert [folder.name for folder in found] == ["seed0-epochs10"]
     found = predict.find_models("run7", [3, 0, 0], output_folder=tmp_path)
     assert [folder.name for folder in found] == ["seed0-epochs10", "seed3-epochs10"]
-    for seeds, missing in (([0, 1, 5], "1"), ("x", "x")):
-        with pytest.raises(InputError, match=f"of seed {missing}: .*SEED={missing}` makes one"):
-            predict.find_models(7, seeds, output_folder=tmp_path)
+    with pytest.raises(InputError, match="of seed 1: .*SEED=1` makes one"):
+        predict.find_models(7, [0, 1, 5], output_folder=tmp_path)
 
 
 def test_a_model_is_a_folder_or_its_file_wherever_the_kernel_runs(tiny_run, tmp_path, monkeypatch):
@@ -221,23 +184,15 @@ def test_a_model_is_a_folder_or_its_file_wherever_the_kernel_runs(tiny_run, tmp_
 
 
 def test_predictions_are_written_with_a_table_and_a_submission(tmp_path):
-    probabilities = torch.eye(10)[:2] * 0.5 + 0.05
-    answers = predict.Answers(["a.png", "b10.png"], probabilities, "")
+    answers = predict.Answers(["a.png", "b10.png"], torch.eye(10)[:2] * 0.5 + 0.05, "")
     path = tmp_path / "new" / "p.npy"
     for name in ("p.npy", "p.npy", "p.csv"):  # again, and under the name of the table
         assert answers.write(path.with_name(name), submission=True) == path
-    written = np.load(path)
-    assert written.dtype == np.float32
-    np.testing.assert_array_equal(written, probabilities)
+    np.testing.assert_array_equal(np.load(path), answers.probabilities)
     rows = ["image,label,class,probability", "a.png,0,airplane,0.55", "b10.png,1,automobile,0.55"]
-    assert (tmp_path / "new" / "p.csv").read_text().splitlines() == rows
-    lines = (tmp_path / "new" / "submission.csv").read_text().splitlines()
-    assert lines == ["id,label", "a,airplane", "b10,automobile"]
-
-
-def test_the_images_are_not_overwritten(tmp_path):
-    np.save(tmp_path / "my.npy", GREY)
-    answers = predict.Answers(["0"], torch.ones(1, 10), "")
-    with pytest.raises(InputError, match=r"my\.npy' holds something else: give another name"):
-        answers.write(tmp_path / "my.npy")
-    assert np.load(tmp_path / "my.npy").shape == GREY.shape
+    assert path.with_suffix(".csv").read_text().splitlines() == rows
+    submission = path.with_name("submission.csv").read_text()
+    assert submission.splitlines() == ["id,label", "a,airplane", "b10,automobile"]
+    np.save(path, GREY)  # the images themselves
+    with pytest.raises(InputError, match=r"p\.npy' holds something else: give another name"):
+        answers.write(path)
