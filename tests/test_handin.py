@@ -30,7 +30,6 @@ def private(small, tmp_path):
 
 def test_the_zip_holds_all_and_the_mean_over_the_seeds_by_views(outputs, private, small, tmp_path):
     path = handin.hand_in("First_Last", 7, [0, 1], private, output_folder=outputs)
-    assert path == outputs / "handin" / "First_Last.zip"
     shutil.unpack_archive(path, tmp_path / "unpacked")
     root = tmp_path / "unpacked" / "First_Last"
     names = {str(file.relative_to(root)) for file in root.rglob("*") if file.is_file()}

@@ -107,8 +107,7 @@ def test_pictures_of_any_size_become_what_they_show(small, tmp_path):
     Image.new("RGBA", (50, 90), (0, 0, 0, 0)).save(tmp_path / "c.png")  # transparent: white
     pictures, names = images.read_images(tmp_path)
     assert names == ["a.jpg", "b.png", "c.png"]
-    # grey levels; another image: 60
-    assert (pictures[1].float() - small.test.images[1].float()).abs().mean() < 8
+    assert (pictures[1].float() - small.test.images[1].float()).abs().mean() < 8  # another: 60
     assert (pictures[2] == 255).all()
 
 
@@ -145,8 +144,9 @@ def test_several_networks_average_their_probabilities(small, two_runs):
     asked = (small.test.images, names)
     singles = [predict.predict(*asked, [folder], views=True) for folder in folders]
     both = predict.predict(*asked, folders, views=True)
-    expected = (singles[0].probabilities + singles[1].probabilities) / 2
-    torch.testing.assert_close(both.probabilities, expected)
+    torch.testing.assert_close(
+        both.probabilities, sum(single.probabilities for single in singles) / 2
+    )
     assert not torch.equal(both.probabilities, predict.predict(*asked, folders).probabilities)
     whose = f"the mean over run7/{folders[0].name}, run7/{folders[1].name}, with views = True"
     right = int((both.probabilities.argmax(1) == small.test.labels).sum())
@@ -167,7 +167,7 @@ def test_the_network_taken_is_the_longest_of_its_seed(tmp_path):
         assert [folder.name for folder in found] == ["seed0-epochs10"]
     found = predict.find_models("run7", [3, 0, 0], output_folder=tmp_path)
     assert [folder.name for folder in found] == ["seed0-epochs10", "seed3-epochs10"]
-    with pytest.raises(InputError, match="of seed 1: .*SEED=1` makes one"):
+    with pytest.raises(InputError, match=r"of seed 1: .*SEED=1` makes one"):
         predict.find_models(7, [0, 1, 5], output_folder=tmp_path)
 
 
