@@ -142,11 +142,9 @@ def test_several_networks_average_their_probabilities(small, two_runs):
     folders = predict.find_models(7, [1, 0], output_folder=two_runs)
     names = [f"{CLASSES[label]}/1.png" for label in small.test.labels]
     asked = (small.test.images, names)
-    singles = [predict.predict(*asked, [folder], views=True) for folder in folders]
-    both = predict.predict(*asked, folders, views=True)
-    torch.testing.assert_close(
-        both.probabilities, sum(single.probabilities for single in singles) / 2
-    )
+    singles = [predict.predict(*asked, [folder], True).probabilities for folder in folders]
+    both = predict.predict(*asked, folders, True)
+    torch.testing.assert_close(both.probabilities, sum(singles) / 2)
     assert not torch.equal(both.probabilities, predict.predict(*asked, folders).probabilities)
     whose = f"the mean over run7/{folders[0].name}, run7/{folders[1].name}, with views = True"
     right = int((both.probabilities.argmax(1) == small.test.labels).sum())
