@@ -165,11 +165,12 @@ def _plain(summary) -> str:
 def predict(*, images, run, seeds, views, layout, device, outputs, model, **files) -> None:
     """Classify images of your own."""
     from cifarlib.images import read_images
-    from cifarlib.predict import find_models, predict
+    from cifarlib.predict import find_models, output_path, predict
 
     if not images:
         raise InputError("images: give a picture, a folder of pictures, an .npy or .npz file")
     folders = find_models(run, numbers(seeds), list(model), outputs)
+    output_path(files["predictions"])
     answers = predict(*read_images(images, layout), folders, views, device)
     written = f"{answers.write(**files)} and, beside it, the answers as a table (.csv)"
     click.echo(f"{answers.text}\nWritten: {written}")

@@ -62,9 +62,9 @@ def _read_pictures(folder: Path, paths: list[Path]) -> tuple[Tensor, list[str]]:
                 pictures[name] = _read_picture(path)
             except Exception:  # a decoder fails in any way
                 left_out.append(name)
-    text = f"damaged, or no PNG or JPEG of 8 bits a channel: {', '.join(left_out[:20])}"
+    text = f"damaged, or no picture of 8 bits a channel: {', '.join(left_out[:20])}"
     if not pictures:
-        raise ValueError(f"there is no picture in it; {text}")
+        raise ValueError(text if left_out else "there is no picture in it")
     if left_out:
         logging.getLogger(__name__).warning("%s left out, %s", plural(len(left_out), "file"), text)
     pixels = np.stack(list(pictures.values()))

@@ -1,5 +1,6 @@
 """Finished runs at work: which networks, what they say of images, what is written of it."""
 
+import os
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -75,7 +76,10 @@ def load_model(folder: Path, device: str = "auto") -> TrainedNetwork:
         precision = "float32"
     tensors, description = records.load_model(folder / MODEL)
     network = Network().to(chosen).eval()
-    network.load_state_dict(tensors)
+    try:
+        network.load_state_dict(tensors)
+    except RuntimeError:
+        raise InputError(f"{folder / MODEL} is of another network than this code's") from None
     use_fast(network, precision)
     mode = description["parameters"]["normalization"]
     statistics = [torch.tensor(description[f"channel_{name}"]) for name in ("mean", "std")]
@@ -98,12 +102,8 @@ class Answers(NamedTuple):
 
     def write(self, predictions: str | Path, submission: bool = False) -> Path:
         """Write the probabilities to a file, .npy, beside it the table, .csv, and, on request,
-        Kaggle's submission.csv (id,label); return the first. Raises InputError where it is an
-        array of another kind, such as the images."""
-        path = user_path("predictions", predictions).with_suffix(".npy")
-        if path.exists() and np.load(path).shape[1:] != (len(CLASSES),):
-            raise InputError(f"predictions = {str(path)!r} holds something else: give another name")
-        path.parent.mkdir(parents=True, exist_ok=True)
+        Kaggle's submission.csv (id,label); return the first."""
+        path = output_path(predictions)
         np.save(path, self.probabilities.numpy())
         table = self.table()
         table.to_csv(path.with_suffix(".csv"), index=False, errors="replace")
@@ -112,6 +112,21 @@ class Answers(NamedTuple):
             kaggle = {"columns": ["id", "class"], "header": ["id", "label"], "index": False}
             table.to_csv(path.with_name("submission.csv"), **kaggle)
         return path
+
+
+def output_path(predictions: str | Path) -> Path:
+    """Return where predictions go, a file .npy. Raises InputError where it cannot be written, or
+    holds something else, such as the images: to be asked before the work."""
+    path = (user_path("predictions", predictions) or Path("predictions")).with_suffix(".npy")
+    if not os.access(path.absolute().parent, os.W_OK):
+        raise InputError(f"predictions = {str(path)!r}: its folder is missing or cannot be written")
+    try:
+        is_other = path.exists() and np.load(path).shape[1:] != (len(CLASSES),)
+    except (OSError, ValueError):
+        is_other = True
+    if is_other:
+        raise InputError(f"predictions = {str(path)!r} holds something else: give another name")
+    return path
 
 
 def predict(
