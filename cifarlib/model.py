@@ -14,9 +14,11 @@ CLASSES = 10
 
 
 def convolution3x3(c_in: int, c_out: int, dirac: bool) -> nn.Conv2d:
-    """A 3x3 convolution without bias. dirac: it starts as the identity on its first c_in filters;
-    the others keep PyTorch's default initialisation. Nothing holds the weights near the identity
-    afterwards: DiracNets reparameterise throughout training, which is not the same."""
+    """Make a 3x3 convolution without bias.
+
+    dirac: it starts as the identity on its first c_in filters; the others keep PyTorch's default
+    initialisation. Nothing holds the weights near the identity afterwards: DiracNets reparameterise
+    throughout training, which is not the same."""
     convolution = nn.Conv2d(c_in, c_out, kernel_size=3, padding="same", bias=False)
     if dirac:
         nn.init.dirac_(convolution.weight[:c_in].detach())
@@ -89,8 +91,8 @@ class Network(nn.Module):
 
 
 def build_model(seed: int, filters: Tensor | None = None, dirac: bool = True) -> Network:
-    """A network whose random weights depend on ``seed`` alone, on the CPU; the global generator is
-    left as it was."""
+    """Make a network, on the CPU, whose random weights depend on ``seed`` alone; the global
+    generator is left as it was."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return Network(filters, dirac)

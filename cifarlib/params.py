@@ -142,21 +142,8 @@ class RunParams:
         full one."""
         own = RunParams(self.run, seed=self.seed, **self.file_settings).settings()
         changed = {k: v for k, v in self.settings().items() if v != own[k]}
-        return f"{self.run}/seed{self.seed}" + "".join(_suffixes(changed))
-
-
-def _suffixes(settings: dict) -> list[str]:
-    return [f"-{SHORT_NAMES.get(name, name)}{value}" for name, value in settings.items()]
-
-
-def belongs_to(folder: str, settings: dict) -> bool:
-    """Tell whether a folder ``run7/seed0-epochs10`` is one that a run of these recorded settings
-    makes; a copy under another name is not."""
-    start = f"{settings['run']}/seed{settings['seed']}"
-    rest = folder.removeprefix(start)
-    for suffix in _suffixes(settings):
-        rest = rest.removeprefix(suffix)
-    return folder.startswith(start) and rest == ""
+        suffixes = [f"-{SHORT_NAMES.get(name, name)}{value}" for name, value in changed.items()]
+        return f"{self.run}/seed{self.seed}" + "".join(suffixes)
 
 
 def unknown_settings(recorded: dict) -> list[str]:

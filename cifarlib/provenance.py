@@ -76,7 +76,8 @@ def device_name(device: "torch.device") -> str:
     name = platform.processor() or platform.machine()
     info = Path("/proc/cpuinfo")
     if device.type == "cpu" and info.exists():
-        models = [line for line in info.read_text().splitlines() if line.startswith("model name")]
+        lines = info.read_text("utf-8").splitlines()
+        models = [line for line in lines if line.startswith("model name")]
         name = models[0].partition(":")[2].strip() if models else name
     return f"{name}, {plural(torch.get_num_threads(), 'thread')}"
 

@@ -22,7 +22,7 @@ import numpy as np
 from filelock import FileLock, Timeout
 
 from cifarlib import InputError, outputs_folder, plural
-from cifarlib.params import belongs_to, unknown_settings
+from cifarlib.params import unknown_settings
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -92,8 +92,8 @@ def history_csv(history: list[dict]) -> str:
 
 
 def read_history(folder: Path) -> list[dict]:
-    """Read history.csv of a finished run's folder (or of its ``unfinished/``), one dict an epoch."""
-    with open(Path(folder) / "history.csv", newline="") as file:
+    """Read history.csv of a finished run's folder (or of its ``unfinished/``), a dict an epoch."""
+    with open(Path(folder) / "history.csv", newline="", encoding="utf-8") as file:
         rows = [{k: float(v) for k, v in row.items()} for row in csv.DictReader(file)]
     return [row | {"epoch": int(row["epoch"])} for row in rows]
 
@@ -206,24 +206,23 @@ def finished(output_folder: str | Path | None = None) -> list[dict]:
     """Read the records of all finished runs below outputs/ (default: the project's), in the order
     of their folders, each with its ``folder``.
 
-    A copy under another name and a record of parameters that this code does not know are left out
-    and named in a warning.
+    A copy of a record and one of parameters that this code does not know are left out and named in
+    a warning.
     """
-    records, left_out = [], []
+    records, seen, left_out = [], [], []
     for path in sorted(outputs_folder(output_folder).glob("*/seed*/record.json")):
         folder = path.parent
         record = read_record(folder) | {"folder": folder}
-        name = f"{folder.parent.name}/{folder.name}"
+        made_as = (record["run"], f"seed{record['seed']}")
+        is_copy = made_as != (folder.parent.name, folder.name.partition("-")[0])
         unknown = unknown_settings(record["parameters"])
-        if unknown:
-            left_out.append(f"{name} ({', '.join(unknown)})")
-        elif not belongs_to(name, record["parameters"]):
-            run = f"{record['run']} seed {record['seed']}"
-            left_out.append(
-                f"{name} (a copy: its record is of {run}, whose folder has another name)"
-            )
+        if is_copy or record["files"] in seen:
+            left_out.append(f"{folder} (a copy of {'/'.join(made_as)})")
+        elif unknown:
+            left_out.append(f"{folder} ({', '.join(unknown)})")
         else:
             records.append(record)
+            seen.append(record["files"])
     if left_out:
         log.warning("%s left out: %s", plural(len(left_out), "record"), "; ".join(left_out))
     return records

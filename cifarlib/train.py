@@ -1,4 +1,4 @@
-"""One run from its parameters to its record, resumable at any moment: prepare, fit, leave_record."""
+"""One run from its parameters to its record, resumable at any time: prepare, fit, leave_record."""
 
 import datetime
 import logging
@@ -127,7 +127,8 @@ def train(
         with records.locked(folder, timeout=0.5), repeatable(deterministic):
             (folder / "unfinished").mkdir(exist_ok=True)
             saved = checkpoint.load(folder, params, identity) if resume else None
-            run = prepare(params, data, folder, chosen_device, identity, saved)
+            start = {"folder": folder, "device": chosen_device, "identity": identity}
+            run = prepare(params, data, saved=saved, **start)
             fit(run, progress, capture)
             leave_record(run)
     except Timeout:
@@ -180,6 +181,7 @@ def build(
 def prepare(
     params: RunParams,
     data: Cifar10,
+    *,
     folder: Path,
     device: torch.device,
     identity: dict,
@@ -223,6 +225,8 @@ def prepare(
 def fit(run: Run, progress: Progress, capture: bool) -> None:
     """Train the epochs that are left, validate after each and save checkpoints."""
     params, history = run.training.params, run.history
+    images = run.data.validation.images.to(run.device)
+    labels = run.data.validation.labels.to(run.device)
     train_one = partial(train_epoch, run.training)
     if capture and run.device.type == "cuda":
         train_one = CapturedEpoch(run.training)
@@ -235,7 +239,9 @@ def fit(run: Run, progress: Progress, capture: bool) -> None:
             lambda step, done=epoch - 1: progress(done + step / params.steps_per_epoch, history),
         )
         trained = time.perf_counter()
-        row |= validate(run)
+        run.validation_logits = run.predict(images)
+        row["validation_loss"] = mean_loss(run.validation_logits, labels, params.label_smoothing)
+        row["validation_accuracy"] = accuracy(run.validation_logits, labels)
         row["train_seconds"] = round(trained - start, 4)
         row["validation_seconds"] = round(time.perf_counter() - trained, 4)
         raise_if_diverged(run, row)
@@ -248,28 +254,16 @@ def fit(run: Run, progress: Progress, capture: bool) -> None:
         progress(epoch, history)
 
 
-def validate(run: Run) -> dict:
-    """Compute loss and accuracy on the validation images; nan where there are none."""
-    labels = run.data.validation.labels.to(run.device)
-    logits = run.predict(run.data.validation.images)
-    run.validation_logits = logits
-    return {
-        "validation_loss": mean_loss(logits, labels, run.training.params.label_smoothing),
-        "validation_accuracy": accuracy(logits, labels),
-    }
-
-
 def raise_if_diverged(run: Run, row: dict) -> None:
-    losses = [row["train_loss"]]
-    if len(run.data.validation):
-        losses.append(row["validation_loss"])
-    if all(map(math.isfinite, losses)):
+    is_validated = len(run.data.validation) > 0
+    loss = row["validation_loss"] if is_validated else 0
+    if math.isfinite(row["train_loss"]) and math.isfinite(loss):
         return
     names = ("learning_rate", "weight_decay", "loss_reduction", "optimizer", "batch_size")
-    causes = ", ".join(f"{name} {run.identity[name]}" for name in (*names, "precision"))
+    causes = ", ".join(f"{name} {run.identity[name]}" for name in names)
     raise Diverged(
-        f"the loss of {run.training.params.run} is {row['train_loss']} in epoch {row['epoch']}, "
-        f"validation {row['validation_loss']}: try a smaller learning_rate ({causes})"
+        f"the loss of {run.identity['run']} is {row['train_loss']} in epoch {row['epoch']}, "
+        f"validation {loss}: try a smaller learning_rate ({causes})"
     )
 
 

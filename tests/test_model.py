@@ -14,7 +14,8 @@ def test_printing_shows_the_papers_structure():
     for line in (  # Appendix A.1
         r"\(0\): Conv2d\(3, 24, kernel_size=\(2, 2\), stride=\(1, 1\)\)",
         r"\(1\): GELU\(approximate='none'\)",
-        r"\(2\): Block\(\s+\(conv1\): Conv2d\(24, 64, kernel_size=\(3, 3\), stride=\(1, 1\), padding=same, bias=False\)",
+        r"\(2\): Block\(\s+\(conv1\): Conv2d\(24, 64, kernel_size=\(3, 3\), stride=\(1, 1\), "
+        r"padding=same, bias=False\)",
         r"\(pool\): MaxPool2d\(kernel_size=2, stride=2, padding=0, dilation=1, ceil_mode=False\)",
         r"\(norm1\): BatchNorm\(64, eps=1e-12, momentum=0.4, affine=True",
         r"\(3\): Block\(\s+\(conv1\): Conv2d\(64, 256,",

@@ -113,7 +113,8 @@ def test_copies_and_records_of_other_code_do_not_count(tmp_path, caplog):
     record["parameters"]["mixup"] = 0.2
     (newer / "record.json").write_text(json.dumps(record))
     assert [record["folder"] for record in records.finished(tmp_path)] == [folder, short]
-    assert "5 records left out: fast/seed1 (copy) (a copy" in caplog.text
+    assert "5 records left out" in caplog.text
+    assert "fast/seed1 (copy) (a copy of fast/seed1)" in caplog.text
     assert "fast/seed2 (mixup 0.2, unknown here)" in caplog.text
 
 

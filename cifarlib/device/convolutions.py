@@ -118,8 +118,8 @@ def winograd(x: Tensor, weight: Tensor, size: int) -> Tensor:
 
 @functools.cache
 def _matrices(m: int, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
-    """A (m^2, a^2), G (a^2, 9), B (a^2, a^2), a = m + 2, for flattened tiles: outputs = A ((G
-    weights) * (B inputs)). A and B in ``dtype``, G in float32.
+    """Compute A (m^2, a^2), G (a^2, 9), B (a^2, a^2), a = m + 2, for flattened tiles: outputs =
+    A ((G weights) * (B inputs)). A and B in ``dtype``, G in float32.
 
     The product of two polynomials, of m and of 3 coefficients, from their values at a points,
     transposed (Toom, Cook)."""

@@ -73,7 +73,7 @@ class CapturedEpoch:
         return epoch_plan(self.training.params, epoch, len(self.training.images))
 
     def _lay_out(self, epoch: int) -> None:
-        """Puts what the epoch's steps read where the graph reads it, and the counter to zero."""
+        """Put what the epoch's steps read where the graph reads it, and the counter to zero."""
         training, params, device = self.training, self.training.params, self.step.device
         plan = self.plans.pop(epoch, None) or self._plan(epoch)
         order, crops = (None if t is None else t[: self.labels.numel()].to(device) for t in plan)
@@ -126,7 +126,7 @@ def capture_stream(device: torch.device) -> torch.cuda.Stream:
 def capture(
     function: Callable[[], None], reset: Callable[[], object], device: torch.device
 ) -> Callable[[], None]:
-    """``function`` as one launch on a CUDA device, after a few ordinary calls; ``reset()`` before
+    """Make ``function`` one launch on a CUDA device, after a few ordinary calls; ``reset()`` before
     each."""
     with torch.cuda.device(device):
         stream = capture_stream(device)

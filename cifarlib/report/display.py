@@ -20,6 +20,7 @@ from cifarlib.provenance import code_version, computed_on, device_name, package_
 from cifarlib.report.figures import as_svg
 
 NUMBER = re.compile(r"[-+−–\d.,% ]*(to [-+−–\d., ]*)?(ᵃ| s)?")  # also an interval, a note, seconds
+PARAMETERS = re.compile(r"(?m)^(# Parameters$|\w+: .* = )")  # papermill's cell, the notebook's
 _shown = {"Figure": 0, "Table": 0}
 
 
@@ -30,11 +31,10 @@ def check_parameters(known: str) -> None:
     _shown.update(Figure=0, Table=0)
     log = logging.getLogger("cifarlib")
     log.setLevel(logging.INFO)
-    log.handlers, log.propagate = [logging.StreamHandler(sys.stdout)], False
+    log.handlers = [logging.StreamHandler(sys.stdout)]
+    log.propagate = False
     for source in get_ipython().user_ns["In"][-3:-1] if get_ipython() else ():
-        if re.search(
-            r"(?m)^(# Parameters$|\w+: .* = )", source
-        ):  # papermill's cell, the parameters cell
+        if PARAMETERS.search(source):
             for name in re.findall(r"^(\w+)(?:: .*?)? = ", source, re.MULTILINE):
                 if name not in known.split():
                     hint = did_you_mean(name, known.split())
@@ -88,7 +88,7 @@ class Table(HTML):
 
 
 def _row(kind: str, right: list[bool], texts: Iterable) -> str:
-    """A row of a table, numbers to the right."""
+    """Write a row of a table, numbers to the right."""
     styles = ["text-align:right" if number else "text-align:left" for number in right]
     cells = zip(styles, texts, strict=True)
     row = [f'<{kind} style="{style}">{html.escape(str(text))}</{kind}>' for style, text in cells]
@@ -99,16 +99,18 @@ class NumberedFigure:
     """A number, caption and label under which a figure is drawn, and others in its place."""
 
     def __init__(self, caption: str, label: str = ""):
-        self.number, self.caption, self.handle = _number("Figure"), caption, None
+        self.number = _number("Figure")
+        self.caption = caption
         self.label = label or f"fig-{_shown['Figure']}"
+        self.handle = None
 
     def draw(self, figure: Figure) -> None:
         """Show a vector picture with its alternative text, as wide as the page."""
         picture = base64.b64encode(as_svg(figure).encode()).decode()
         page = (
             f'<figure id="{self.label}" style="margin:0"><img width="100%" style="max-height:90vh" '
-            f'src="data:image/svg+xml;base64,{picture}" alt="{html.escape(figure.alt)}"><figcaption>'
-            f"<b>{self.number}</b> {html.escape(self.caption)}</figcaption></figure>"
+            f'src="data:image/svg+xml;base64,{picture}" alt="{html.escape(figure.alt)}">'
+            f"<figcaption><b>{self.number}</b> {html.escape(self.caption)}</figcaption></figure>"
         )
         bundle = {"text/html": page, "text/plain": f"{self.number} {self.caption}"}
         if self.handle:
@@ -144,7 +146,8 @@ def explore(draw: Callable[..., Figure], caption: str, label: str = "", **contro
 
 def provenance(device: str, data_sha256: str, record: dict | None = None) -> Table:
     """Table what this notebook runs on, and what a record's run was computed on."""
-    chosen, version = pick_device(device), code_version()
+    chosen = pick_device(device)
+    version = code_version()
     changes = {True: ", with changes that are not committed", None: " (changes unknown)", False: ""}
     rows = {"device": f"{chosen.type}: {device_name(chosen)}"}
     if record:

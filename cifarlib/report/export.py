@@ -1,6 +1,6 @@
 """Executed notebooks as an article: exporters of nbconvert, which also stand in JupyterLab's menu.
 
-    jupyter nbconvert --to article report.ipynb      # one HTML file that asks nothing of the network
+    jupyter nbconvert --to article report.ipynb      # an HTML file that asks nothing of the network
     jupyter nbconvert --to paper report.ipynb        # a typeset PDF, without code
     jupyter nbconvert --to paper_tex report.ipynb    # LaTeX source and its pictures
 
@@ -67,7 +67,7 @@ class Article(TemplateExporter):
     file_extension = Unicode(".html").tag(config=True)
     template_name = Unicode("base").tag(config=True, affects_template=True)
     template_file = Unicode("article.j2").tag(config=True, affects_template=True)
-    to, left_out = "html5", ()
+    to = "html5"
     options = ("--embed-resources", "--mathml", "--toc", f"--css={FOLDER / 'article.css'}")
 
     @property
@@ -79,7 +79,7 @@ class Article(TemplateExporter):
         pictures = [f"image/{kind}" for kind in ("svg+xml", "png", "jpeg", "gif", "webp")]
         config.NbConvertBase.display_data_priority = [*texts, *pictures, "text/plain"]
         config.CoalesceStreamsPreprocessor.enabled = True  # of a progress bar its last state
-        config.TagRemovePreprocessor.remove_cell_tags = {"remove-cell", *self.left_out}
+        config.TagRemovePreprocessor.remove_cell_tags = {"remove-cell"}
         config.TagRemovePreprocessor.remove_input_tags = {"remove-input"}
         config.TagRemovePreprocessor.remove_all_outputs_tags = {"remove-output"}
         return config
@@ -102,14 +102,21 @@ class Article(TemplateExporter):
         return page.replace("</head>", _math_font(formulas, folder) + "\n</head>", 1)
 
     def pandoc(self, page: str, resources: dict, folder: Path, *options: str) -> str:
-        """The page in another language, its pictures in the folder; what it lacks is logged."""
+        """Write the page in another language, its pictures in the folder; log what it lacks."""
         import pypandoc
 
-        name, log = resources["metadata"]["name"], folder / "log.json"
+        log = folder / "log.json"
+        name = resources["metadata"]["name"]
         beside = Path(resources["metadata"].get("path") or ".").resolve()
-        options += ("--standalone", "--number-sections", "--wrap=none", "--metadata=lang:en")
-        options += (f"--lua-filter={FOLDER / 'article.lua'}", f"--metadata=name:{name}")
-        options += ("--quiet", f"--log={log}", f"--resource-path={beside}", *self.options)
+        options += (
+            "--standalone",
+            "--number-sections",
+            "--wrap=none",
+            "-Mlang:en",
+            f"-Mname:{name}",
+        )
+        options += (f"--lua-filter={FOLDER / 'article.lua'}", f"--resource-path={beside}")
+        options += (*self.options, "--quiet", f"--log={log}")
         text = pypandoc.convert_text(page, self.to, "html", options, verify_format=False)
         for entry in json.loads(log.read_text(encoding="utf-8")):
             if said := entry.get(SAID.get(entry["type"])):
@@ -123,7 +130,7 @@ class Paper(Article):
     output_mimetype = "application/pdf"
     file_extension = Unicode(".pdf").tag(config=True)
     exclude_input = Bool(True).tag(config=True)
-    to, left_out, cjk = "typst", ("html-only",), "; pip install manimgx-fonts-cjk brings one"
+    to = "typst"
     options = (f"--template={FOLDER / 'article.typ'}",)
 
     def write(self, page: str, resources: dict, folder: Path) -> bytes:
@@ -141,7 +148,8 @@ class Paper(Article):
         rare = {c for c in text if ord(c) > 0x24F and unicodedata.category(c)[0] not in "CMZ"}
         if missing := sorted(self.not_drawn(rare)):
             names = " ".join(f"{c} (U+{ord(c):04X})" for c in missing[:20])
-            hint = self.cjk if CJK.search(names) else ""
+            cjk = self.to == "typst" and CJK.search(names)
+            hint = "; pip install manimgx-fonts-cjk brings one" if cjk else ""
             self.log.warning("no font for %d character(s): %s%s", len(missing), names, hint)
 
     def not_drawn(self, rare: set[str]) -> set[str]:
@@ -160,7 +168,7 @@ class PaperTex(Paper):
 
     output_mimetype = "text/latex"
     file_extension = Unicode(".tex").tag(config=True)
-    to, cjk = "latex", ""
+    to = "latex"
     options = (f"--template={FOLDER / 'article.tex'}", "--syntax-highlighting=none")
 
     def write(self, page: str, resources: dict, folder: Path) -> str:
@@ -168,10 +176,11 @@ class PaperTex(Paper):
         text = self.pandoc(page, resources, folder, f"--extract-media={folder}")
         sheet = "#set document(date: none)\n#set page(width: auto, height: auto, margin: 0pt)\n"
         for file in sorted(folder.glob("*-*")):
-            name, content = file.name, file.read_bytes()
             if file.suffix not in (".png", ".jpeg"):
-                name, content = f"{file.stem}.pdf", _set(f'{sheet}#image("{name}")', folder)
-            resources.setdefault("outputs", {})[name] = content
+                pdf = _set(f'{sheet}#image("{file.name}")', folder)
+                file = file.with_suffix(".pdf")
+                file.write_bytes(pdf)
+            resources.setdefault("outputs", {})[file.name] = file.read_bytes()
         return text
 
     def not_drawn(self, rare: set[str]) -> set[str]:
@@ -188,13 +197,13 @@ def _set(source: str, folder: Path) -> bytes:
 
 
 def _math_font(text: str, folder: Path) -> str:
-    """A text's characters of STIX Two Math: without it a browser stretches no bracket or root."""
+    """Embed STIX Two Math, as far as a text needs it: else no browser stretches a bracket."""
     from fontTools import subset
 
-    fonts, part = Path(find_spec("ziamath").origin).parent / "fonts", folder / "math.ttf"
-    options = [f"--text={text}√", f"--output-file={part}"]  # a root is an element
+    fonts = Path(find_spec("ziamath").origin).parent / "fonts"
+    options = [f"--text={text}√", f"--output-file={folder / 'math.ttf'}"]  # a root is an element
     subset.main([str(fonts / "STIXTwoMath-Regular.ttf"), *options])
-    source = base64.b64encode(part.read_bytes()).decode()
+    source = base64.b64encode((folder / "math.ttf").read_bytes()).decode()
     font = f'font-family: "STIX Two Math"; src: url(data:font/ttf;base64,{source});'
     return f"<style>@font-face {{ {font} }}</style>"
 

@@ -40,7 +40,8 @@ def test_a_cpu_takes_bfloat16_only_where_it_has_units_for_it(
 
 def test_a_cpu_without_avx512_knows_its_precision_at_once():
     code = (
-        "import time, torch; from cifarlib.device.choice import pick_precision; start = time.perf_counter(); "
+        "import time, torch; from cifarlib.device.choice import pick_precision; "
+        "start = time.perf_counter(); "
         "print(pick_precision(torch.device('cpu')), time.perf_counter() - start)"
     )
     emulated = {**os.environ, "ONEDNN_MAX_CPU_ISA": "AVX2", "ATEN_CPU_CAPABILITY": "avx2"}
