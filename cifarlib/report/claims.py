@@ -110,13 +110,13 @@ def judge(frame: pd.DataFrame, group: str = "paper", recipe: str = "paper") -> p
             "sign": claim.get("sign", 1),
         }
         row["paper"] = claim.get("published", sum(terms or [math.nan]))
-        row |= dict.fromkeys(("estimate", "error", "freedom"), math.nan)
         row["seeds"] = min(len(right.get(run, [])) for run in arms)
         if row["seeds"]:
             weighted = [(weight, right[run]) for run, weight in arms.items()]
             row["estimate"], row["error"], row["freedom"] = contrast(weighted, pooled)
         rows.append(row)
-    return decide(pd.DataFrame(rows, index=list(claims)))
+    columns = ["says", "ours", "sign", "paper", "estimate", "error", "freedom", "seeds"]
+    return decide(pd.DataFrame(rows, list(claims), columns))
 
 
 def _right_answers(folder: Path) -> np.ndarray:
