@@ -1,17 +1,54 @@
 """A run under way: its folder, and ``unfinished/checkpoint.pt`` there, from which it goes on."""
 
+import contextlib
 import shutil
 import tempfile
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
+from filelock import Timeout
 
-from cifarlib import InputError, outputs_folder, records
+from cifarlib import InputError, PlainMessage, outputs_folder, records
 from cifarlib.loop import Training
 from cifarlib.params import RunParams
 
 FREE_BYTES = 100_000_000  # what a run may need: checkpoint and record, each twice for a moment
+
+
+class Interrupted(PlainMessage, KeyboardInterrupt):
+    """Ctrl-C or the notebook's stop button; the message says what is saved and how to go on."""
+
+
+@contextlib.contextmanager
+def under_way(
+    params: RunParams, identity: dict, output_folder: str | Path | None, resume: bool
+) -> Iterator[tuple[Path, dict | None]]:
+    """Hold the run's folder while it trains; gives the folder and the checkpoint to go on from, if
+    there is one and ``resume``.
+
+    Raises InputError where the folder cannot be used or another process trains there, Interrupted
+    for a KeyboardInterrupt within.
+    """
+    folder = open_folder(params, output_folder)
+    try:
+        with records.locked(folder, timeout=0.5):  # status holds it for a moment
+            (folder / "unfinished").mkdir(exist_ok=True)
+            yield folder, load(folder, params, identity) if resume else None
+    except Timeout:
+        busy = f"another process is training in {folder}"
+        raise InputError(f"{busy}: wait for it, or choose another seed") from None
+    except KeyboardInterrupt:
+        saved = len(records.unfinished_history(folder))
+        text = (
+            "Stopped before the first epoch was complete: nothing was saved; run it again to start."
+        )
+        if saved:
+            again = "run the same again" if resume else "run it again with resume = True"
+            text = f"Stopped. Epochs 1 to {saved} of {params.last_epoch} are saved in {folder}: "
+            text += f"{again} to go on from there."
+        raise Interrupted(text) from None
 
 
 def open_folder(params: RunParams, output_folder: str | Path | None = None) -> Path:
@@ -52,7 +89,7 @@ def save(folder: Path, training: Training, about: dict) -> None:
     try:
         records.write_atomically(unfinished / "checkpoint.pt", lambda file: torch.save(state, file))
         records.write_text(unfinished / "history.csv", records.history_csv(history))
-        records.write_text(unfinished / "log.txt", records.log_epochs(history))
+        records.write_text(unfinished / "log.txt", records.log_text(history))
     except (OSError, RuntimeError) as error:  # torch raises the latter for a full disk
         raise OSError(
             f"epoch {len(history)} could not be saved in {folder}: {error}. The checkpoint before "

@@ -162,15 +162,17 @@ def _plain(summary) -> str:
 @click.option("--model", multiple=True, help="A folder with a network, instead of a run.")
 @click.option("--predictions", default="predictions.npy", help="The file to write.")
 @click.option("--submission", is_flag=True, help="Write Kaggle's submission.csv, too.")
-def predict(*, images, run, seeds, outputs, model, predictions, **how) -> None:
+def predict(*, images, run, seeds, views, layout, device, outputs, model, **files) -> None:
     """Classify images of your own."""
-    from cifarlib.predict import find_models, predict_file
+    from cifarlib.images import read_images
+    from cifarlib.predict import find_models, predict
 
     if not images:
         raise InputError("images: give a picture, a folder of pictures, an .npy or .npz file")
     folders = find_models(run, numbers(seeds), list(model), outputs)
-    answers = predict_file(images, folders, predictions, **how)
-    click.echo(f"{answers.text}\nWritten: {', '.join(map(str, answers.written))}")
+    answers = predict(*read_images(images, layout), folders, views, device)
+    written = f"{answers.write(**files)} and, beside it, the answers as a table (.csv)"
+    click.echo(f"{answers.text}\nWritten: {written}")
 
 
 @commands.command()

@@ -1,36 +1,33 @@
-"""One zip to hand in: predictions, code, networks, report, notebooks; and the proof that it works.
+"""One zip to hand in: predictions, code, networks, report, notebooks. It is written only once the
+code unpacked from it has made the same predictions again, in a process of its own."""
 
-``outputs/handin/First_Last.zip`` is written only once the code unpacked from it has made the same
-predictions again, in a process of its own."""
-
-import os
 import re
 import shutil
 import subprocess
 import sys
 import tempfile
-import zipfile
-from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from cifarlib import InputError, outputs_folder, project_root
 from cifarlib.data import load_cifar10
 from cifarlib.images import existing_path, read_images
-from cifarlib.predict import accuracies, find_models, predict_file
+from cifarlib.predict import find_models, predict
 
 CODE = ("cifarlib", "notebooks", "params", "slurm", "tests", "docs", "Makefile", "README.md")
 CODE += ("CONTRIBUTING.md", "LICENSE", "CITATION.cff", "environment.yml", "pyproject.toml")
 REPORT = ("report.pdf", "report.html", "report.ipynb", "tex/report.tex")
 DERIVED = shutil.ignore_patterns("__pycache__", ".*", "*.egg-info", "unfinished")
+# dated now: reproducible builds may date a file before 1980, which a zip cannot say
+copy_folder = partial(shutil.copytree, ignore=DERIVED, copy_function=shutil.copy)
 
 
 def hand_in(
     name: str,
     run: int | str = 7,
-    seeds: int | Sequence[int] | None = None,
+    seeds: int | list[int] | None = None,
     images: str | Path | None = None,
     layout: str = "auto",
     *,
@@ -47,7 +44,6 @@ def hand_in(
     if not re.fullmatch(r"[\w-]+", str(name)):
         raise InputError(f"name = {name!r}: give letters, digits, - and _ alone, as in First_Last")
     folders = find_models(run, seeds, output_folder=output_folder)
-    shown = f"`{Path(images).name}`" if images else "CIFAR-10's test images"
     if images:
         images = existing_path("images", images).resolve()
         read_images(images, layout)
@@ -60,69 +56,45 @@ def hand_in(
     with tempfile.TemporaryDirectory(dir=report.parent, prefix=".") as temporary:
         root = Path(temporary) / report.name
         if not images:
-            images = Path(temporary) / "test_images.npy"
+            images = Path(temporary) / "cifar10_test_images.npy"
             np.save(images, load_cifar10(data_folder).test.images.numpy())
-        models = _lay_out(root, folders, report)
-        target = root / "predictions.npy"
-        answers = predict_file(images, models, target, layout=layout, views=views, device="cpu")
-        options = ["--layout", layout]
-        for model in models:
-            options += ["--model", f"../saved_models/{model.name}"]
+        options = [*_lay_out(root, folders, report), "--layout", layout]
         if views:
             options.append("--views")
-        parts = {"name": name, "images": shown, "predictions": answers.text}
-        parts |= {
-            "accuracies": accuracies(folders).to_string(index=False),
-            "options": " ".join(options),
-        }
+        answers = predict(*read_images(images, layout), folders, views, "cpu")
+        answers.write(root / "predictions.npy")
         readme = Path(__file__).with_suffix(".md").read_text(encoding="utf-8")
-        (root / "README.md").write_text(readme.format(**parts), encoding="utf-8")
-        archive = root.with_suffix(".zip")
-        # of a file dated before 1980, which a zip cannot say, it says 1980
-        with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED, strict_timestamps=False) as packed:
-            for path in sorted(root.rglob("*")):
-                packed.write(path, path.relative_to(root.parent))
+        told = {"name": name, "images": images.name, "predictions": answers.text}
+        (root / "README.md").write_text(readme.format(**told, options=" ".join(options)), "utf-8")
+        archive = Path(shutil.make_archive(root, "zip", temporary, root.name))
         _predict_again(archive, images, options)
         return archive.replace(report.with_name(archive.name))
 
 
-def _lay_out(root: Path, folders: Sequence[Path], report: Path) -> list[Path]:
-    """Copy all but the predictions into what becomes the zip; return its networks' folders."""
-    shutil.copytree(report, root)
-    (root / "notebooks").mkdir()
-    (root / "report.ipynb").rename(root / "notebooks" / "report.ipynb")
+def _lay_out(root: Path, folders: list[Path], report: Path) -> list[str]:
+    """Copy all but the predictions and return the options that name the networks."""
+    copy_folder(report, root)
     for part in CODE:
         source = project_root() / part
-        if source.is_dir():
-            shutil.copytree(source, root / "code" / part, ignore=DERIVED)
-        elif source.is_file():
-            shutil.copy(source, root / "code" / part)
-    models = []
+        copy = copy_folder if source.is_dir() else shutil.copy
+        copy(source, root / "code" / part)
+    options = []
     for folder in folders:
-        model = root / "saved_models" / f"{folder.parent.name}-{folder.name}"
-        shutil.copytree(folder, model, ignore=DERIVED)
-        if (model / "train.ipynb").is_file():
-            (model / "train.ipynb").rename(root / "notebooks" / f"train-{model.name}.ipynb")
-        models.append(model)
-    return models
+        model = f"saved_models/{folder.parent.name}-{folder.name}"
+        copy_folder(folder, root / model)
+        options += ["--model", f"../{model}"]
+    return options
 
 
-def _predict_again(archive: Path, images: Path, options: Sequence[str]) -> None:
+def _predict_again(archive: Path, images: Path, options: list[str]) -> None:
     """Have the code and networks in the zip, unpacked into an empty folder, predict the same."""
     with tempfile.TemporaryDirectory() as empty:
         shutil.unpack_archive(archive, empty)
         root = Path(empty) / archive.stem
         again = Path(empty) / "again.npy"
         command = [sys.executable, "-m", "cifarlib", "predict", "--device", "cpu", *options]
-        done = subprocess.run(
-            [*command, "--images", str(images), "--predictions", str(again)],
-            cwd=root / "code",
-            env=os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())},
-            capture_output=True,
-            text=True,
-        )
-        if done.returncode:
-            reason = (done.stderr.splitlines() or [f"it ended with {done.returncode}"])[-1]
-            raise InputError(f"the code in the zip could not predict again: {reason}")
-        if not np.array_equal(np.load(again), np.load(root / "predictions.npy")):
-            raise InputError("the code in the zip makes other predictions than those beside it")
+        command += ["--images", str(images), "--predictions", str(again)]
+        done = subprocess.run(command, cwd=root / "code", capture_output=True, text=True)
+        if done.returncode or not np.array_equal(np.load(again), np.load(root / "predictions.npy")):
+            reason = f"exit code {done.returncode}, {done.stderr[-200:]!r}"
+            raise InputError(f"the code in the zip does not make the same predictions: {reason}")

@@ -106,14 +106,23 @@ def unfinished_history(folder: Path) -> list[dict]:
         return []
 
 
-def log_epochs(history: list[dict]) -> str:
-    """Write the epochs in the format of the paper's log (Appendix A.3)."""
+def log_text(history: list[dict], record: dict | None = None) -> str:
+    """Write epochs and, of a finished run, results in the format of the paper's log (Appendix
+    A.3): losses in the run's own reduction."""
     line = "Epoch {epoch} Loss {last_batch_loss:.6f} Duration {train_seconds:.3f} seconds.\n"
-    return "".join(line.format(**row) for row in history)
-
-
-def log_result(name: str, accuracy: float, loss: float) -> str:
-    return f"### {name} ###\n{name[:5]} accuracy: {accuracy:.4f} Loss {loss:.6f}\n"
+    text = "".join(line.format(**row) for row in history)
+    if record is None:
+        return text
+    text += "Checkpoint has been created.\n"
+    for part in ("validation", "test"):
+        accuracy, loss = record[f"{part}_accuracy"], record[f"{part}_loss"]
+        if accuracy is None:  # all images trained
+            continue
+        if record["loss_reduction"] == "sum":
+            loss *= record[f"{part}_images"]
+        name = part.capitalize()
+        text += f"### {name} ###\n{name[:5]} accuracy: {accuracy:.4f} Loss {loss:.6f}\n"
+    return text
 
 
 def read_predictions(folder: str | Path) -> dict[str, np.ndarray]:
@@ -160,6 +169,29 @@ def load_model(path: str | Path) -> "tuple[dict[str, Tensor], dict]":
 
 def _sha256(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def leave(
+    folder: Path,
+    record: dict,
+    *,
+    history: list[dict],
+    predictions: dict[str, np.ndarray],
+    tensors: "dict[str, Tensor]",
+    description: dict,
+) -> None:
+    """Leave a finished run's files: its record, history, log, predictions and network, whose first
+    layer also stands apart."""
+    staged = folder / "unfinished"
+    first_layer = tensors["net.0.weight"].detach().cpu().contiguous().numpy()
+    write_atomically(staged / "first_layer.npy", lambda file: np.save(file, first_layer))
+    write_atomically(
+        staged / "predictions.npz", lambda file: np.savez_compressed(file, **predictions)
+    )
+    write_text(staged / "history.csv", history_csv(history))
+    write_text(staged / "log.txt", log_text(history, record))
+    save_model(staged / "model.safetensors", tensors, description)
+    finish(folder, record)
 
 
 def finish(folder: Path, record: dict) -> dict:

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from filelock import Timeout
 from torch import Tensor
 
 from cifarlib import InputError, PlainMessage, checkpoint, provenance, records
+from cifarlib.checkpoint import Interrupted as Interrupted
 from cifarlib.data import CLASSES, Cifar10, Split
 from cifarlib.device import convolutions
 from cifarlib.device.choice import keep_freed_memory, pick_device, pick_precision, repeatable
@@ -46,10 +46,6 @@ LARGEST_FLOAT16 = torch.finfo(torch.float16).max
 
 Statistics = tuple[Tensor, Tensor]  # of the training split: see preprocess.channel_statistics
 Progress = Callable[[float, list[dict]], object]  # called with (epochs done, history)
-
-
-class Interrupted(PlainMessage, KeyboardInterrupt):
-    """Ctrl-C or the notebook's stop button; the message says what is saved and how to go on."""
 
 
 class Diverged(PlainMessage, ArithmeticError):
@@ -115,40 +111,20 @@ def train(
     if precision not in PRECISIONS:
         raise InputError(f"precision = {precision!r}: choose one of {', '.join(PRECISIONS)}")
     chosen_device = pick_device(device)
-    folder = checkpoint.open_folder(params, output_folder)
     identity = params.settings() | {
         "device": chosen_device.type,
         "deterministic": deterministic,
         "data_sha256": data.sha256,
         "precision": precision,
     }
-    try:
-        # status holds the lock for a moment
-        with records.locked(folder, timeout=0.5), repeatable(deterministic):
-            (folder / "unfinished").mkdir(exist_ok=True)
-            saved = checkpoint.load(folder, params, identity) if resume else None
-            start = {"folder": folder, "device": chosen_device, "identity": identity}
-            run = prepare(params, data, saved=saved, **start)
-            fit(run, progress, capture)
-            leave_record(run)
-    except Timeout:
-        raise InputError(
-            f"another process is training in {folder}: wait for it, or choose another seed"
-        ) from None
-    except KeyboardInterrupt:
-        raise Interrupted(_what_is_saved(params, folder, resume)) from None
+    with (
+        checkpoint.under_way(params, identity, output_folder, resume) as (folder, saved),
+        repeatable(deterministic),
+    ):
+        run = prepare(params, data, folder, identity=identity, device=chosen_device, saved=saved)
+        fit(run, progress, capture)
+        leave_record(run)
     return folder
-
-
-def _what_is_saved(params: RunParams, folder: Path, resume: bool) -> str:
-    saved = len(records.unfinished_history(folder))
-    if not saved:
-        return (
-            "Stopped before the first epoch was complete: nothing was saved; run it again to start."
-        )
-    again = "run the same again" if resume else "run it again with resume = True"
-    kept = f"Stopped. Epochs 1 to {saved} of {params.last_epoch} are saved in {folder}"
-    return f"{kept}: {again} to go on from there."
 
 
 def build(
@@ -181,10 +157,10 @@ def build(
 def prepare(
     params: RunParams,
     data: Cifar10,
-    *,
     folder: Path,
-    device: torch.device,
+    *,
     identity: dict,
+    device: torch.device,
     saved: dict | None,
 ) -> Run:
     """Make the run as it stands before its next step, after the epochs of a checkpoint (``saved``)
@@ -285,23 +261,16 @@ def evaluate(run: Run, part: str, split: Split, logits: Tensor) -> dict:
 
 def leave_record(run: Run) -> None:
     """Read the test set, for the first and only time, and leave the record."""
-    data, staged = run.data, run.folder / "unfinished"
+    data, model = run.data, run.training.model
     if run.validation_logits is None:  # killed between the last epoch and the record
         run.validation_logits = run.predict(data.validation.images)
     logits = {"validation": run.validation_logits, "test": run.predict(data.test.images)}
     splits = {"validation": data.validation, "test": data.test}
     results, predictions = {}, {}
-    text = records.log_epochs(run.history) + "Checkpoint has been created.\n"
     for part, split in splits.items():
         results |= evaluate(run, part, split, logits[part])
         predictions[part] = logits[part].half().cpu().numpy()
         predictions[f"{part}_labels"] = split.labels.numpy().astype(np.uint8)
-        if len(split):
-            is_sum = run.training.params.loss_reduction == "sum"
-            printed = results[f"{part}_loss"] * (len(split) if is_sum else 1)
-            text += records.log_result(part.capitalize(), results[f"{part}_accuracy"], printed)
-    model = run.training.model
-    first_layer = model.first_layer.weight.detach().cpu().contiguous().numpy()
     mean, std = run.channel_statistics
     description = {
         "parameters": run.training.params.settings(),
@@ -310,14 +279,14 @@ def leave_record(run: Run) -> None:
         "channel_mean": mean.tolist(),
         "channel_std": std.tolist(),
     }
-    records.write_atomically(
-        staged / "predictions.npz", lambda file: np.savez_compressed(file, **predictions)
+    records.leave(
+        run.folder,
+        make_record(run, results),
+        history=run.history,
+        predictions=predictions,
+        tensors=model.state_dict(),
+        description=description,
     )
-    records.write_atomically(staged / "first_layer.npy", lambda file: np.save(file, first_layer))
-    records.write_text(staged / "history.csv", records.history_csv(run.history))
-    records.write_text(staged / "log.txt", text)
-    records.save_model(staged / "model.safetensors", model.state_dict(), description)
-    records.finish(run.folder, make_record(run, results))
 
 
 def make_record(run: Run, results: dict) -> dict:

@@ -57,7 +57,7 @@ def make_record(
     np.save(staged / "first_layer.npy", whitening_filters(square @ square.T).numpy())
     records.write_text(staged / "history.csv", records.history_csv(history))
     records.write_text(
-        staged / "log.txt", records.log_epochs(history) + "Checkpoint has been created.\n"
+        staged / "log.txt", records.log_text(history) + "Checkpoint has been created.\n"
     )
     made_on = {
         "device": "cpu",

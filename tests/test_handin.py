@@ -1,5 +1,4 @@
 import os
-import re
 import shutil
 
 import numpy as np
@@ -25,47 +24,29 @@ def outputs(two_runs, tmp_path):
 @pytest.fixture
 def private(small, tmp_path):
     """Rows pixel by pixel, as courses hand out images without labels."""
-    rows = small.test.images[:50].permute(0, 2, 3, 1).reshape(50, 3072).numpy()
-    np.save(tmp_path / "private.npy", rows)
+    np.save(tmp_path / "private.npy", small.test.images[:50].permute(0, 2, 3, 1).flatten(1))
     return tmp_path / "private.npy"
 
 
 def test_the_zip_holds_all_and_the_mean_over_the_seeds_by_views(outputs, private, small, tmp_path):
     path = handin.hand_in("First_Last", 7, [0, 1], private, output_folder=outputs)
-    assert path == outputs / "handin" / "First_Last.zip"
     shutil.unpack_archive(path, tmp_path / "unpacked")
     root = tmp_path / "unpacked" / "First_Last"
     names = {str(file.relative_to(root)) for file in root.rglob("*") if file.is_file()}
     folders = predict.find_models(7, [0, 1], output_folder=outputs)
     models = [f"run7-{folder.name}" for folder in folders]
-    assert names >= {
-        "predictions.npy",
-        "predictions.csv",
-        "predictions.txt",
-        "report.pdf",
-        "report.html",
-        "tex/report.tex",
-        "README.md",
-        "code/README.md",
-        "code/Makefile",
-        "code/cifarlib/train.py",
-        "code/params/run7.yaml",
-        "code/notebooks/train.ipynb",
-        "notebooks/report.ipynb",
-        f"notebooks/train-{models[0]}.ipynb",
-        *[f"saved_models/{model}/record.json" for model in models],
-        *[f"saved_models/{model}/model.safetensors" for model in models],
-    }
+    code = ("code/README.md", "code/Makefile", "code/cifarlib/train.py", "code/params/run7.yaml")
+    results = ("predictions.npy", "predictions.csv", "README.md", *handin.REPORT)
+    assert names >= {*code, *results, f"saved_models/{models[0]}/train.ipynb"}
+    for model in models:
+        assert names >= {f"saved_models/{model}/{file}" for file in ("record.json", predict.MODEL)}
     assert not any("__pycache__" in name or "/." in name for name in names)
     networks = [predict.load_model(folder, "cpu") for folder in folders]
     single = [net.logits(small.test.images[:50], views=True).softmax(1) for net in networks]
     np.testing.assert_allclose(np.load(root / "predictions.npy"), sum(single) / 2, atol=1e-6)
     readme = (root / "README.md").read_text()
-    assert "averaged over" in readme
-    assert "by six test-time views of each image" in readme
-    assert len(re.findall(r"run7/seed\S+ +2 +256 +[\d.]+ %", readme)) == 2
-    assert re.search(r"mean of these 2 +[\d.]+ %", readme)
-    assert f"--model ../saved_models/{models[1]} --views" in readme
+    assert f"mean over run7/{folders[0].name}, run7/{folders[1].name}, with views = True" in readme
+    assert f"--model ../saved_models/{models[1]} --layout auto --views" in readme
 
 
 def test_one_seed_without_views_on_the_test_images(outputs, monkeypatch, small):
@@ -74,31 +55,22 @@ def test_one_seed_without_views_on_the_test_images(outputs, monkeypatch, small):
     shutil.unpack_archive(path, outputs / "unpacked")
     root = outputs / "unpacked" / "First_Last"
     assert np.load(root / "predictions.npy").shape == (100, 10)
-    assert "without test-time views" in (root / "README.md").read_text()
-    assert "mean of" not in (root / "README.md").read_text()
+    assert "of cifar10_test_images.npy, an image a row" in (root / "README.md").read_text()
 
 
-@pytest.mark.parametrize(
-    ("line", "says"),
-    [
-        ("answers = answers.flip(1)", "makes other predictions than those beside it"),
-        ("raise ValueError('no such thing')", "could not predict again: ValueError: no such thing"),
-        ("os.kill(os.getpid(), 9)", "could not predict again: it ended with -9"),
-    ],
-)
-def test_a_zip_that_fails_its_proof_is_not_left(line, says, outputs, private, monkeypatch):
+def test_a_zip_that_fails_its_proof_is_not_left(outputs, private, monkeypatch):
     lay_out = handin._lay_out
 
     def lay_out_with_a_fault(root, *others):
-        models = lay_out(root, *others)
+        options = lay_out(root, *others)
         code = root / "code" / "cifarlib" / "predict.py"
         mean = "    answers = torch.stack(shares).mean(0)\n"
         assert mean in code.read_text()
-        code.write_text(code.read_text().replace(mean, f"{mean}    {line}\n"))
-        return models
+        code.write_text(code.read_text().replace(mean, f"{mean}    answers = answers.flip(1)\n"))
+        return options
 
     monkeypatch.setattr(handin, "_lay_out", lay_out_with_a_fault)
-    with pytest.raises(InputError, match=says):
+    with pytest.raises(InputError, match="does not make the same predictions: exit code 0"):
         handin.hand_in("First_Last", 7, None, private, output_folder=outputs)
     assert [path.name for path in (outputs / "handin").iterdir()] == ["First_Last"]
 
@@ -108,10 +80,8 @@ def test_what_is_missing_is_said_before_anything_is_built(outputs, private, tmp_
     with pytest.raises(InputError, match=r"no report\.pdf in .*First_Last: `make handin` makes"):
         handin.hand_in("First_Last", 7, None, private, output_folder=outputs)
     assert handin.hand_in("First_Last", 7, None, private, output_folder=outputs, check=True) is None
-    for name in ("", "A B", "../x", "Ümit'"):
+    for name in ("", "A B", "../x"):
         with pytest.raises(InputError, match="letters, digits"):
             handin.hand_in(name, output_folder=outputs)
-    with pytest.raises(InputError, match=r"seed 3 in .*: `make train RUN=7 SEED=3` .*; one took"):
-        handin.hand_in("A", 7, [0, 3], output_folder=outputs)
     with pytest.raises(InputError, match="there is no such file"):
         handin.hand_in("A", 7, None, tmp_path / "none.npy", output_folder=outputs, check=True)

@@ -231,7 +231,7 @@ def test_killed_before_the_record_only_the_record_is_made(
     p = load_params(7, **SHORT)
     with monkeypatch.context() as patched:
         patched.delattr(records, "finish")
-        with pytest.raises(AttributeError):
+        with pytest.raises(NameError):
             on_cpu(p, small, tmp_path)
     seen = []
     folder = on_cpu(p, small, tmp_path, progress=lambda epochs, history: seen.append(epochs))
