@@ -7,7 +7,6 @@ interval lies wholly on the paper's side of zero, contradicted where wholly on t
 """
 
 import math
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +15,6 @@ import yaml
 from scipy import stats
 
 from cifarlib import project_root, records
-from cifarlib.params import DECAY_EPOCHS
 
 LEVEL = 0.95  # at which all intervals of a family hold together
 MARGIN = 0.5  # points within which "alike" holds
@@ -28,6 +26,7 @@ VERDICTS = {1: "reproduced", -1: "contradicted", 0: "not resolved"}
 OUR_VERDICTS = {1: "above zero", -1: "below zero", 0: "not resolved"}
 MARKS = {1: "agrees", -1: "disagrees", 0: "open"}
 OUR_MARKS = {1: "above", -1: "below", 0: "open"}
+NO_RECORDS = "without records"
 
 
 def _read(name: str) -> dict:
@@ -52,7 +51,7 @@ def binomial_interval(share: float, n: int) -> tuple[float, float]:
     return float(interval.low), float(interval.high)
 
 
-def pooled_variance(runs: Sequence[Sequence[float]]) -> tuple[float, int]:
+def pooled_variance(runs: list[np.ndarray]) -> tuple[float, int]:
     """Estimate the variance between seeds, taken to be the same for all runs, with its degrees of
     freedom; nan, 0 where no run has two seeds."""
     freedom = sum(len(values) - 1 for values in runs)
@@ -60,9 +59,7 @@ def pooled_variance(runs: Sequence[Sequence[float]]) -> tuple[float, int]:
     return (float(squares) / freedom, freedom) if freedom else (math.nan, 0)
 
 
-def contrast(
-    arms: Sequence[tuple[float, np.ndarray]], pooled: tuple[float, int]
-) -> tuple[float, float, float]:
+def contrast(arms: list[tuple[float, np.ndarray]], pooled: tuple[float, int]) -> tuple[float, ...]:
     """Estimate a weighted sum of accuracies: value and standard error in points, and the degrees of
     freedom.
 
@@ -93,59 +90,33 @@ def contrast(
 def judge(frame: pd.DataFrame, group: str = "paper", recipe: str = "paper") -> pd.DataFrame:
     """Judge the claims of a group of claims.yaml by the records of one comparison, a row a claim.
 
-    frame: ``results.of_paper`` or, recipe "fast", ``results.of_fast``. Columns: says, formula,
-    ours, sign, measure; paper and estimate, the paper's difference and ours in points (nats for a
-    loss); error, freedom; low and high, the interval, and basis, what it is over; seeds, of the run
-    with the fewest; verdict, provisional; mark, which stands for a verdict where seeds are too few.
+    frame: ``results.of_paper`` or, recipe "fast", ``results.of_fast``. Columns: says, ours, sign;
+    paper and estimate, the paper's difference and ours in points; error, freedom; low and high, the
+    interval; seeds, of the run with the fewest; verdict, which is a mark with few seeds and
+    NO_RECORDS with none; provisional.
     """
     claims = {name: claim for name, claim in _read("claims.yaml")[group].items() if recipe in claim}
-    rows = [_question(claim, recipe) for claim in claims.values()]
     pooled = pooled_variance([100 * g for _, g in frame.groupby("run")["held_out_accuracy"]])
-    folders = {run: list(of.sort_values("seed")["folder"]) for run, of in frame.groupby("run")}
-    right: dict[str, np.ndarray] = {}
-    for row, claim in zip(rows, claims.values(), strict=True):
+    folders = frame.groupby("run")["folder"]
+    right = {run: np.stack([*map(_right_answers, of_run)]) for run, of_run in folders}
+    accuracies = published()["validation_accuracy"]
+    rows = []
+    for claim in claims.values():
         arms = claim[recipe]
-        row["seeds"] = min(len(folders.get(run, [])) for run in arms)
-        if row["seeds"] and row["measure"] == "early_loss":
-            row |= _early_losses(arms, folders)
-        elif row["seeds"]:
-            for run in arms.keys() - right.keys():
-                right[run] = np.stack([_right_answers(folder) for folder in folders[run]])
+        terms = [w * accuracies.get(run, math.nan) for run, w in claim.get("paper", {}).items()]
+        row = {
+            "says": claim["says"],
+            "ours": claim.get("ours", False),
+            "sign": claim.get("sign", 1),
+        }
+        row["paper"] = claim.get("published", sum(terms or [math.nan]))
+        row["seeds"] = min(len(right.get(run, [])) for run in arms)
+        if row["seeds"]:
             weighted = [(weight, right[run]) for run, weight in arms.items()]
             row["estimate"], row["error"], row["freedom"] = contrast(weighted, pooled)
-            row["basis"] = "images" if row["seeds"] == 1 else "seeds and images"
-            family = [r for r in rows if (r["ours"], r["measure"]) == (row["ours"], row["measure"])]
-            row["low"], row["high"] = _interval(row, len(family))
-        row |= _decision(row)
-    return pd.DataFrame(rows, index=list(claims))
-
-
-def _question(claim: dict, recipe: str) -> dict:
-    """Lay out what a claim asks, and the paper's own difference."""
-    row = {"says": claim["says"], "formula": _formula(claim[recipe])}
-    row |= {"ours": claim.get("ours", False), "sign": claim.get("sign", 1)}
-    row["measure"] = claim.get("measure", "held_out_accuracy")
-    numbers = published()
-    accuracies = numbers["validation_accuracy"]
-    row["paper"] = math.nan
-    if "published" in claim:
-        row["paper"] = numbers[claim["published"]]
-    elif "paper" in claim and row["measure"] == "held_out_accuracy":
-        terms = [weight * accuracies.get(run, math.nan) for run, weight in claim["paper"].items()]
-        row["paper"] = sum(terms)
-    unknown = dict.fromkeys(("estimate", "error", "freedom", "low", "high"), math.nan)
-    return row | unknown | {"basis": ""}
-
-
-def _formula(arms: dict[str, float]) -> str:
-    """Write the sum as "7 − 2·6 + 5" or "fast − fast-sgd"."""
-    text = ""
-    for run, weight in arms.items():
-        text += " − " if weight < 0 else " + "
-        if abs(weight) != 1:
-            text += f"{abs(weight):g}·"
-        text += run.removeprefix("run")
-    return text.removeprefix(" + ")
+        rows.append(row)
+    columns = ["says", "ours", "sign", "paper", "estimate", "error", "freedom", "seeds"]
+    return decide(pd.DataFrame(rows, list(claims), columns))
 
 
 def _right_answers(folder: Path) -> np.ndarray:
@@ -155,71 +126,50 @@ def _right_answers(folder: Path) -> np.ndarray:
     return np.concatenate([answers[p].argmax(1) == answers[f"{p}_labels"] for p in parts])
 
 
-def _early_losses(arms: dict[str, float], folders: dict[str, list[Path]]) -> dict:
-    """Compare training losses over the first phase of the paper's rate: the mean over its epochs,
-    and as the interval the range over them."""
-    difference = np.zeros(())
-    for run, weight in arms.items():
-        histories = [records.read_history(folder) for folder in folders[run]]
-        losses = np.array([[row["train_loss"] for row in history] for history in histories])
-        difference = difference + weight * losses.mean(axis=0)
-    early = difference[:DECAY_EPOCHS]
-    ends = {"low": early.min(), "high": early.max()}
-    return {"estimate": early.mean(), **ends, "basis": "epochs"}
+def decide(judged: pd.DataFrame) -> pd.DataFrame:
+    """Add verdicts and intervals, which hold together for the paper's claims and for ours. "Alike"
+    (sign 0) has the interval of two one-sided tests."""
+    family = judged.groupby("ours")["says"].transform("size")
+    tails = judged["sign"].abs() + 1
+    half = judged["error"] * stats.t.ppf(1 - (1 - LEVEL) / family / tails, judged["freedom"])
+    judged = judged.assign(low=judged["estimate"] - half, high=judged["estimate"] + half)
+    judged["verdict"] = [_verdict(row) for row in judged.itertuples()]
+    return judged.assign(provisional=judged["seeds"].between(VERDICT_SEEDS, FINAL_SEEDS - 1))
 
 
-def _interval(row: dict, family: int) -> tuple[float, float]:
-    """Compute the interval that holds together with the others of its family; "alike" (sign 0) has
-    that of two one-sided tests."""
-    tails = 2 if row["sign"] else 1
-    half = row["error"] * stats.t.ppf(1 - (1 - LEVEL) / family / tails, row["freedom"])
-    return row["estimate"] - half, row["estimate"] + half
-
-
-def _decision(row: dict) -> dict:
-    """Give the verdict or, below VERDICT_SEEDS seeds, the mark."""
-    low, high = sorted((row["sign"] or 1) * row[end] for end in ("low", "high"))
-    if row["sign"]:
-        side = int(low > 0) - int(high < 0)
-    else:
+def _verdict(row: tuple) -> str:
+    """Say where a claim's interval lies; below VERDICT_SEEDS seeds that is a mark."""
+    low, high = sorted([(row.sign or 1) * row.low, (row.sign or 1) * row.high])
+    side = int(low > 0) - int(high < 0)
+    if row.sign == 0:
         side = int(low > -MARGIN and high < MARGIN) - int(low > MARGIN or high < -MARGIN)
-    decision = {"verdict": "", "mark": "", "provisional": False}
-    if row["seeds"] >= VERDICT_SEEDS and row["basis"] == "seeds and images":
-        decision["verdict"] = (OUR_VERDICTS if row["ours"] else VERDICTS)[side]
-        decision["provisional"] = row["seeds"] < FINAL_SEEDS
-    elif row["basis"]:
-        decision["mark"] = (OUR_MARKS if row["ours"] else MARKS)[side]
-    return decision
+    if row.seeds >= VERDICT_SEEDS:
+        return (OUR_VERDICTS if row.ours else VERDICTS)[side]
+    return (OUR_MARKS if row.ours else MARKS)[side] if row.seeds else NO_RECORDS
 
 
 def surprises(judged: pd.DataFrame, expected: dict[str, str]) -> list[str]:
     """Name the claims whose verdict or mark is another than the text at hand was written for."""
-    found = []
-    for name, row in judged.iterrows():
-        is_now = row.verdict or row["mark"] or "without records"
-        was = expected.get(name, "without records")
-        if is_now != was:
-            found.append(f"{row.says}: {is_now}, where the text has {was}")
-    return found
+    frame = judged.assign(was=pd.Series(expected)).fillna({"was": NO_RECORDS})
+    others = frame[frame["verdict"] != frame["was"]].itertuples()
+    return [f"{row.says}: {row.verdict}, where the text has {row.was}" for row in others]
 
 
 def conclusion(judged: pd.DataFrame) -> str:
     """List the paper's claims by verdict in Markdown, each with our difference and the paper's."""
     lines = []
-    for verdict in (*VERDICTS.values(), ""):
-        rows = judged[~judged["ours"] & (judged["verdict"] == verdict)]
+    asked = judged[~judged["ours"]].sort_values("estimate", ascending=False)
+    for verdict, of_verdict in asked.groupby("verdict", sort=False):
         texts = []
-        for row in rows.sort_values("estimate", ascending=False).itertuples():
-            difference = f" ({points(row.estimate)} points, the paper {points(row.paper)})"
-            texts.append(row.says + difference if verdict else row.says)
-        if texts:
-            heading = verdict or "without a verdict"
-            lines.append(f"- **{len(texts)} {heading}**: {'; '.join(texts)}")
+        for row in of_verdict.itertuples():
+            ours, theirs = points(row.estimate), points(row.paper)
+            texts.append(f"{row.says} ({ours} points, the paper {theirs})")
+        lines.append(f"- **{len(texts)} {verdict}**: {'; '.join(texts)}")
     if judged["provisional"].any():
         lines.append(f"\nThese verdicts are provisional until each run has {FINAL_SEEDS} seeds.")
     return "\n".join(lines)
 
 
-def points(value: float, digits: int = 2) -> str:
+def points(value: float) -> str:
     """Write a difference with its sign, a true minus; a dash for nan."""
-    return "–" if math.isnan(value) else f"{value:+.{digits}f}".replace("-", "−")
+    return "–" if math.isnan(value) else f"{value:+.2f}".replace("-", "−")

@@ -199,9 +199,7 @@ def run_accuracies(seeds: pd.DataFrame, intervals: pd.DataFrame, base: str = "")
 def claims(judged: pd.DataFrame, margin: float = 0.5) -> Figure:
     """Each claim's difference with its interval, and the paper's; colour and marker say what is
     concluded, the band which differences count as alike. judged: what ``claims.judge`` gives."""
-    rows = judged[judged["estimate"].notna() & (judged["measure"] != "early_loss")]
-    word = rows["verdict"].where(rows["verdict"] != "", rows["mark"])
-    rows = rows.assign(word=word, y=range(len(rows)))
+    rows = judged[judged["estimate"].notna()].assign(y=lambda kept: range(len(kept)))
     alt = "; ".join(f"{row.says} {row.estimate:+.2f}" for row in rows.itertuples())
     figure = new_figure(0.8 + 0.24 * len(rows), f"Differences in points of accuracy: {alt}.")
     axes = _named_rows(figure, rows["says"], "points of accuracy")
@@ -210,10 +208,11 @@ def claims(judged: pd.DataFrame, margin: float = 0.5) -> Figure:
     look = {"color": ORANGE, "markersize": 11, "markeredgewidth": 2.5, "label": "paper"}
     axes.plot(rows["paper"], rows["y"], "|", **look)
     for words, (colour, marker) in VERDICTS.items():
-        group = rows[rows["word"].isin(words)]
+        group = rows[rows["verdict"].isin(words)]
         if len(group):
             bars = _bars(group["estimate"], group["low"], group["high"])
-            look = {"color": colour, "fmt": marker, "markersize": 5, "label": group["word"].iloc[0]}
+            look = {"color": colour, "fmt": marker, "markersize": 5}
+            look["label"] = group["verdict"].iloc[0]
             axes.errorbar(group["estimate"], group["y"], xerr=bars, **look)
     figure.legend(loc="outside upper center", ncols=6, frameon=False)
     return figure

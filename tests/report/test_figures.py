@@ -26,10 +26,9 @@ def history(epochs=2, validation=0.5):
 
 
 def judged():
-    """A claim of each verdict, as ``claims.judge`` gives them, and one in nats."""
+    """A claim of each verdict, as ``claims.judge`` gives them."""
     words = [word for words in figures.VERDICTS for word in words]
-    frame = pd.DataFrame({"says": words, "verdict": words, "mark": "", "paper": 0.8})
-    frame["measure"] = ["held_out_accuracy"] * (len(words) - 1) + ["early_loss"]
+    frame = pd.DataFrame({"says": words, "verdict": words, "paper": 0.8})
     return frame.assign(estimate=1.0, low=0.5, high=1.5)
 
 
@@ -117,7 +116,7 @@ def test_a_figure_leaves_the_users_style_alone_and_repeats_byte_for_byte():
 def test_the_claims_stand_in_the_tables_order_beside_the_band_of_differences_that_count_as_none():
     figure = figures.claims(judged(), margin=0.5)
     rows = [label.get_text() for label in figure.axes[0].get_yticklabels()]
-    assert rows == list(judged()["says"])[:-1]  # nats are no points
+    assert rows == list(judged()["says"])
     assert figure.axes[0].patches[0].get_extents().transformed(
         figure.axes[0].transData.inverted()
     ).intervalx == pytest.approx([-0.5, 0.5])
