@@ -175,9 +175,7 @@ class Task:
     def __init__(self, slurm, job, outputs, run):
         self.slurm = slurm
         self.job = job
-        self.outputs = outputs
-        self.params = load_params(run, **SCHEDULE)
-        self.folder = outputs / self.params.folder
+        self.folder = outputs / load_params(run, **SCHEDULE).folder
 
     @property
     def state(self):
@@ -185,7 +183,7 @@ class Task:
 
     @property
     def run_state(self):
-        return status.read(self.params, self.outputs)
+        return status.read(self.folder)
 
     def freeze_after(self, epoch):
         """Stop the training process once that epoch is saved; it stays until something ends it."""
