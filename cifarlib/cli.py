@@ -66,14 +66,13 @@ def data(data: str | None) -> None:
 def train(*, run, seed, device, data, outputs, unless_done, **schedule) -> None:
     """Train a run in a copy of the train notebook."""
     params = load_params(run, seed=seed, **schedule)
-    folder = outputs_folder(outputs) / params.folder
     # all that the notebook's own cell sets, which someone may have edited in JupyterLab
     parameters = {"run": params.run, "seed": params.seed, **schedule, "device": device}
     parameters |= {"data_folder": data, "output_folder": outputs, "resume": True}
     parameters |= {"deterministic": False, "precision": "auto", "capture": True}
     from cifarlib import train_notebook
 
-    train_notebook.train(params, folder, parameters, unless_done)
+    train_notebook.train(params, outputs_folder(outputs) / params.folder, parameters, unless_done)
 
 
 @commands.command(params=options("runs seeds epochs stop_epoch train_images outputs"))

@@ -27,11 +27,9 @@ def train(params: RunParams, folder: Path, parameters: dict, unless_done: bool =
     if before.state == "running":
         raise InputError(f"another process is training in {folder}: wait, or take another seed")
     (folder / "unfinished").mkdir(parents=True, exist_ok=True)
-    # a second start must not touch these files
-    with records.locked(folder / "unfinished", timeout=0):
+    with records.locked(folder / "unfinished", timeout=0):  # refuses a second start at once
         click.echo(f"{params.run} seed {params.seed}: {params.question}")
-        click.echo(f"record and executed notebook: {folder}")
-        click.echo("Ctrl-C stops it, and the same command goes on after the last whole epoch.")
+        click.echo(f"record and executed notebook: {folder} (Ctrl-C stops it, the same goes on)")
         _execute(folder / "train.ipynb", parameters)
     record = records.read_record(folder, verify=False)
     reached = f"test {100 * record['test_accuracy']:.2f} %"

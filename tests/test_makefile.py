@@ -1,7 +1,6 @@
 """make, as people call it: what it hands on, and `make table` on real data, tiny."""
 
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -75,29 +74,8 @@ def test_lab_and_its_terminals_know_nothing_of_make(tmp_path):
     assert not names & {"MAKEFLAGS", "MFLAGS", "MAKELEVEL", "LAB", "RUN", "DATA", "OUTPUTS"}
 
 
-def test_slurm_without_sbatch_names_what_does_the_same(tmp_path):
-    for tool in ("make", "bash"):
-        (tmp_path / tool).symlink_to(shutil.which(tool))
-    done = make("slurm", f"OUTPUTS={tmp_path / 'out'}", PATH=str(tmp_path))
-    assert done.returncode != 0
-    assert "error: no sbatch on this machine: make table" in done.stderr
-    assert not (tmp_path / "out").exists()
-
-
-def test_bad_input_is_one_line_before_anything_is_fetched_or_trained(tmp_path):
-    data = tmp_path / "data"
-    done = make("table", "EPOCHS=0", f"OUTPUTS={tmp_path / 'out'}", f"DATA={data}")
-    assert done.returncode != 0
-    assert done.stderr.splitlines()[0] == "error: epochs = 0: give a number from 1 to 100000"
-    assert not data.exists()
-
-
 def folder_of(run, outputs, length):
     return outputs / load_params(run, **length).folder
-
-
-def state(run, outputs, length):
-    return status.read(folder_of(run, outputs, length))
 
 
 def table(outputs, runs, epochs):
@@ -112,7 +90,7 @@ def test_a_failure_stops_no_other_run_and_the_second_call_repairs_it_alone(tmp_p
     assert done.returncode != 0
     assert "1 done, 1 failed" in done.stdout.splitlines()[-1]
     assert "checkpoint.pt is damaged" in done.stderr
-    assert "checkpoint.pt is damaged" in state("run6", tmp_path, TINY).reason
+    assert "checkpoint.pt is damaged" in status.read(garbage.parents[1]).reason
     record = folder_of("run7", tmp_path, TINY) / "record.json"
     before = record.stat().st_mtime_ns
 
@@ -153,5 +131,5 @@ def test_sigkill_leaves_nothing_that_looks_done_and_the_next_call_completes_it(
     second = subprocess.run(command, capture_output=True, **options)
     first.wait()
     assert second.returncode == 0, second.stderr
-    assert state("run7", tmp_path, LONGER).state == "done"
+    assert status.read(folder).state == "done"
     assert history(folder) == undisturbed

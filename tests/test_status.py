@@ -2,15 +2,13 @@
 
 import json
 import shutil
-import subprocess
-import sys
 
 import pandas as pd
 import pytest
 from filelock import FileLock
 from made_up import make_record
 
-from cifarlib import project_root, status
+from cifarlib import status
 from cifarlib.params import load_params
 
 LENGTH = {"epochs": 2, "train_images": 128}
@@ -41,7 +39,7 @@ def fail(folder, name="Diverged"):
 
 
 def report(outputs, *runs, every=False):
-    return status.report([load_params(run) for run in runs], outputs, every=every)
+    return status.report([load_params(run) for run in runs], outputs, every)
 
 
 def test_a_record_is_done_until_its_settings_change(folder):
@@ -75,15 +73,6 @@ def test_a_failure_is_told_together_with_what_is_saved(folder):
     assert status.read(folder) == ("failed", "Diverged: the loss is nan; 1 epoch saved")
 
 
-def test_a_lock_that_cannot_be_asked_hides_no_record(folder, monkeypatch):
-    def no_locks(self, *_):
-        raise OSError(37, "No locks available")
-
-    (folder / ".lock").touch()
-    monkeypatch.setattr(FileLock, "_acquire", no_locks)
-    assert status.read(folder) == ("done", "")
-
-
 def test_what_exists_is_listed_at_whatever_length_before_what_is_missing(tmp_path):
     for seed in (0, 1):
         make_record(tmp_path, "run7", seed, stop_epoch=95)
@@ -114,13 +103,3 @@ def test_a_long_text_goes_on_below():
     assert status.text_table(frame) == (
         "run\nrun7  a reason that is longer than\n      thirty letters"
     )
-
-
-def test_asking_for_states_imports_no_torch(tmp_path):
-    """It is asked several times a run, and torch alone takes seconds."""
-    code = "import sys; sys.argv[1:] = ['status', '--outputs', sys.argv[1]]; import atexit\n"
-    code += "atexit.register(lambda: print('torch' in sys.modules))\n"
-    code += "from cifarlib.cli import main; main()"
-    command = [sys.executable, "-c", code, str(tmp_path)]
-    done = subprocess.run(command, cwd=project_root(), capture_output=True, text=True)
-    assert done.stdout.splitlines()[-1] == "False", done.stderr
