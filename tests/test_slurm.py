@@ -21,9 +21,7 @@ from cifarlib.params import load_params
 
 SBIN = os.pathsep.join([os.environ["PATH"], "/usr/sbin", "/sbin"])
 if not all(shutil.which(name, path=SBIN) for name in ("munged", "slurmctld", "slurmd", "sbatch")):
-    pytest.skip(
-        "Slurm is not installed here: slurmctld slurmd slurm-client munge", allow_module_level=True
-    )
+    pytest.skip("no Slurm here: slurmctld slurmd slurm-client munge", allow_module_level=True)
 
 
 CONF = """
@@ -68,12 +66,12 @@ class OneNode:
         self.environment = kept | {"SLURM_CONF": str(folder / "slurm.conf"), "PATH": SBIN}
         # one thread a run: they share few cores, and sums come out the same in all of them
         self.environment["OMP_NUM_THREADS"] = "1"
-        for name in ("state", "spool"):
-            (folder / name).mkdir()
+        (folder / "state").mkdir()
+        (folder / "spool").mkdir()
         (folder / "munge.key").touch(0o600)
         (folder / "munge.key").write_bytes(os.urandom(128))
         user = pwd.getpwuid(os.geteuid()).pw_name
-        host = platform.node().split(".")[0]
+        host = platform.node().partition(".")[0]
         with (
             socket.create_server(("127.0.0.1", 0)) as one,
             socket.create_server(("127.0.0.1", 0)) as two,
@@ -81,8 +79,8 @@ class OneNode:
             ports = one.getsockname()[1], two.getsockname()[1]
         # one pretend GPU: --gpus=1 is one job at a time
         (folder / "gres.conf").write_text("Name=gpu File=/dev/zero\n")
-        conf = CONF.format(host=host, user=user, ports=ports, folder=folder)
-        (folder / "slurm.conf").write_text(conf)
+        conf = folder / "slurm.conf"
+        conf.write_text(CONF.format(host=host, user=user, ports=ports, folder=folder))
 
     def start(self, name: str, options: str) -> None:
         command = [shutil.which(name, path=SBIN), *options.split()]
