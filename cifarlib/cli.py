@@ -182,12 +182,14 @@ def predict(*, images, run, seeds, views, layout, device, outputs, model, **file
 @click.option("--folder", help="Where the files go, instead of beside the notebook.")
 def export(notebook: str, to: tuple[str, ...], folder: str | None) -> None:
     """Typeset an executed notebook, as HTML and PDF."""
+    from nbformat import ValidationError
+
     from cifarlib.report.export import export
 
     for kind in to or ("article", "paper"):
         try:
             path = export(user_path("notebook", notebook), kind, user_path("folder", folder))
-        except (OSError, RuntimeError, ValueError) as error:
+        except (OSError, RuntimeError, ValueError, ValidationError) as error:
             reason = " ".join(str(error).split())
             raise InputError(f"{notebook} cannot be exported: {reason}") from None
         click.echo(path)
