@@ -134,7 +134,7 @@ def test_a_folder_is_read_in_natural_order_and_what_is_left_out_is_named(tmp_pat
     pictures, names = images.read_images(tmp_path)
     assert names == ["1.png", "2.png", "10.png", "Dog/1.png"]
     assert pictures[:, 0, 0, 0].tolist() == [5, 5, 6, 9]
-    assert caplog.messages[0].startswith("4 files left out, damaged, or no PNG or JPEG of 8 bits")
+    assert caplog.messages[0].startswith("4 files left out, damaged, or no picture of 8 bits")
     assert caplog.messages[0].endswith(": 3.png, 4.png, 7.heic, more")
 
 
