@@ -5,20 +5,18 @@ round, so that a ratio compares neighbours in time and the machine's drift cance
 7's network, its loss averaged, with the same optimizer, step and batch size.
 """
 
-import datetime
 import json
+import multiprocessing
 import os
 import random
 import re
-import subprocess
-import sys
-import time
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from functools import partial
+from multiprocessing.connection import Connection
 from pathlib import Path
-from subprocess import PIPE
+from timeit import repeat, timeit
 
 import numpy as np
 import pandas as pd
@@ -27,7 +25,7 @@ from PIL import Image
 from torch.utils.data import DataLoader, RandomSampler
 from torchvision import datasets, transforms
 
-from cifarlib import InputError, outputs_folder, project_root, provenance, user_path
+from cifarlib import InputError, outputs_folder, provenance
 from cifarlib.data import Split, load_cifar10
 from cifarlib.device.choice import keep_freed_memory, pick_device, pick_precision
 from cifarlib.device.cuda_graph import CapturedEpoch
@@ -48,7 +46,7 @@ NAMES = SINGLE, PLAIN, BEST, BASE, ONCE = (
 RUN = "run7-mean"  # a summed loss soon has gradients with denormal numbers, which slow a CPU
 ROUNDS = 5
 CPU_IMAGES = 1920  # of a round, unless given: all 40,000 take a CPU minutes
-WORKERS = (0, 1, 2, 4, 8, 16)  # tried for the best DataLoader, as far as there are CPUs
+WORKERS = [n for n in (0, 1, 2, 4, 8, 16) if n <= (os.cpu_count() or 1)]  # of the best DataLoader
 
 
 def measure(
@@ -68,7 +66,6 @@ def measure(
     chosen_device = pick_device(device)
     full = CPU_IMAGES if chosen_device.type == "cpu" else TRAIN_IMAGES
     params = load_params(RUN, train_images=full if images is None else images)
-    data_folder = user_path("data_folder", data_folder) or project_root() / "data"
     record = {
         "device": chosen_device.type,
         "device_name": provenance.device_name(chosen_device),
@@ -79,8 +76,8 @@ def measure(
         "data_sha256": load_cifar10(data_folder).sha256,  # fetched once, before the processes
         **provenance.code_version(),
         "packages": provenance.package_versions(),
-        **take_turns(rounds, str(params.train_images), str(chosen_device), str(data_folder)),
-        "finished": f"{datetime.datetime.now(datetime.timezone.utc):%Y-%m-%dT%H:%M:%SZ}",
+        **take_turns(rounds, params, chosen_device, data_folder),
+        "finished": f"{pd.Timestamp.now('UTC'):%Y-%m-%dT%H:%M:%SZ}",
     }
     record["ours_is_faster"] = ratios(record).agg(["median", "min", "max"]).to_dict()
     name = re.sub(r"\W+", "-", f"{record['device']} {record['device_name']}".lower())
@@ -92,87 +89,78 @@ def measure(
     return record
 
 
-def take_turns(rounds: int, *arguments: str) -> dict[str, dict]:
-    """Return each contestant's ``workers`` and ``images_per_second``, one a round."""
-    processes = {}
+def take_turns(rounds: int, *arguments: object) -> dict[str, dict]:
+    """Return each contestant's ``workers`` and ``images_per_second``, one a round. Raises EOFError
+    where a contestant failed: its process has printed why to the terminal."""
+    spawn = multiprocessing.get_context("spawn")
+    connections = {}
     workers = {}
     rates = {name: [] for name in NAMES}
     with ExitStack() as stack:
         for name in NAMES:
-            command = [sys.executable, "-m", "cifarlib.benchmark", name, *arguments]
-            process = subprocess.Popen(command, stdin=PIPE, stdout=PIPE, text=True)
-            processes[name] = stack.enter_context(process)
-            workers[name] = answer(process)
+            ours, theirs = spawn.Pipe()
+            connections[name] = stack.enter_context(ours)
+            with theirs:
+                spawn.Process(target=compete, args=(theirs, name, *arguments)).start()
+            workers[name] = ours.recv()
         for epoch in range(2, rounds + 2):
-            for name, process in processes.items():
-                print(epoch, file=process.stdin, flush=True)
-                rates[name].append(answer(process))
+            for name, connection in connections.items():
+                connection.send(epoch)
+                rates[name].append(connection.recv())
     return {"workers": workers, "images_per_second": rates}
 
 
-def answer(process: subprocess.Popen) -> float | None:
-    line = process.stdout.readline()
-    if not line:
-        raise RuntimeError("a contestant failed: its process has printed why to the terminal")
-    return json.loads(line)
-
-
-def compete(name: str, images: str, device: str, data_folder: str) -> None:
-    """Print how many workers the contestant's DataLoader has (null: it has none), and for each
-    epoch read its images per second. It ends with the process that asks, even a killed one."""
-    params = load_params(RUN, train_images=int(images))
+def compete(
+    pipe: Connection, name: str, params: RunParams, device: torch.device, data_folder: Path | None
+) -> None:
+    """Send how many workers the contestant's DataLoader has (None: it has none), and for each
+    epoch that is asked its images per second. Ends with the process that asks, even a killed one.
+    """
     split = load_cifar10(data_folder).train
-    training = make_training(name, params, split, torch.device(device))
-    trains = {None: partial(train_epoch, training)}
-    if name in (BASE, ONCE) and training.images.is_cuda:
-        trains = {None: CapturedEpoch(training)}
-    if name not in (BASE, ONCE):
-        numbers = [n for n in WORKERS if n <= (os.cpu_count() or 1)] if name == BEST else [0]
+    training = make_training(name, params, split, device)
+    if name in (SINGLE, PLAIN, BEST):
+        numbers = WORKERS if name == BEST else [0]
         loaders = {n: make_loader(name, split, training, n) for n in numbers}
         trains = {n: partial(train_on, loader, training) for n, loader in loaders.items()}
-    for train in trains.values():
-        train(1)  # not counted
-    workers = min(trains, key=lambda number: seconds(trains[number], 1))
-    print(json.dumps(workers), flush=True)
-    for epoch in sys.stdin:
-        time_taken = seconds(trains[workers], int(epoch))
-        print(params.steps_per_epoch * params.batch_size / time_taken, flush=True)
-
-
-def seconds(train: Callable[[int], object], epoch: int) -> float:
-    start = time.perf_counter()
-    train(epoch)
-    return time.perf_counter() - start
+    elif device.type == "cuda":
+        trains = {None: CapturedEpoch(training)}
+    else:
+        trains = {None: partial(train_epoch, training)}
+    # the first epoch is not counted
+    second = {n: repeat(partial(train, 1), number=1, repeat=2)[1] for n, train in trains.items()}
+    workers = min(second, key=second.get)
+    pipe.send(workers)
+    with suppress(EOFError):
+        while True:
+            seconds = timeit(partial(trains[workers], pipe.recv()), number=1)
+            pipe.send(params.steps_per_epoch * params.batch_size / seconds)
 
 
 def make_training(name: str, params: RunParams, split: Split, device: torch.device) -> Training:
     """Prepare ours as train does, for the others the same network as PyTorch has it."""
     torch.backends.cudnn.benchmark = True
+    precision = "float32" if name in (SINGLE, PLAIN) else pick_precision(device)
     if name == ONCE:
         params = replace(params, augmentation="once")
-    statistics = channel_statistics(split.images)
-    training = build(params, split, statistics, device, pick_precision(device))
+    training = build(params, split, channel_statistics(split.images), device, precision)
     if name in (BASE, ONCE):
         if device.type == "cpu":
             keep_freed_memory()
         return training
     filters = training.model.first_layer.weight.detach()
     model = build_model(params.seed, filters, params.dirac).to(device)
-    training = replace(training, model=model, optimizer=make_optimizer(params, model))
     if name == BEST:
         model.to(memory_format=torch.channels_last)
-        return training
-    return replace(training, dtype=torch.float32)
+    return replace(training, model=model, optimizer=make_optimizer(params, model))
 
 
 class Pictures(datasets.CIFAR10):
     """torchvision's data set, of images that are in memory already."""
 
     def __init__(self, split: Split, transform: Callable):
+        datasets.VisionDataset.__init__(self, transform=transform)
         self.data = split.images.permute(0, 2, 3, 1).contiguous().numpy()
         self.targets = split.labels.tolist()
-        self.transform = transform
-        self.target_transform = None
 
 
 def make_loader(name: str, split: Split, training: Training, workers: int) -> DataLoader:
@@ -180,21 +168,16 @@ def make_loader(name: str, split: Split, training: Training, workers: int) -> Da
     normalizer = training.normalizer.to("cpu")
     mean, std = (values.flatten() / 255 for values in (normalizer.mean, normalizer.std))
     crop = transforms.RandomCrop(32, padding=params.crop, padding_mode="reflect")
-    normalize = transforms.Normalize(mean, std)
-    steps = [crop, transforms.RandomHorizontalFlip(), transforms.ToTensor(), normalize]
+    flip = transforms.RandomHorizontalFlip()
+    steps = [crop, flip, transforms.ToTensor(), transforms.Normalize(mean, std)]
     transform = transforms.Compose(steps)
     if name == SINGLE:
         transform = partial(numpy_transform, crop=params.crop, mean=mean.numpy(), std=std.numpy())
     pictures = Pictures(split, transform)
-    return DataLoader(
-        pictures,
-        params.batch_size,
-        sampler=RandomSampler(pictures, num_samples=params.train_images),
-        drop_last=True,
-        num_workers=workers,
-        persistent_workers=workers > 0,
-        pin_memory=name == BEST and training.images.is_cuda,
-    )
+    sampler = RandomSampler(pictures, num_samples=params.train_images)
+    options = {"num_workers": workers, "persistent_workers": workers > 0, "drop_last": True}
+    options["pin_memory"] = name == BEST and training.images.is_cuda
+    return DataLoader(pictures, params.batch_size, sampler=sampler, **options)
 
 
 def numpy_transform(image: Image.Image, crop: int, mean: np.ndarray, std: np.ndarray) -> np.ndarray:
@@ -218,15 +201,10 @@ def train_on(loader: DataLoader, training: Training, epoch: int) -> None:
 
 
 def recorded(output_folder: str | Path | None = None) -> list[dict]:
-    """Read the full measurements, one a kind of machine, newest first. Raises InputError."""
-    records = []
-    for path in (outputs_folder(output_folder) / "benchmark").glob("*.json"):
-        if not path.stem.endswith("-short"):
-            try:
-                records.append(json.loads(path.read_text(encoding="utf-8")))
-                table(records[-1])
-            except (ValueError, TypeError, KeyError) as error:
-                raise InputError(f"{path} is damaged, or no benchmark: {error!r}") from None
+    """Read the full measurements, one a kind of machine, newest first."""
+    paths = (outputs_folder(output_folder) / "benchmark").glob("*.json")
+    full = [path for path in paths if not path.stem.endswith("-short")]
+    records = [json.loads(path.read_text(encoding="utf-8")) for path in full]
     return sorted(records, key=lambda record: record["finished"], reverse=True)
 
 
@@ -255,7 +233,3 @@ def table(record: dict) -> pd.DataFrame:
         "ours is faster by": ratios(record).apply(spread),
     }
     return pd.DataFrame(columns).rename_axis("contestant")
-
-
-if __name__ == "__main__":
-    compete(*sys.argv[1:])

@@ -248,10 +248,12 @@ def finished(output_folder: str | Path | None = None) -> list[dict]:
         made_as = (record["run"], f"seed{record['seed']}")
         is_copy = made_as != (folder.parent.name, folder.name.partition("-")[0])
         unknown = unknown_settings(record["parameters"])
-        if is_copy or record["files"] in seen:
-            left_out.append(f"{folder} (a copy of {'/'.join(made_as)})")
-        elif unknown:
+        if unknown:
             left_out.append(f"{folder} ({', '.join(unknown)})")
+        elif is_copy:
+            left_out.append(f"{folder} (a copy of {'/'.join(made_as)})")
+        elif record["files"] in seen:
+            left_out.append(f"{folder} (its files are those of another record)")
         else:
             records.append(record)
             seen.append(record["files"])

@@ -5,7 +5,6 @@ import subprocess
 import sys
 import time
 
-import nbformat
 import psutil
 import pytest
 import torch
@@ -29,9 +28,9 @@ def made(small):
 
 
 def test_all_start_from_one_network_and_train_as_many_images(made, small):
-    start = {key: value.clone() for key, value in made[BASE].model.state_dict().items()}
+    start = {k: v.clone() for k, v in made[BASE].model.state_dict().items()}
     for name, training in made.items():
-        assert all(value.equal(start[k]) for k, value in training.model.state_dict().items()), name
+        assert all(v.equal(start[k]) for k, v in training.model.state_dict().items()), name
         if name in (BASE, ONCE):
             train_epoch(training, 1)
         else:
@@ -55,8 +54,7 @@ def test_ours_trains_a_runs_own_epoch_bit_for_bit(made, small, tmp_path):
     folder = train(PARAMS, small.head(16, 8, 8), tmp_path, device="cpu")
     trained, _ = records.load_model(folder / "model.safetensors")
     train_epoch(made[BASE], 1)
-    state = made[BASE].model.state_dict()
-    assert all(value.equal(trained[key]) for key, value in state.items())
+    assert all(v.equal(trained[k]) for k, v in made[BASE].model.state_dict().items())
 
 
 @pytest.mark.parametrize("name", [SINGLE, PLAIN])
@@ -79,21 +77,17 @@ def test_the_others_make_our_crops(name, made, small):
 def test_a_contestant_ends_with_a_measurement_that_is_killed():
     code = "from cifarlib import benchmark; benchmark.measure('cpu', images=128, rounds=10**6)"
     with subprocess.Popen([sys.executable, "-c", code]) as process:
-        contestants = []
-        while not contestants:
+        children = []
+        while len(children) < 2:  # one is multiprocessing's own
             time.sleep(0.1)
             children = psutil.Process(process.pid).children()
-            contestants = [child for child in children if "python" in child.name()]
         process.kill()
-    assert psutil.wait_procs(contestants, timeout=60)[1] == []
+    assert psutil.wait_procs(children, timeout=60)[1] == []
 
 
-@pytest.mark.parametrize(
-    "wrong", [{"rounds": 0}, {"rounds": "5"}, {"images": 5}, {"device": "tpu"}]
-)
+@pytest.mark.parametrize("wrong", [{"rounds": 0}, {"images": 5}, {"device": "tpu"}])
 def test_bad_input_is_refused_before_anything_is_measured(wrong):
-    (name,) = wrong
-    with pytest.raises(InputError, match=f"{name.replace('images', 'train_images')} = "):
+    with pytest.raises(InputError, match=f"{next(iter(wrong))} = "):
         benchmark.measure(**wrong)
 
 
@@ -104,14 +98,10 @@ def test_ratios_compare_neighbours_in_time():
     assert benchmark.table(record).loc[SINGLE, "ours is faster by"] == "4.00 (2.00 to 4.00)"
 
 
-def test_the_committed_records_can_be_read_and_a_damaged_one_is_named(tmp_path):
+def test_the_committed_records_can_be_read():
     committed = benchmark.recorded()
     assert {record["device_name"] for record in committed} >= {"AMD EPYC, 2 threads"}
     assert all(list(benchmark.table(record).index) == list(NAMES) for record in committed)
-    (tmp_path / "benchmark").mkdir()
-    (tmp_path / "benchmark" / "cpu.json").write_text("{}")
-    with pytest.raises(InputError, match=r"cpu\.json is damaged"):
-        benchmark.recorded(tmp_path)
 
 
 def test_the_notebook_measures_a_round_and_leaves_a_record(tmp_path):
@@ -123,8 +113,7 @@ def test_the_notebook_measures_a_round_and_leaves_a_record(tmp_path):
     record = json.loads(path.read_text())
     assert all(len(record["images_per_second"][name]) == 1 for name in NAMES)
     assert benchmark.recorded(tmp_path) == []  # a short one does not pass for a full one
-    cells = nbformat.read(tmp_path / "out.ipynb", 4).cells
-    outputs = str([cell.outputs for cell in cells if cell.cell_type == "code"])
+    made = (tmp_path / "out.ipynb").read_text()
     for needed in ("Figure 1", "Table 1", benchmark.table(record).loc[SINGLE, "images/s"]):
-        assert needed in outputs
-    assert "stderr" not in outputs
+        assert needed in made
+    assert '"stderr"' not in made

@@ -114,7 +114,7 @@ def test_copies_and_records_of_other_code_do_not_count(tmp_path, caplog):
     (newer / "record.json").write_text(json.dumps(record))
     assert [record["folder"] for record in records.finished(tmp_path)] == [folder, short]
     assert "5 records left out" in caplog.text
-    assert "fast/seed1 (copy) (a copy of fast/seed1)" in caplog.text
+    assert "fast/seed7 (a copy of fast/seed1)" in caplog.text
     assert "fast/seed2 (mixup 0.2, unknown here)" in caplog.text
 
 

@@ -33,12 +33,12 @@ def check_parameters(known: str) -> None:
     log.setLevel(logging.INFO)
     log.handlers = [logging.StreamHandler(sys.stdout)]
     log.propagate = False
-    for source in get_ipython().user_ns["In"][-3:-1] if get_ipython() else ():
-        if PARAMETERS.search(source):
-            for name in re.findall(r"^(\w+)(?:: .*?)? = ", source, re.MULTILINE):
-                if name not in known.split():
-                    hint = did_you_mean(name, known.split())
-                    raise InputError(f"parameter {name!r} is unknown: {hint}")
+    cells = get_ipython().user_ns["In"][-3:-1] if get_ipython() else []
+    source = "\n".join(cell for cell in cells if PARAMETERS.search(cell))
+    for name in re.findall(r"(?m)^(\w+)(?:: .*?)? = ", source):
+        if name not in known.split():
+            hint = did_you_mean(name, known.split())
+            raise InputError(f"parameter {name!r} is unknown: {hint}")
 
 
 def duration(seconds: float) -> str:
@@ -47,11 +47,6 @@ def duration(seconds: float) -> str:
         return f"{max(seconds, 1):.0f} s"
     minutes = round(seconds / 60)
     return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
-
-
-def _number(kind: str) -> str:
-    _shown[kind] += 1
-    return f"{kind} {_shown[kind]}."
 
 
 class Text(Markdown):
@@ -68,38 +63,38 @@ class Table(HTML):
     """Rows, or names and values; ``[Table 1](#label)`` in the text refers to it."""
 
     def __init__(self, rows: pd.DataFrame | list[dict] | dict, caption: str = "", label: str = ""):
-        named = isinstance(rows, dict)
-        self.frame = (
-            pd.DataFrame(rows.items(), columns=["", "value"]) if named else pd.DataFrame(rows)
-        )
+        if isinstance(rows, dict):
+            rows = [{"": name, "value": value} for name, value in rows.items()]
+        self.frame = pd.DataFrame(rows)
         texts = self.frame.astype(str)
-        right = [not named and all(map(NUMBER.fullmatch, texts[name])) for name in texts]
-        body = "".join(_row("td", right, row) for row in texts.itertuples(index=False))
+        numbers = [all(map(NUMBER.fullmatch, texts[name])) for name in texts]
+        self.sides = ["right" if number else "left" for number in numbers]
         if caption:
-            style = "caption-side:top;text-align:left"
-            caption = f"<b>{_number('Table')}</b> {html.escape(caption)}"
-            caption = f'<caption style="{style}">{caption}</caption>'
-        head = f"{caption}<thead>{_row('th', right, texts)}</thead>"
+            _shown["Table"] += 1
+            caption = f"<b>Table {_shown['Table']}.</b> {html.escape(caption)}"
+            caption = f'<caption style="caption-side:top;text-align:left">{caption}</caption>'
+        head = f"{caption}<thead>{self._row('th', texts)}</thead>"
+        body = "".join(self._row("td", row) for row in texts.itertuples(index=False))
         super().__init__(f'<table id="{label}">{head}<tbody>{body}</tbody></table>')
+
+    def _row(self, kind: str, texts: Iterable) -> str:
+        cells = [
+            f'<{kind} style="text-align:{side}">{html.escape(str(text))}</{kind}>'
+            for side, text in zip(self.sides, texts, strict=True)
+        ]
+        return f"<tr>{''.join(cells)}</tr>\n"
 
     def __repr__(self) -> str:
         """One line, as a terminal has other things to show."""
         return f"(table of {plural(len(self.frame), 'row')}: {', '.join(map(str, self.frame))})"
 
 
-def _row(kind: str, right: list[bool], texts: Iterable) -> str:
-    """Write a row of a table, numbers to the right."""
-    styles = ["text-align:right" if number else "text-align:left" for number in right]
-    cells = zip(styles, texts, strict=True)
-    row = [f'<{kind} style="{style}">{html.escape(str(text))}</{kind}>' for style, text in cells]
-    return f"<tr>{''.join(row)}</tr>\n"
-
-
 class NumberedFigure:
     """A number, caption and label under which a figure is drawn, and others in its place."""
 
     def __init__(self, caption: str, label: str = ""):
-        self.number = _number("Figure")
+        _shown["Figure"] += 1
+        self.number = f"Figure {_shown['Figure']}."
         self.caption = caption
         self.label = label or f"fig-{_shown['Figure']}"
         self.handle = None
@@ -131,27 +126,26 @@ def explore(draw: Callable[..., Figure], caption: str, label: str = "", **contro
         control.description = name.replace("_", " ")
         control.style = {"description_width": "initial"}
         control.continuous_update = False  # a figure takes longer than a slider's step
+        control.observe(lambda _: follow(), "value")
     panel = HBox(list(controls.values()), layout=Layout(flex_flow="row wrap"))
     text = f"(controls: {', '.join(controls)}; they need a running kernel)"
     display({**panel._repr_mimebundle_(), "text/plain": text}, raw=True)
     numbered = NumberedFigure(caption, label)
 
-    def follow(_=None) -> None:
+    def follow() -> None:
         numbered.draw(draw(**{name: control.value for name, control in controls.items()}))
 
     follow()
-    for control in controls.values():
-        control.observe(follow, "value")
 
 
 def provenance(device: str, data_sha256: str, record: dict | None = None) -> Table:
     """Table what this notebook runs on, and what a record's run was computed on."""
     chosen = pick_device(device)
     version = code_version()
-    changes = {True: ", with changes that are not committed", None: " (changes unknown)", False: ""}
+    changes = {True: "changes that are not committed", None: "unknown changes", False: "no changes"}
     rows = {"device": f"{chosen.type}: {device_name(chosen)}"}
     if record:
         rows["the run's device"] = computed_on(record)
-    rows["code"] = f"{version['commit'] or 'no commit'}{changes[version['dirty']]}"
+    rows["code"] = f"{version['commit'] or 'no commit'}, with {changes[version['dirty']]}"
     rows["packages"] = ", ".join(" ".join(package) for package in package_versions().items())
     return Table(rows | {"data": f"CIFAR-10, SHA-256 {data_sha256}"})

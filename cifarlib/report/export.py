@@ -21,15 +21,16 @@ from pathlib import Path
 from nbconvert.exporters import TemplateExporter
 from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 from nbconvert.writers import FilesWriter
-from nbformat import ValidationError
 from traitlets import Bool, Unicode
 from traitlets.config import Config
 
 FOLDER = Path(__file__).parent
+PANDOC = ["--standalone", "--number-sections", "--wrap=none", "--quiet", "-Mlang:en"]
+PANDOC.append(f"--lua-filter={FOLDER / 'article.lua'}")
 SAID = {"ScriptingWarning": "message", "CouldNotConvertTeXMath": "pretty"}  # in pandoc's log
 PACKAGES = [find_spec("manimgx_fonts"), find_spec("manimgx_fonts_cjk")]
 FONTS = [Path(found.origin).parent for found in PACKAGES if found]  # that Typst lacks
-CJK = re.compile("[\u2e80-\u9fff\uac00-\ud7af\uf900-\ufaff\U00020000-\U0003ffff]")
+FORMS = "text/html text/markdown text/latex image/svg+xml image/png image/jpeg image/gif image/webp"
 DROPPED = re.compile(r"(?s)<style\b.*?</style>|\x1b\].*?(\x07|\x1b\\)|[\x00-\x08\x0b-\x1f\x7f]")
 ANCHOR = re.compile(r"(<(?:a|span)\s[^>]*\b(?:id|name)=[^>]*>)(?=</)")
 PLAYER = re.compile(r"(?i)<(iframe|video|audio|source|embed)\b(?=[^>]*\ssrc\s*=)")
@@ -75,9 +76,7 @@ class Article(TemplateExporter):
         config = super().default_config
         config.TemplateExporter.extra_template_paths = [str(FOLDER)]
         config.TemplateExporter.filters = {"markdown2html": _markdown2html}
-        texts = [f"text/{kind}" for kind in ("html", "markdown", "latex")]
-        pictures = [f"image/{kind}" for kind in ("svg+xml", "png", "jpeg", "gif", "webp")]
-        config.NbConvertBase.display_data_priority = [*texts, *pictures, "text/plain"]
+        config.NbConvertBase.display_data_priority = [*FORMS.split(), "text/plain"]
         config.CoalesceStreamsPreprocessor.enabled = True  # of a progress bar its last state
         config.TagRemovePreprocessor.remove_cell_tags = {"remove-cell"}
         config.TagRemovePreprocessor.remove_input_tags = {"remove-input"}
@@ -97,9 +96,17 @@ class Article(TemplateExporter):
             return self.write(page, resources, Path(folder)), resources
 
     def write(self, page: str, resources: dict, folder: Path) -> str | bytes:
+        """Write the file, with STIX Two Math as far as its formulas need it: else no browser
+        stretches a bracket."""
+        from fontTools import subset
+
         page = self.pandoc(page, resources, folder)
         formulas = "".join(re.findall(r"<math.*?</math>", page, re.DOTALL))
-        return page.replace("</head>", _math_font(formulas, folder) + "\n</head>", 1)
+        font = Path(find_spec("ziamath").origin).parent / "fonts/STIXTwoMath-Regular.ttf"
+        subset.main([str(font), f"--text={formulas}√", f"--output-file={folder / 'math.ttf'}"])
+        source = base64.b64encode((folder / "math.ttf").read_bytes()).decode()
+        style = f'font-family: "STIX Two Math"; src: url(data:font/ttf;base64,{source});'
+        return page.replace("</head>", f"<style>@font-face {{ {style} }}</style>\n</head>", 1)
 
     def pandoc(self, page: str, resources: dict, folder: Path, *options: str) -> str:
         """Write the page in another language, its pictures in the folder; log what it lacks."""
@@ -108,15 +115,8 @@ class Article(TemplateExporter):
         log = folder / "log.json"
         name = resources["metadata"]["name"]
         beside = Path(resources["metadata"].get("path") or ".").resolve()
-        options += (
-            "--standalone",
-            "--number-sections",
-            "--wrap=none",
-            "-Mlang:en",
-            f"-Mname:{name}",
-        )
-        options += (f"--lua-filter={FOLDER / 'article.lua'}", f"--resource-path={beside}")
-        options += (*self.options, "--quiet", f"--log={log}")
+        options += (*PANDOC, *self.options)
+        options += (f"-Mname:{name}", f"--resource-path={beside}", f"--log={log}")
         text = pypandoc.convert_text(page, self.to, "html", options, verify_format=False)
         for entry in json.loads(log.read_text(encoding="utf-8")):
             if said := entry.get(SAID.get(entry["type"])):
@@ -144,23 +144,18 @@ class Paper(Article):
 
     def name_missing(self, page: str) -> None:
         """Log the characters of the text that no font has: boxes stand in their place."""
-        text = unescape(re.sub(r"<script.*?</script>|<[^>]*>", "", page, flags=re.DOTALL))
-        rare = {c for c in text if ord(c) > 0x24F and unicodedata.category(c)[0] not in "CMZ"}
-        if missing := sorted(self.not_drawn(rare)):
-            names = " ".join(f"{c} (U+{ord(c):04X})" for c in missing[:20])
-            cjk = self.to == "typst" and CJK.search(names)
-            hint = "; pip install manimgx-fonts-cjk brings one" if cjk else ""
-            self.log.warning("no font for %d character(s): %s%s", len(missing), names, hint)
-
-    def not_drawn(self, rare: set[str]) -> set[str]:
         from fontTools.ttLib import TTFont
 
+        text = unescape(re.sub(r"<script.*?</script>|<[^>]*>", "", page, flags=re.DOTALL))
+        rare = {c for c in text if ord(c) > 0x24F and unicodedata.category(c)[0] not in "CMZ"}
         rare -= {chr(code) for code in range(0x1D400, 0x1D800)}  # Typst's font of formulas
         own = Path(find_spec("matplotlib").origin).parent / "mpl-data/fonts/ttf/DejaVuSansMono.ttf"
         for file in [own, *(file for folder in FONTS for file in folder.glob("*.tt[fc]"))]:
             if rare:
                 rare -= set(map(chr, TTFont(file, fontNumber=0, lazy=True).getBestCmap()))
-        return rare
+        if rare:
+            names = " ".join(f"{c} (U+{ord(c):04X})" for c in sorted(rare))
+            self.log.warning("no font for %s; pip install manimgx-fonts-cjk brings CJK", names)
 
 
 class PaperTex(Paper):
@@ -172,7 +167,6 @@ class PaperTex(Paper):
     options = (f"--template={FOLDER / 'article.tex'}", "--syntax-highlighting=none")
 
     def write(self, page: str, resources: dict, folder: Path) -> str:
-        self.name_missing(page)
         text = self.pandoc(page, resources, folder, f"--extract-media={folder}")
         sheet = "#set document(date: none)\n#set page(width: auto, height: auto, margin: 0pt)\n"
         for file in sorted(folder.glob("*-*")):
@@ -183,40 +177,20 @@ class PaperTex(Paper):
             resources.setdefault("outputs", {})[file.name] = file.read_bytes()
         return text
 
-    def not_drawn(self, rare: set[str]) -> set[str]:
-        template = (FOLDER / "article.tex").read_text()
-        known = re.findall(r"\\DeclareUnicodeCharacter{(\w+)}", template)
-        return rare - {chr(int(code, 16)) for code in known}
-
 
 def _set(source: str, folder: Path) -> bytes:
     import typst
 
-    (folder / "article.typ").write_text(source, encoding="utf-8")
-    return typst.compile(folder / "article.typ", ignore_system_fonts=True, font_paths=FONTS)
-
-
-def _math_font(text: str, folder: Path) -> str:
-    """Embed STIX Two Math, as far as a text needs it: else no browser stretches a bracket."""
-    from fontTools import subset
-
-    fonts = Path(find_spec("ziamath").origin).parent / "fonts"
-    options = [f"--text={text}√", f"--output-file={folder / 'math.ttf'}"]  # a root is an element
-    subset.main([str(fonts / "STIXTwoMath-Regular.ttf"), *options])
-    source = base64.b64encode((folder / "math.ttf").read_bytes()).decode()
-    font = f'font-family: "STIX Two Math"; src: url(data:font/ttf;base64,{source});'
-    return f"<style>@font-face {{ {font} }}</style>"
+    return typst.compile(source.encode(), root=folder, ignore_system_fonts=True, font_paths=FONTS)
 
 
 def export(notebook: Path, to: str, folder: Path | None = None) -> Path:
     """Write what ``jupyter nbconvert --to TO`` would, each file whole or not at all.
 
-    Raises RuntimeError where pandoc or Typst refuse, OSError, and ValueError for no notebook."""
+    Raises OSError, RuntimeError where pandoc or Typst refuse, and for what is no notebook
+    ValueError or nbformat.ValidationError."""
     exporter = {"article": Article, "paper": Paper, "paper_tex": PaperTex}[to]
-    try:
-        content, resources = exporter(log=logging.getLogger(__name__)).from_filename(str(notebook))
-    except ValidationError as error:
-        raise ValueError(error.message) from None
+    content, resources = exporter(log=logging.getLogger(__name__)).from_filename(str(notebook))
     folder = folder or notebook.parent
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder) as unfinished:

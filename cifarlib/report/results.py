@@ -117,7 +117,7 @@ def summary(frame: pd.DataFrame) -> pd.DataFrame:
     test images with test-time augmentation), the deviation sd of the validation accuracy, and the
     paper's validation accuracy; nan where there is none, or where a seed has none."""
     groups = frame.groupby(["run", "changes", "trained_for"], sort=False)
-    rows = 100 * groups[SHARES].mean(skipna=False)
+    rows = 100 * groups[SHARES].agg(lambda shares: shares.mean(skipna=False))
     rows.columns = ["validation", "test", "held_out", "views"]
     rows = rows.assign(n=groups.size(), sd=100 * groups["validation_accuracy"].std()).reset_index()
     return rows.assign(paper=rows["run"].map(published()["validation_accuracy"]))
