@@ -43,6 +43,9 @@ SelectType=select/cons_tres
 SelectTypeParameters=CR_Core
 SchedulerParameters=batch_sched_delay=0,sched_min_interval=0,sched_interval=1
 KillWait=3
+# a job lost with its node is noticed as soon as the node is back
+BatchStartTimeout=1
+MessageTimeout=5
 ReturnToService=2
 # whatever cores this machine has
 SlurmdParameters=config_overrides
@@ -103,7 +106,6 @@ class OneNode:
 
 
 def until(true, seconds: float) -> None:
-    """Waits for it; fails when it has not come in time."""
     end = time.monotonic() + seconds
     while not true():
         assert time.monotonic() < end, f"not within {seconds} s"
@@ -118,9 +120,8 @@ LONG = 600  # seconds that nothing here takes, on however busy a machine
 def slurm(tmp_path_factory):
     node = OneNode(tmp_path_factory.mktemp("slurm"))
     try:
-        munge = "-F -f --key-file=munge.key --seed-file=munge.seed --log-file=munged.log "
-        munge += f"--pid-file=munged.pid --socket={node.folder}/munge.socket"
-        node.start("munged", munge)
+        munge = "-F -f --key-file=munge.key --seed-file=munge.seed --pid-file=munged.pid"
+        node.start("munged", f"{munge} --socket={node.folder}/munge.socket")
         until(lambda: (node.folder / "munge.socket").exists(), 10)
         node.start("slurmctld", "-D")
         node.start("slurmd", "-D -N one")
