@@ -40,19 +40,15 @@ def test_the_version_and_without_a_command_the_help():
     ("arguments", "says"),
     [
         (("status", "--runs", "fsat"), "did you mean 'fast'?"),
-        (("train", "--run", "7 6"), "run = '7 6': there is no params/7 6.yaml"),
         (("train", "--seed", "0,1"), "Invalid value for '--seed': '0,1' is not a valid integer"),
-        (("train", "--seed", "-1"), "seed = -1: give a number from 0"),
-        (("status", "--seeds", "a"), "seeds = 'a': give whole numbers"),
-        (("status", "--epochs", "ten"), "'ten' is not a valid integer"),
+        (("status", "--seeds", "a"), "Invalid value for '--seeds'"),
         (("status", "--epochs", "0"), "epochs = 0: give a number from 1"),
         (("train", "--epoch", "3"), "No such option '--epoch'. Did you mean '--epochs'?"),
         (("stats",), "No such command 'stats'. Did you mean 'status'?"),
         (("handin",), "Missing option '--name'"),
         (("export", "no-such.ipynb"), "no-such.ipynb"),
         (("data", "--data", "C:/me"), "data_folder = 'C:/me': give a folder of this machine"),
-        (("status", "--outputs", "s3://b/x"), "output_folder = 's3://b/x': give a folder of this"),
-        (("train", "--outputs", "/proc/no"), "/proc/no/fast/seed0 cannot be written"),
+        (("train", "--outputs", "/proc/no"), "No such file or directory: '/proc/no'"),
     ],
 )
 def test_bad_input_is_one_line_and_an_exit_code(arguments, says):
@@ -63,28 +59,13 @@ def test_bad_input_is_one_line_and_an_exit_code(arguments, says):
     assert done.stderr.count("\n") == 1
 
 
-def test_runs_and_seeds_are_read_as_people_write_them(tmp_path):
+def test_what_is_to_do_of_patterns_of_runs(tmp_path):
+    make_record(tmp_path, "run6")
     options = ("--outputs", tmp_path, "--todo")
-    done = cifarlib("status", "--RUNS", "07, 6 fast-[cs]*", "--SEEDS", "0,1", *options)
-    runs = [line.split("\t")[0] for line in done.stdout.splitlines()]
-    names = ("run7", "run6", "fast-constant", "fast-sgd")
-    assert runs == [f"{name}/{seed}" for seed in (0, 1) for name in names]
+    done = cifarlib("status", "--RUNS", "07 6 fast-[cs]*", "--SEEDS", "0 1", *options)
+    names = "run7/0 fast-constant/0 fast-sgd/0 run7/1 run6/1 fast-constant/1 fast-sgd/1"
+    assert [line.split("\t")[0] for line in done.stdout.splitlines()] == names.split()
     assert done.stdout.splitlines()[0] == f"run7/0\t{tmp_path}/run7/seed0"
-
-
-def test_what_is_done_is_not_to_do(tmp_path):
-    make_record(tmp_path, "run7")
-    assert cifarlib("status", "--runs", "7", "--todo", "--outputs", tmp_path).stdout == ""
-
-
-def test_a_damaged_record_is_one_line(tmp_path):
-    path = tmp_path / "run7" / "seed0" / "record.json"
-    path.parent.mkdir(parents=True)
-    path.write_text("{}")
-    done = cifarlib("results", "--outputs", tmp_path)
-    assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr.startswith(f"error: {path} is damaged")
-    assert done.stderr.count("\n") == 1
 
 
 def test_a_reader_that_has_seen_enough_ends_a_command_quietly():
@@ -93,34 +74,6 @@ def test_a_reader_that_has_seen_enough_ends_a_command_quietly():
     )
     writer.stdout.close()
     assert writer.stderr.read() == b""
-
-
-class Screen(list):
-    """What is printed."""
-
-    def __call__(self, text, nl=True):
-        self.append(text + "\n" * nl)
-
-
-@pytest.fixture
-def screen(monkeypatch):
-    screen = Screen()
-    monkeypatch.setattr(train_notebook.click, "echo", screen)
-    return screen
-
-
-def test_a_line_of_progress_is_rewritten_on_a_terminal_alone(screen, monkeypatch):
-    monkeypatch.delenv("MAKEFLAGS", raising=False)
-    log = train_notebook.Terminal("run7 seed 0")
-    for text in ("\repoch 0", "\repoch 1", "\n", "and so on\n"):
-        log.write(text)
-    assert screen == ["run7 seed 0: epoch 0\n", "run7 seed 0: and so on\n"]
-    screen.clear()
-    monkeypatch.setattr(train_notebook.sys.stdout, "isatty", lambda: True)
-    train_notebook.Terminal("run7 seed 0").write("\repoch 1")
-    assert screen == ["\r\033[Kepoch 1"]
-    monkeypatch.setenv("MAKEFLAGS", "-j2 --jobserver-auth=3,4")
-    assert not train_notebook.Terminal("run7 seed 0").rewrites
 
 
 def notebook(folder, *sources):
@@ -133,7 +86,7 @@ def notebook(folder, *sources):
 
 
 def train(outputs, **parameters):
-    train_notebook.train(load_params(7), outputs, parameters)
+    train_notebook.train(load_params(7), outputs / "run7" / "seed0", parameters)
 
 
 def test_a_failing_cell_is_one_line(tmp_path, monkeypatch):
@@ -148,23 +101,13 @@ def test_a_failing_cell_is_one_line(tmp_path, monkeypatch):
         train(tmp_path)
 
 
-def test_only_what_differs_from_the_notebooks_own_cell_is_injected(tmp_path, monkeypatch):
-    monkeypatch.setattr(train_notebook, "project_root", lambda: tmp_path)
-    notebook(tmp_path, "epochs = 2 * 2\nseed = 0\nrun = 'fast'", "raise ValueError(epochs)")
-    with pytest.raises(InputError, match=r"^ValueError: None"):
-        train(tmp_path, epochs=None, seed=0, run="fast")
-    executed = nbformat.read(tmp_path / "run7" / "seed0" / "train.ipynb", as_version=4)
-    injected = [c for c in executed.cells if "injected-parameters" in c.metadata.get("tags", [])]
-    assert [cell.source for cell in injected] == ["# Parameters\nepochs = None\n"]
-
-
 def test_a_second_start_is_refused_and_overwrites_nothing(tmp_path):
     folder = tmp_path / "run7" / "seed0"
     (folder / "unfinished").mkdir(parents=True)
     (folder / "train.ipynb").write_text("of the first")
     with FileLock(folder / "unfinished" / ".lock"):
         done = cifarlib("train", "--run", 7, "--outputs", tmp_path)
-    assert done.stderr.startswith(f"error: another process is training in {folder}: wait for it")
+    assert done.stderr.startswith(f"error: another process is training in {folder}: wait")
     assert (folder / "train.ipynb").read_text(encoding="utf-8") == "of the first"
 
 
@@ -190,7 +133,7 @@ def test_training_takes_this_interpreter_and_nothing_of_an_edited_cell(copy_of_p
     folder = outputs / "run7" / "seed3-stop1-images256"
     record = records.read_record(folder)
     lines = done.stdout.splitlines()
-    assert "executed notebook: " in lines[1]
+    assert "executed notebook: " in done.stdout
     assert lines[-1].startswith(f"validation {100 * record['validation_accuracy']:.2f} %, test ")
     assert len(lines) <= 10
     assert [path.name for path in outputs.glob("*/*/train.ipynb")] == ["train.ipynb"]

@@ -2,14 +2,13 @@
 
 import json
 import shutil
-import subprocess
-import sys
 
+import pandas as pd
 import pytest
 from filelock import FileLock
 from made_up import make_record
 
-from cifarlib import project_root, status
+from cifarlib import status
 from cifarlib.params import load_params
 
 LENGTH = {"epochs": 2, "train_images": 128}
@@ -18,11 +17,6 @@ LENGTH = {"epochs": 2, "train_images": 128}
 @pytest.fixture
 def folder(tmp_path):
     return make_record(tmp_path, "run7", accuracy=0.9, **LENGTH)
-
-
-def state(folder):
-    found = status.read(load_params(7, **LENGTH), folder.parents[1])
-    return found.state, found.reason
 
 
 def change(folder, **parameters):
@@ -45,17 +39,17 @@ def fail(folder, name="Diverged"):
 
 
 def report(outputs, *runs, every=False):
-    return status.report([load_params(run) for run in runs], outputs, every=every)
+    return status.report([load_params(run) for run in runs], outputs, every)
 
 
 def test_a_record_is_done_until_its_settings_change(folder):
-    assert state(folder) == ("done", "")
+    assert status.read(folder) == ("done", "")
     change(folder, momentum=0.5)
-    assert state(folder) == ("stale", "momentum 0.5, now 0.9")
+    assert status.read(folder) == ("stale", "momentum 0.5, now 0.9")
     begin_again(folder)
-    assert state(folder) == ("stale", "momentum 0.5, now 0.9; 1 of 2 epochs saved")
+    assert status.read(folder) == ("stale", "momentum 0.5, now 0.9; 1 epoch saved")
     change(folder, momentum=0.9, cutout=8)
-    assert state(folder)[1].startswith("cutout 8, unknown here")
+    assert status.read(folder).reason.startswith("cutout 8, unknown here")
 
 
 def test_a_run_under_way_is_running_from_its_start_and_unfinished_when_it_was_stopped(folder):
@@ -63,77 +57,49 @@ def test_a_run_under_way_is_running_from_its_start_and_unfinished_when_it_was_st
     begin_again(folder)
     for lock in (folder / ".lock", folder / "unfinished" / ".lock"):
         with FileLock(lock):
-            assert state(folder) == ("running", "1 of 2 epochs saved")
-    assert state(folder) == ("unfinished", "1 of 2 epochs saved")
+            assert status.read(folder) == ("running", "1 epoch saved")
+    assert status.read(folder) == ("unfinished", "1 epoch saved")
     fail(folder, "KeyboardInterrupt")
-    assert state(folder) == ("unfinished", "1 of 2 epochs saved")
+    assert status.read(folder) == ("unfinished", "1 epoch saved")
     shutil.rmtree(folder / "unfinished")
-    assert state(folder) == ("missing", "")
+    assert status.read(folder) == ("missing", "")
 
 
 def test_a_failure_is_told_together_with_what_is_saved(folder):
     fail(folder)
-    assert state(folder) == ("done", "Diverged: the loss is nan")  # after training
+    assert status.read(folder) == ("done", "Diverged: the loss is nan")  # after training
     (folder / "record.json").unlink()
     begin_again(folder)
-    assert state(folder) == ("failed", "Diverged: the loss is nan; 1 of 2 epochs saved")
-
-
-def test_a_lock_that_cannot_be_asked_hides_no_record(folder, monkeypatch):
-    def no_locks(self, *_):
-        raise OSError(37, "No locks available")
-
-    (folder / ".lock").touch()
-    monkeypatch.setattr(FileLock, "_acquire", no_locks)
-    assert state(folder) == ("done", "")
+    assert status.read(folder) == ("failed", "Diverged: the loss is nan; 1 epoch saved")
 
 
 def test_what_exists_is_listed_at_whatever_length_before_what_is_missing(tmp_path):
     for seed in (0, 1):
-        make_record(tmp_path, "run7", seed, accuracy=0.9 + seed / 100, stop_epoch=95)
+        make_record(tmp_path, "run7", seed, stop_epoch=95)
     make_record(tmp_path, "fast", batch_size=128)
     text = report(tmp_path, "run6", "run7")
     assert [line.split() for line in text.splitlines()] == [
-        ["run", "settings", "seeds", "state", "validation", "%", "test", "%"],
-        ["run7", "stop95", "0", "1", "done", "90.50", "90.00"],
+        ["run", "settings", "state", "reason", "seeds"],
+        ["run7", "stop95", "done", "0", "1"],
         ["missing:", "run6/0"],
         ["2", "done,", "1", "missing"],
     ]
-    assert "fast  batch_size128  0" in report(tmp_path, "run7", every=True)
+    assert "fast  batch_size128  done" in report(tmp_path, "run7", every=True)
 
 
 def test_a_copy_is_no_run(folder):
     outputs = folder.parents[1]
     shutil.copytree(folder, outputs / "run7" / f"{folder.name} (copy)")
     shutil.copytree(folder.parent, outputs / "run7.bak")
-    text = report(outputs, "run7")
-    assert "run7.bak/seed0-epochs2-images128" in text.splitlines()[2]
-    assert text.splitlines()[-1] == "1 done"
+    assert report(outputs, "run7", every=True).splitlines()[-1] == "1 done"
     shutil.copytree(folder, outputs / "run7" / folder.name.replace("seed0", "seed9"))
     assert "seed 0, now 9" in report(outputs, "run7")
+    shutil.copytree(folder, outputs / "run7" / "seed0-stop1")
+    assert status.read(outputs / "run7" / "seed0-stop1").state == "stale"
 
 
-def test_where_nothing_was_validated_no_accuracy_is_shown(folder):
-    path = folder / "record.json"
-    path.write_text(
-        json.dumps(json.loads(path.read_text(encoding="utf-8")) | {"validation_accuracy": None})
-    )
-    line = report(folder.parents[1], "run7").splitlines()[1]
-    assert line.split()[-2:] == ["done", "89.50"]
-
-
-def test_a_long_reason_goes_on_below():
-    rows = [("run", ""), ("run7", "a reason that is longer than thirty letters")]
-    assert status.text_table(rows) == (
+def test_a_long_text_goes_on_below():
+    frame = pd.DataFrame({"run": ["run7"], "": ["a reason that is longer than thirty letters"]})
+    assert status.text_table(frame) == (
         "run\nrun7  a reason that is longer than\n      thirty letters"
     )
-
-
-def test_asking_for_states_imports_no_torch(tmp_path):
-    """It is asked several times a run, and torch alone takes seconds."""
-    code = "import sys; sys.argv[1:] = ['status', '--outputs', sys.argv[1]]; import atexit\n"
-    code += "atexit.register(lambda: print('torch' in sys.modules))\n"
-    code += "from cifarlib.cli import main; main()"
-    command = [sys.executable, "-c", code, str(tmp_path)]
-    done = subprocess.run(command, cwd=project_root(), capture_output=True, text=True)
-    assert done.stdout.splitlines()[-1] == "False", done.stderr

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from IPython.display import clear_output, display
 
-from cifarlib import outputs_folder, plural, status
+from cifarlib import outputs_folder, plural, records, status
 from cifarlib.device.choice import pick_device
 from cifarlib.params import PAPER_EPOCHS, TRAIN_IMAGES, RunParams
 from cifarlib.provenance import computed_on
@@ -29,9 +29,10 @@ def finished_before(params: RunParams, output_folder: str | Path | None = None) 
     again for many reasons. papermill trains whenever it is called."""
     if "JPY_SESSION_NAME" not in os.environ:  # which Jupyter's server sets for its kernels
         return None
-    found = status.read(params, outputs_folder(output_folder))
-    under_way = any((found.folder / "unfinished").glob("checkpoint.*"))
-    return found.record if found.state == "done" and not under_way else None
+    folder = outputs_folder(output_folder) / params.folder
+    under_way = any((folder / "unfinished").glob("checkpoint.*"))
+    is_done = status.read(folder).state == "done" and not under_way
+    return records.read_record(folder) if is_done else None
 
 
 def announce(params: RunParams, finished: dict | None = None) -> Text:
@@ -96,7 +97,7 @@ class Progress:
         if is_new and now - self.drawn > 5:
             self.draw()
         if is_new or now - self.printed > self.every:
-            print(f"\r{self.line(now - self.start)}", end="", flush=True)
+            print(f"\r\033[K{self.line(now - self.start)}", end="", flush=True)
             self.printed = now
 
     def __exit__(self, *error) -> None:
