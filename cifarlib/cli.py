@@ -41,8 +41,7 @@ OWN_IMAGES = "A picture, a folder of pictures, an .npy or .npz file."
 
 def options(names: str) -> list[click.Option]:
     """Make those of OPTIONS that a command takes."""
-    given = {name: [f"--{SHORT_NAMES.get(name, name)}", name] for name in names.split()}
-    return [click.Option(flags, **OPTIONS[name]) for name, flags in given.items()]
+    return [click.Option([f"--{SHORT_NAMES.get(n, n)}", n], **OPTIONS[n]) for n in names.split()]
 
 
 # make's variables are these options in capital letters: it gives --RUN "$RUN"
@@ -148,10 +147,11 @@ def export(notebook: Path, to: tuple[str, ...], folder: Path | None) -> None:
 
     for kind in to or ("article", "paper"):
         try:
-            click.echo(export(notebook, kind, folder))
+            path = export(notebook, kind, folder)
         except (OSError, RuntimeError, ValueError, ValidationError) as error:
             reason = " ".join(str(error).split())
             raise InputError(f"{notebook} cannot be exported: {reason}") from None
+        click.echo(path)  # not within try: a closed pipe is no failed export
 
 
 @commands.command(params=options("run seeds layout data outputs"))
@@ -171,9 +171,8 @@ def main() -> None:
     """Run the command that was typed; what cannot be done is one line, and an exit code."""
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="replace")  # a terminal in Latin-1 prints what it can
-    given = sys.argv[1:] or ["--help"]
     try:
-        sys.exit(commands(given, standalone_mode=False, prog_name="python -m cifarlib"))
+        sys.exit(commands(sys.argv[1:] or ["--help"], standalone_mode=False))
     except click.ClickException as error:
         sys.exit(f"error: {error.format_message()} (--help says more)")
     except (InputError, OSError) as error:

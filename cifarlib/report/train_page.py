@@ -97,7 +97,7 @@ class Progress:
         if is_new and now - self.drawn > 5:
             self.draw()
         if is_new or now - self.printed > self.every:
-            print(f"\r\033[K{self.line(now - self.start)}", end="", flush=True)
+            print(f"\r{self.line(now - self.start)}\033[K", end="", flush=True)
             self.printed = now
 
     def __exit__(self, *error) -> None:

@@ -30,7 +30,7 @@ def test_one_line_says_how_far_it_is_and_how_long_it_takes_evaluation_included(c
         progress(1.0, [row(1)])
         clock[0] = 66.0
         progress(1.01, [row(1)])  # too soon for another line
-    first, second = re.findall("\r(epoch [^\r\n]*)", capsys.readouterr().out)
+    first, second = re.findall("\r(epoch [^\033]*)", capsys.readouterr().out)
     assert first == "epoch 0.0 of 12"
     # 11 epochs of 65 s, and then 13 passes of 10,000 images
     expected = "epoch 1.0 of 12, loss 1.2500, validation 50.00 %, 65.0 s an epoch, 13 min left"
@@ -43,7 +43,7 @@ def test_a_line_is_closed_when_the_run_ends_or_is_stopped(clock, capsys):
         progress(0.4, [])
     out = capsys.readouterr().out
     assert out.startswith("The curves appear")
-    assert "\repoch 0.4 of 12\n" in out
+    assert "\repoch 0.4 of 12\033[K\n" in out
     assert "Stopped in epoch 1 of 12: 0 epochs trained" in out
     params = load_params("fast", epochs=1)
     with train_page.Progress(params) as progress:
