@@ -54,7 +54,7 @@ def _execute(output: Path, parameters: dict) -> None:
         )
     except PapermillExecutionError as error:
         reason = (error.evalue or "no reason given").partition("\n")[0]
-        if error.ename != "InputError":
+        if error.ename not in ("InputError", "Interrupted", "Diverged"):
             reason = f"{error.ename}: {reason} (the traceback is in {output})"
         raise InputError(reason) from None
     except RuntimeError as error:  # killed, as by a machine without memory left

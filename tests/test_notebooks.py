@@ -155,7 +155,7 @@ def test_the_terminal_gets_ten_lines_before_training_and_one_of_progress(execute
     lines = [line for line in before.splitlines() if line.strip() and "IPKernelApp" not in line]
     assert len(lines) <= 10, lines
     assert "**" not in log
-    assert "evaluating on the held-out images\n" in after
+    assert "evaluating on the held-out images" in after
     streams = [o for o in outputs(executed[0]) if o.output_type == "stream"]
     assert not any("epoch" in o.text for o in streams)  # a sentence is left in its place
     assert "Complete: 2 epochs trained" in forms(executed[0], "text/markdown")

@@ -49,7 +49,7 @@ def test_a_line_is_closed_when_the_run_ends_or_is_stopped(clock, capsys):
     with train_page.Progress(params) as progress:
         progress(1.0, [row(1)])
     out = capsys.readouterr().out
-    assert "evaluating on the held-out images\033[K\n" in out
+    assert "evaluating on the held-out images" in out
     assert "Complete: 1 epoch trained" in out
 
 
