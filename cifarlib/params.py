@@ -56,6 +56,7 @@ class RunParams:
     padding: str = _one_of("reflect", "constant")  # before the random crop
     crop: int = _between(0, 31, 4)  # pixels of padding on each side
     flip: str = _one_of("random", "alternating")  # anew, or drawn once and then every other epoch
+    cutout: int = _between(0, 31, 0)  # pixels a side of the square that becomes zero
     optimizer: str = _one_of("sgd-nesterov", "sgd", "adamw")
     normalization: str = _one_of("channel", "length", "image-channel")  # see make_normalizer
     label_smoothing: float = _between(0.0, 1.0, 0.0)

@@ -9,16 +9,6 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from cifarlib.preprocess import Normalizer
-
-
-def filters_from_images(images: Tensor, normalizer: Normalizer, eps: float = 5e-4) -> Tensor:
-    """Compute the first layer's filters, float32 (24, 3, 2, 2), from uint8 images (N, 3, H, W) and
-    their normalizer."""
-    parts = [slice(start, start + 1000) for start in range(0, len(images), 1000)]
-    covariance = patch_covariance(normalizer[part].apply(images[part]) for part in parts)
-    return whitening_filters(covariance, eps)
-
 
 def patch_covariance(parts: Iterable[Tensor], size: int = 2) -> Tensor:
     """Compute the covariance (D, D), D = C * size * size, of all size x size patches of the images
@@ -30,9 +20,7 @@ def patch_covariance(parts: Iterable[Tensor], size: int = 2) -> Tensor:
     total, products, count = 0, 0, 0
     for images in parts:
         images = images.cpu() if images.device.type == "mps" else images
-        patches = (
-            images.double().unfold(2, size, 1).unfold(3, size, 1)
-        )  # (N, C, H', W', size, size)
+        patches = images.double().unfold(2, size, 1).unfold(3, size, 1)  # (N, C, H', W', size, size)
         patches = patches.permute(1, 4, 5, 0, 2, 3).reshape(images.shape[1] * size**2, -1)
         total = total + patches.sum(1)
         products = products + patches @ patches.T

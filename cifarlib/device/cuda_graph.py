@@ -83,7 +83,12 @@ class CapturedEpoch:
             part = slice(start, start + PART)
             crop = None if crops is None else crops[part]
             batches[part] = crop_and_flip(
-                training.images, training.normalizer, order[part], crop, params.padding
+                training.images,
+                training.normalizer,
+                order[part],
+                crop,
+                params.padding,
+                cutout=params.cutout,
             )
         steps = range((epoch - 1) * len(self.rates), epoch * len(self.rates))
         times = [group["times_rate"] for group in training.optimizer.param_groups]
