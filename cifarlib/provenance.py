@@ -1,5 +1,6 @@
 """What a result was made with: commit, packages, device, memory."""
 
+import datetime
 import functools
 import importlib.metadata
 import logging
@@ -65,6 +66,11 @@ def package_versions() -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             continue
     return versions
+
+
+def now() -> str:
+    """Write the time in UTC: "2026-11-29T01:00:00Z"."""
+    return f"{datetime.datetime.now(datetime.timezone.utc):%Y-%m-%dT%H:%M:%SZ}"
 
 
 def device_name(device: "torch.device") -> str:
