@@ -21,7 +21,6 @@ from cifarlib.preprocess import (
     draw_order,
 )
 
-
 BATCH_SIZES = {"cpu": 250, "cuda": 2000, "mps": 2000}  # of predictions: fast, and little memory
 
 
@@ -218,7 +217,7 @@ def train_epoch(
 
 @dataclass(frozen=True)
 class Predictor:
-    """A network with what it needs to answer about images, on the device of its weights."""
+    """A network with what it needs to answer about images."""
 
     model: nn.Module
     normalizer_of: Callable[[Tensor], Normalizer]  # of images: see preprocess.make_normalizer
@@ -228,12 +227,13 @@ class Predictor:
     def logits(
         self, images: Tensor, *, views: bool = False, batch_size: int | None = None
     ) -> Tensor:
-        """Compute logits (N, 10), float32 on the images' device, in evaluation mode.
+        """Compute logits (N, 10), float32 on the model's device, in evaluation mode.
 
         images: uint8 (N, 3, 32, 32). views: with test-time augmentation, the weighted mean over
         ``weighted_views`` of each image.
         """
         dtype = torch.float32 if self.dtype == torch.float16 else self.dtype
+        images = images.to(next(self.model.parameters()).device)
         normalizer = self.normalizer_of(images)
         was_training = self.model.training
         self.model.eval()

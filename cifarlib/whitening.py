@@ -20,7 +20,9 @@ def patch_covariance(parts: Iterable[Tensor], size: int = 2) -> Tensor:
     total, products, count = 0, 0, 0
     for images in parts:
         images = images.cpu() if images.device.type == "mps" else images
-        patches = images.double().unfold(2, size, 1).unfold(3, size, 1)  # (N, C, H', W', size, size)
+        patches = (
+            images.double().unfold(2, size, 1).unfold(3, size, 1)
+        )  # (N, C, H', W', size, size)
         patches = patches.permute(1, 4, 5, 0, 2, 3).reshape(images.shape[1] * size**2, -1)
         total = total + patches.sum(1)
         products = products + patches @ patches.T

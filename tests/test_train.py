@@ -189,7 +189,7 @@ def test_only_what_is_saved_is_promised(small, tmp_path, monkeypatch):
         patched.setattr("cifarlib.train.CHECKPOINT_SECONDS", {"cpu": 1000})
         with pytest.raises(Interrupted, match="nothing was saved"):
             on_cpu(p, small, tmp_path, progress=StopAt(2.5))
-    with pytest.raises(Interrupted, match=r"Epochs 1 to 2 of 3 .*: run it again with resume"):
+    with pytest.raises(Interrupted, match=r"Epochs 1 to 2 of 3 .*: run it again, with resume"):
         on_cpu(p, small, tmp_path, progress=StopAt(2.5), resume=False)
 
 
