@@ -30,15 +30,16 @@ def save(folder: Path, state: dict) -> None:
         ) from None
 
 
-def load(folder: Path, params: RunParams, conditions: dict) -> dict | None:
-    """Read the folder's checkpoint, as ``save`` wrote it, on the CPU; None where there is none.
+def begin(folder: Path, params: RunParams, conditions: dict, resume: bool) -> dict:
+    """Read the state to go on from, on the CPU, as ``save`` wrote it; where there is none, or not
+    ``resume``, that of a run of no epoch yet.
 
     conditions: what the identity holds beside the settings; a precision of "auto" takes any. Raises
     InputError where the file is damaged, or of a run of another identity.
     """
     path = folder / "unfinished" / FILE
-    if not path.exists():
-        return None
+    if not (resume and path.exists()):
+        return {"identity": params.settings() | conditions, "sessions": [], "history": []}
     way_out = "Give resume = False to start afresh, or move it away."
     try:
         with zipfile.ZipFile(path) as archive:  # torch does not look at the checksums

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cifarlib import InputError
+from cifarlib import InputError, PlainMessage
 from cifarlib.model import CLASSES, BatchNorm
 from cifarlib.params import RunParams
 from cifarlib.preprocess import (
@@ -21,7 +21,12 @@ from cifarlib.preprocess import (
     draw_order,
 )
 
+LARGEST_FLOAT16 = torch.finfo(torch.float16).max
 BATCH_SIZES = {"cpu": 250, "cuda": 2000, "mps": 2000}  # of predictions: fast, and little memory
+
+
+class Diverged(PlainMessage, ArithmeticError):
+    """The loss is not a number any more."""
 
 
 @dataclass
@@ -36,6 +41,7 @@ class Training:
     normalizer: Normalizer  # of the images
     dtype: torch.dtype  # of autocast; float32: none
     lookahead: "Lookahead | None" = None
+    convolutions: str = "PyTorch"  # of the model, in the word of its record
 
     def __post_init__(self) -> None:
         # float16 has no numbers below 6e-8: unscaled, up to 41 % of a layer's gradients would be
@@ -256,6 +262,12 @@ def weighted_views(x: Tensor) -> list[tuple[float, Tensor]]:
     return [*upright, *((weight, view.flip(3)) for weight, view in upright)]
 
 
+def rounded(logits: Tensor) -> Tensor:
+    """Round logits to float16, as predictions.npz holds them, so that every number can be computed
+    again from there. Soon after the start they can lie beyond its range: there they are cut off."""
+    return logits.clamp(-LARGEST_FLOAT16, LARGEST_FLOAT16).half().float()
+
+
 def right_answers(logits: Tensor | np.ndarray, labels: Tensor | np.ndarray) -> np.ndarray:
     """Tell of which images the largest logit (ties: the first) is that of the label: (N,) bool."""
     logits, labels = (x.cpu() if isinstance(x, Tensor) else x for x in (logits, labels))
@@ -270,3 +282,17 @@ def accuracy(logits: Tensor | np.ndarray, labels: Tensor | np.ndarray) -> float:
 def mean_loss(logits: Tensor, labels: Tensor, label_smoothing: float) -> float:
     """Compute the cross-entropy per image, with the smoothing that the run trained with."""
     return float(F.cross_entropy(logits, labels, label_smoothing=label_smoothing))
+
+
+def raise_if_diverged(params: RunParams, row: dict) -> None:
+    """Raise Diverged where an epoch's line of the history holds a loss that is no number."""
+    is_validated = not math.isnan(row["validation_accuracy"])
+    loss = row["validation_loss"] if is_validated else 0
+    if math.isfinite(row["train_loss"]) and math.isfinite(loss):
+        return
+    names = ("learning_rate", "weight_decay", "loss_reduction", "optimizer", "batch_size")
+    causes = ", ".join(f"{name} {getattr(params, name)}" for name in names)
+    raise Diverged(
+        f"the loss of {params.run} is {row['train_loss']} in epoch {row['epoch']}, "
+        f"validation {loss}: try a smaller learning_rate ({causes})"
+    )

@@ -1,7 +1,6 @@
 """One run from its parameters to its record, resumable at any time: prepare, fit, leave_record."""
 
 import logging
-import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from cifarlib.data import CLASSES, Cifar10, Split
 from cifarlib.device import convolutions
 from cifarlib.device.choice import keep_freed_memory, pick_device, pick_precision, repeatable
 from cifarlib.device.cuda_graph import CapturedEpoch
+from cifarlib.loop import Diverged as Diverged
 from cifarlib.loop import (
     Lookahead,
     Predictor,
@@ -25,6 +25,8 @@ from cifarlib.loop import (
     accuracy,
     make_optimizer,
     mean_loss,
+    raise_if_diverged,
+    rounded,
     train_epoch,
 )
 from cifarlib.model import build_model
@@ -41,14 +43,9 @@ CHECKPOINT_SECONDS = {"cpu": 0, "cuda": 10, "mps": 10}
 NAMED_IN_RECORD = (
     *("run", "question", "seed", "epochs", "stop_epoch", "train_images", "loss_reduction"),
 )
-LARGEST_FLOAT16 = torch.finfo(torch.float16).max
 
 Statistics = tuple[Tensor, Tensor]  # of the training split: see preprocess.channel_statistics
 Progress = Callable[[float, list[dict]], object]  # called with (epochs done, history)
-
-
-class Diverged(PlainMessage, ArithmeticError):
-    """The loss is not a number any more."""
 
 
 class Interrupted(PlainMessage, KeyboardInterrupt):
@@ -114,8 +111,7 @@ def train(
     try:
         # status holds the lock for a moment
         with records.locked(folder, timeout=0.5), repeatable(deterministic):
-            saved = checkpoint.load(folder, params, conditions) if resume else None
-            saved = saved or {"identity": conditions, "sessions": [], "history": []}
+            saved = checkpoint.begin(folder, params, conditions, resume)
             run = prepare(params, data, folder, saved, chosen)
             fit(run, progress, capture)
             leave_record(run)
@@ -145,7 +141,7 @@ def build(
         covariance = patch_covariance(normalizer.parts(images))
         filters = whitening_filters(covariance, params.whitening_eps)
     model = build_model(params.seed, filters, params.dirac).to(device)
-    convolutions.use_fast(model, precision)
+    word = convolutions.use_fast(model, precision)
     if device.type == "cuda":  # a CPU's convolutions reorder their weights anyway
         model = model.to(memory_format=torch.channels_last)
     return Training(
@@ -157,6 +153,7 @@ def build(
         normalizer=normalizer,
         dtype=getattr(torch, precision),
         lookahead=Lookahead(params, model) if params.lookahead else None,
+        convolutions=word,
     )
 
 
@@ -189,7 +186,7 @@ def prepare(
         "device": device.type,
         "device_name": provenance.device_name(device),
         "precision": precision,
-        "convolutions": convolutions.in_use(training.model),
+        "convolutions": training.convolutions,
     }
     return Run(
         folder=folder,
@@ -197,7 +194,7 @@ def prepare(
         training=training,
         predictor=Predictor(training.model, normalizer_of, training.dtype),
         statistics=statistics,
-        identity=params.settings() | saved["identity"] | {"precision": precision},
+        identity=saved["identity"] | {"precision": precision},
         sessions=[*saved["sessions"], session],
         history=saved["history"],
     )
@@ -220,12 +217,12 @@ def fit(run: Run, progress: Progress, capture: bool) -> None:
             lambda step, done=epoch - 1: progress(done + step / params.steps_per_epoch, history),
         )
         trained = time.perf_counter()
-        run.validation_logits = as_saved(run.predictor.logits(images))
+        run.validation_logits = rounded(run.predictor.logits(images))
         row["validation_loss"] = mean_loss(run.validation_logits, labels, params.label_smoothing)
         row["validation_accuracy"] = accuracy(run.validation_logits, labels)
         row["train_seconds"] = round(trained - start, 4)
         row["validation_seconds"] = round(time.perf_counter() - trained, 4)
-        raise_if_diverged(run, row)
+        raise_if_diverged(params, row)
         history.append(row)
         is_due = time.perf_counter() - last_save >= CHECKPOINT_SECONDS[run.device.type]
         if is_due or epoch == params.last_epoch:
@@ -235,54 +232,32 @@ def fit(run: Run, progress: Progress, capture: bool) -> None:
         progress(epoch, history)
 
 
-def as_saved(logits: Tensor) -> Tensor:
-    """Round logits to float16, as predictions.npz holds them, so that every number can be computed
-    again from there. Soon after the start they can lie beyond its range: there they are cut off."""
-    return logits.clamp(-LARGEST_FLOAT16, LARGEST_FLOAT16).half().float()
-
-
-def raise_if_diverged(run: Run, row: dict) -> None:
-    is_validated = len(run.data.validation) > 0
-    loss = row["validation_loss"] if is_validated else 0
-    if math.isfinite(row["train_loss"]) and math.isfinite(loss):
-        return
-    names = ("learning_rate", "weight_decay", "loss_reduction", "optimizer", "batch_size")
-    causes = ", ".join(f"{name} {run.identity[name]}" for name in names)
-    raise Diverged(
-        f"the loss of {run.identity['run']} is {row['train_loss']} in epoch {row['epoch']}, "
-        f"validation {loss}: try a smaller learning_rate ({causes})"
-    )
-
-
-def evaluate(run: Run, part: str, split: Split, logits: Tensor) -> dict:
-    """Compute a split's accuracy, loss and accuracy with views, named after ``part``; None where
-    it holds no images. On part of the data the views would take longer than training: None."""
-    params = run.training.params
-    share, loss, with_views = None, None, None
-    if len(split):  # none validate where all train
-        share = accuracy(logits, split.labels)
-        loss = mean_loss(logits, split.labels.to(run.device), params.label_smoothing)
-        if params.train_images >= TRAIN_IMAGES:
-            by_views = as_saved(run.predictor.logits(split.images, views=True))
-            with_views = accuracy(by_views, split.labels)
-    return {
-        f"{part}_accuracy": share,
-        f"{part}_loss": loss,
-        f"{part}_accuracy_views": with_views,
-    }
-
-
 def leave_record(run: Run) -> None:
-    """Read the test set, for the first and only time, and leave the record."""
+    """Read the test set, for the first and only time, and leave the record.
+
+    What a split without images cannot say is None. On part of the data the views would take longer
+    than training: None.
+    """
+    params = run.training.params
     splits = {"validation": run.data.validation, "test": run.data.test}
+    saved = {"validation": run.validation_logits}  # none if killed between last epoch and record
     results, predictions = {}, {}
     for part, split in splits.items():
-        logits = run.validation_logits
-        if part == "test" or logits is None:  # killed between the last epoch and the record
-            logits = as_saved(run.predictor.logits(split.images))
-        results |= evaluate(run, part, split, logits)
+        logits = saved.get(part)
+        if logits is None:
+            logits = rounded(run.predictor.logits(split.images))
         predictions[part] = logits.half().cpu().numpy()
         predictions[f"{part}_labels"] = split.labels.numpy().astype(np.uint8)
+        share, loss, with_views = None, None, None
+        if len(split):  # where all images train, none validate
+            share = accuracy(logits, split.labels)
+            loss = mean_loss(logits.cpu(), split.labels, params.label_smoothing)
+            if params.train_images >= TRAIN_IMAGES:
+                by_views = rounded(run.predictor.logits(split.images, views=True))
+                with_views = accuracy(by_views, split.labels)
+        results[f"{part}_accuracy"] = share
+        results[f"{part}_loss"] = loss
+        results[f"{part}_accuracy_views"] = with_views
     record = make_record(run, results)
     mean, std = run.statistics
     description = {

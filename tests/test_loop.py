@@ -82,12 +82,12 @@ def test_an_epochs_plan_flips_each_image_every_other_time():
     assert torch.equal(flips[1] + flips[2], torch.ones(500, dtype=torch.int64))
 
 
-def test_images_augmented_once_keep_crop_and_flip():
-    p = load_params("fast-preprocessed", train_images=500)
+def test_images_augmented_once_keep_crop_flip_and_cutout():
+    p = load_params("fast-preprocessed", train_images=500, cutout=8)
     kept = []
     for epoch in (1, 2):
         order, crops = epoch_plan(p, epoch, 500)
-        kept.append(torch.empty(500, 3, dtype=torch.int64).index_copy(0, order, crops))
+        kept.append(torch.empty(500, 5, dtype=torch.int64).index_copy(0, order, crops))
     assert torch.equal(*kept)
 
 

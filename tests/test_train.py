@@ -160,7 +160,7 @@ def test_killed_and_resumed_equals_undisturbed(undisturbed, tmp_path):
     assert [s["first_epoch"] for s in records.read_record(folder)["sessions"]] == [1, 2]
 
 
-@pytest.mark.parametrize("run", [1, 2, 7, "fast"])
+@pytest.mark.parametrize("run", [1, 2, 7, "best"])
 def test_stopped_says_what_is_saved_and_resumes(run, device, small, tmp_path, monkeypatch):
     monkeypatch.setattr(Lookahead, "IMAGES", 128)  # so that it acts in such a short run
     monkeypatch.setattr("cifarlib.train.CHECKPOINT_SECONDS", {device: 0})

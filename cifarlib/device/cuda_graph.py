@@ -29,12 +29,9 @@ class CapturedEpoch:
 
     def __init__(self, training: Training):
         self.training = training  # the graph reads its tensors by address
-        params, device = training.params, training.images.device
-        steps, size, groups = (
-            params.steps_per_epoch,
-            params.batch_size,
-            training.optimizer.param_groups,
-        )
+        device = training.images.device
+        steps, size = training.params.steps_per_epoch, training.params.batch_size
+        groups = training.optimizer.param_groups
         _, c, height, width = training.images.shape
         # in the type that autocast would convert them to; a batch is channels_last
         self.batches = torch.empty(
@@ -46,28 +43,28 @@ class CapturedEpoch:
         self.logits = torch.empty(steps, size, CLASSES, device=device)
         self.step = torch.empty(1, dtype=torch.int64, device=device)
         self.plans = {}  # of the epoch to come, made on the CPU while the device works
-        rates = torch.empty(1, len(groups), device=device)
-        for group, rate in zip(groups, rates[0], strict=True):
+        self.rate = torch.empty(1, len(groups), device=device)  # of this step
+        for group, rate in zip(groups, self.rate[0], strict=True):
             group["lr"] = rate
             if "capturable" in group:  # AdamW; the fused SGD reads a rate on the device as it is
                 group["capturable"] = True
 
-        def one_step() -> None:
-            torch.index_select(self.rates, 0, self.step, out=rates)
-            x, y = (t.index_select(0, self.step)[0] for t in (self.batches, self.labels))
-            loss, logits = train_step(training, x.permute(0, 3, 1, 2), y)
-            self.losses.index_copy_(0, self.step, loss[None])
-            self.logits.index_copy_(0, self.step, logits[None])
-            self.step += 1
-
         training.model.train()
         self._lay_out(1)
         before = {tensor: tensor.detach().clone() for tensor in _state(training)}
-        self.replay = capture(one_step, self.step.zero_, device)
+        self.replay = capture(self._one_step, self.step.zero_, device)
         # undone in place, as the graph knows tensors by address; momentum begins at zero
         with torch.no_grad():
             for tensor in _state(training):
                 tensor.copy_(before.get(tensor, torch.zeros_like(tensor)))
+
+    def _one_step(self) -> None:
+        torch.index_select(self.rates, 0, self.step, out=self.rate)
+        x, y = (t.index_select(0, self.step)[0] for t in (self.batches, self.labels))
+        loss, logits = train_step(self.training, x.permute(0, 3, 1, 2), y)
+        self.losses.index_copy_(0, self.step, loss[None])
+        self.logits.index_copy_(0, self.step, logits[None])
+        self.step += 1
 
     def _plan(self, epoch: int) -> tuple[Tensor, Tensor | None]:
         return epoch_plan(self.training.params, epoch, len(self.training.images))

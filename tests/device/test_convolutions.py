@@ -8,7 +8,6 @@ from cifarlib.device.convolutions import (
     WINOGRAD,
     fast_conv3x3,
     fastest_method,
-    in_use,
     use_fast,
 )
 from cifarlib.model import build_model
@@ -128,8 +127,7 @@ def test_a_network_keeps_its_weights_and_their_names():
 
 def used(precision: str, device: str = "cpu") -> str:
     model = build_model(0).to(device)
-    use_fast(model, precision)
-    return in_use(model)
+    return use_fast(model, precision)
 
 
 def test_no_network_gets_them_where_they_would_not_pay(monkeypatch):

@@ -26,7 +26,7 @@ from cifarlib.params import load_params
 from cifarlib.preprocess import channel_statistics, make_normalizer
 
 CUDA = torch.device("cuda:0")
-RUNS = ["run1", "run2", "run6-image-channel", "run7-mean", "run7-preprocessed", "fast"]
+RUNS = ["run1", "run2", "run6-image-channel", "run7-mean", "run7-preprocessed", "best"]
 CASES = [(run, torch.bfloat16) for run in RUNS] + [("run2", torch.float16), ("run1", torch.float32)]
 
 
