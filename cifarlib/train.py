@@ -15,7 +15,7 @@ from torch import Tensor
 from cifarlib import InputError, PlainMessage, checkpoint, provenance, records
 from cifarlib.data import CLASSES, Cifar10, Split
 from cifarlib.device import convolutions
-from cifarlib.device.choice import keep_freed_memory, pick_device, pick_precision, repeatable
+from cifarlib.device.choice import keep_freed_memory, make_repeatable, pick_device, pick_precision
 from cifarlib.device.cuda_graph import CapturedEpoch
 from cifarlib.loop import Diverged as Diverged
 from cifarlib.loop import (
@@ -107,10 +107,10 @@ def train(
         "data_sha256": data.sha256,
         "precision": precision,
     }
+    make_repeatable(deterministic)
     folder = records.open_folder(params.folder, output_folder)
     try:
-        # status holds the lock for a moment
-        with records.locked(folder, timeout=0.5), repeatable(deterministic):
+        with records.locked(folder, timeout=0.5):  # status holds it for a moment
             saved = checkpoint.begin(folder, params, conditions, resume)
             run = prepare(params, data, folder, saved, chosen)
             fit(run, progress, capture)
