@@ -14,6 +14,7 @@ import logging
 import re
 import tempfile
 import unicodedata
+from collections.abc import Iterable, Iterator
 from html import unescape
 from importlib.util import find_spec
 from pathlib import Path
@@ -51,10 +52,6 @@ class _Renderer(IPythonRenderer):
     def latex_environment(self, name: str, body: str) -> str:
         return self.block_math(f"\\begin{{{name}}}{body}\\end{{{name}}}")
 
-    def _embed_image_or_attachment(self, src: str) -> str:
-        known = src.removeprefix("attachment:") in self.attachments  # article.lua names a lost one
-        return super()._embed_image_or_attachment(src) if known else src
-
 
 def _markdown2html(source: str, attachments: dict | None = None) -> str:
     renderer = _Renderer(escape=False, attachments=attachments or {}, anchor_link_text="")
@@ -79,7 +76,6 @@ class Article(TemplateExporter):
         config.NbConvertBase.display_data_priority = [*FORMS.split(), "text/plain"]
         config.CoalesceStreamsPreprocessor.enabled = True  # of a progress bar its last state
         config.TagRemovePreprocessor.remove_cell_tags = {"remove-cell"}
-        config.TagRemovePreprocessor.remove_input_tags = {"remove-input"}
         config.TagRemovePreprocessor.remove_all_outputs_tags = {"remove-output"}
         return config
 
@@ -117,7 +113,7 @@ class Article(TemplateExporter):
         beside = Path(resources["metadata"].get("path") or ".").resolve()
         options += (*PANDOC, *self.options)
         options += (f"-Mname:{name}", f"--resource-path={beside}", f"--log={log}")
-        text = pypandoc.convert_text(page, self.to, "html", options, verify_format=False)
+        text = pypandoc.convert_text(page, self.to, "html+raw_html", options, verify_format=False)
         for entry in json.loads(log.read_text(encoding="utf-8")):
             if said := entry.get(SAID.get(entry["type"])):
                 self.log.warning("%s: %s", name, " ".join(said.partition(":\n")[0].split()))
@@ -134,7 +130,7 @@ class Paper(Article):
     options = (f"--template={FOLDER / 'article.typ'}",)
 
     def write(self, page: str, resources: dict, folder: Path) -> bytes:
-        self.name_missing(page)
+        self.name_missing(page, _typst_characters(), "; pip install manimgx-fonts-cjk brings CJK")
         media = f"--extract-media={folder}"
         try:
             return _set(self.pandoc(page, resources, folder, media), folder)
@@ -142,20 +138,16 @@ class Paper(Article):
             self.log.warning("a formula cannot be set, the source of all is shown: %s", error)
             return _set(self.pandoc(page, resources, folder, media, "-Mspelled:true"), folder)
 
-    def name_missing(self, page: str) -> None:
+    def name_missing(self, page: str, known: Iterable[set[str]], hint: str = "") -> None:
         """Log the characters of the text that no font has: boxes stand in their place."""
-        from fontTools.ttLib import TTFont
-
         text = unescape(re.sub(r"<script.*?</script>|<[^>]*>", "", page, flags=re.DOTALL))
         rare = {c for c in text if ord(c) > 0x24F and unicodedata.category(c)[0] not in "CMZ"}
-        rare -= {chr(code) for code in range(0x1D400, 0x1D800)}  # Typst's font of formulas
-        own = Path(find_spec("matplotlib").origin).parent / "mpl-data/fonts/ttf/DejaVuSansMono.ttf"
-        for file in [own, *(file for folder in FONTS for file in folder.glob("*.tt[fc]"))]:
+        for characters in known:
             if rare:
-                rare -= set(map(chr, TTFont(file, fontNumber=0, lazy=True).getBestCmap()))
+                rare -= characters
         if rare:
             names = " ".join(f"{c} (U+{ord(c):04X})" for c in sorted(rare))
-            self.log.warning("no font for %s; pip install manimgx-fonts-cjk brings CJK", names)
+            self.log.warning("no font for %s%s", names, hint)
 
 
 class PaperTex(Paper):
@@ -167,6 +159,9 @@ class PaperTex(Paper):
     options = (f"--template={FOLDER / 'article.tex'}", "--syntax-highlighting=none")
 
     def write(self, page: str, resources: dict, folder: Path) -> str:
+        template = (FOLDER / "article.tex").read_text(encoding="utf-8")
+        codes = re.findall(r"UnicodeCharacter{(\w+)}", template)
+        self.name_missing(page, [{chr(int(code, 16)) for code in codes}])
         text = self.pandoc(page, resources, folder, f"--extract-media={folder}")
         sheet = "#set document(date: none)\n#set page(width: auto, height: auto, margin: 0pt)\n"
         for file in sorted(folder.glob("*-*")):
@@ -176,6 +171,15 @@ class PaperTex(Paper):
                 file.write_bytes(pdf)
             resources.setdefault("outputs", {})[file.name] = file.read_bytes()
         return text
+
+
+def _typst_characters() -> Iterator[set[str]]:
+    from fontTools.ttLib import TTFont
+
+    yield {chr(code) for code in range(0x1D400, 0x1D800)}  # Typst's own font of formulas
+    own = Path(find_spec("matplotlib").origin).parent / "mpl-data/fonts/ttf/DejaVuSansMono.ttf"
+    for file in [own, *(file for folder in FONTS for file in folder.glob("*.tt[fc]"))]:
+        yield set(map(chr, TTFont(file, fontNumber=0, lazy=True).getBestCmap()))
 
 
 def _set(source: str, folder: Path) -> bytes:
