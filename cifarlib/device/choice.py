@@ -1,12 +1,9 @@
 """Which device, which precision, and the settings of memory and determinism that go with them."""
 
-import contextlib
 import ctypes
 import functools
 import logging
 import os
-from collections.abc import Iterator
-from pathlib import Path
 
 import torch
 
@@ -16,41 +13,35 @@ log = logging.getLogger(__name__)
 
 
 def pick_device(name: str = "auto") -> torch.device:
-    """Choose CUDA, else MPS, else the CPU ("auto"), with a warning where a GPU is there that cannot
-    be used, or the device of this name. Raises InputError where it cannot be used."""
-    usable, problems = cuda_devices()
-    devices = usable + ["mps"] * torch.backends.mps.is_available() + ["cpu"]
+    """Choose CUDA, else MPS, else the CPU ("auto"), or the device of this name ("cuda": the first
+    that computes). Raises InputError where there is none."""
+    gpus = usable_gpus()
+    devices = [*gpus, "cpu"]
+    if torch.backends.mps.is_available():
+        devices.insert(len(gpus), "mps")
     if name == "auto":
-        if problems and not usable:
-            log.warning("training on %s: %s", devices[0], "; ".join(problems))
-        return torch.device(devices[0])
-    if name == "cuda" and usable:
-        return torch.device(usable[0])
+        name = devices[0]
+    if name == "cuda" and gpus:
+        name = gpus[0]
     if name not in devices:
-        reasons = f" ({'; '.join(problems)})" if problems and name.startswith("cuda") else ""
         choices = ", ".join(["auto", *devices])
-        raise InputError(f"device = {name!r} is not there{reasons}: choose one of {choices}")
+        raise InputError(f"device = {name!r} is not there: choose one of {choices}")
     return torch.device(name)
 
 
-def cuda_devices() -> tuple[list[str], list[str]]:
-    """Find the GPUs that this PyTorch can compute on, "cuda:0" and so on, and why it cannot on the
-    others that are there."""
-    other_build = f"this PyTorch is built for CUDA {torch.version.cuda}, an older one may do"
-    if not torch.cuda.is_available():
-        is_there = torch.version.cuda and any(Path("/dev").glob("nvidia[0-9]*"))
-        problem = f"the GPU's driver is too old, or not loaded; {other_build}"
-        return [], [problem] if is_there else []
-    usable, problems = [], []
+def usable_gpus() -> list[str]:
+    """Find the GPUs that PyTorch can compute on, "cuda:0" and so on, and warn of the others."""
+    usable = []
     for index in range(torch.cuda.device_count()):
         device = f"cuda:{index}"
         try:
             torch.ones(1, device=device).add_(1).item()
             usable.append(device)
-        except RuntimeError as error:  # no code for so old a GPU, or another process holds it
+        except RuntimeError as error:  # no code for so old a GPU, an old driver, a busy GPU
             reason = str(error).partition("\n")[0]
-            problems.append(f"{torch.cuda.get_device_name(index)}: {reason}; {other_build}")
-    return usable, problems
+            build = f"this PyTorch is built for CUDA {torch.version.cuda}"
+            log.warning("%s cannot be used: %s (%s)", device, reason, build)
+    return usable
 
 
 def pick_precision(device: torch.device) -> str:
@@ -62,9 +53,8 @@ def pick_precision(device: torch.device) -> str:
     times as long as in float32.
     """
     if device.type == "cuda":
-        with torch.cuda.device(device):  # of several GPUs, the one chosen
-            has_units = torch.cuda.is_bf16_supported(including_emulation=False)
-        return "bfloat16" if has_units else "float16"
+        major, _ = torch.cuda.get_device_capability(device)
+        return "bfloat16" if major >= 8 else "float16"
     return "bfloat16" if device.type == "cpu" and cpu_multiplies_bfloat16() else "float32"
 
 
@@ -83,19 +73,15 @@ def keep_freed_memory() -> None:
     By default it returns every large tensor to the system, which then zeroes the pages of the next
     one: at batch 1024 that was half of a CPU step's time.
     """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if os.name == "posix" else None
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
         mallopt(-3, 1 << 30)  # M_MMAP_THRESHOLD: no private mapping for tensors below 1 GiB
         mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD: the heap's top is not given back
 
 
-@contextlib.contextmanager
-def repeatable(deterministic: bool) -> Iterator[None]:
-    """Repeat bit for bit on CUDA while this holds, at some cost; a CPU needs nothing."""
-    were_on = torch.are_deterministic_algorithms_enabled()
-    only_warned = torch.is_deterministic_algorithms_warn_only_enabled()
-    searched = torch.backends.cudnn.benchmark
-    filled = torch.utils.deterministic.fill_uninitialized_memory
+def make_repeatable(deterministic: bool) -> None:
+    """Have CUDA repeat training bit for bit, at some cost, or use whatever is fastest; a CPU needs
+    nothing."""
     if deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     # Only warns: CUDA's max-pooling counts as nondeterministic, but windows that do not overlap
@@ -104,9 +90,3 @@ def repeatable(deterministic: bool) -> Iterator[None]:
     torch.backends.cudnn.benchmark = not deterministic
     # takes time, and every buffer is written before it is read
     torch.utils.deterministic.fill_uninitialized_memory = False
-    try:
-        yield
-    finally:
-        torch.use_deterministic_algorithms(were_on, warn_only=only_warned)
-        torch.backends.cudnn.benchmark = searched
-        torch.utils.deterministic.fill_uninitialized_memory = filled

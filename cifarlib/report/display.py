@@ -13,7 +13,7 @@ from IPython.display import HTML, Markdown, display
 from ipywidgets import HBox, Layout, ValueWidget
 from matplotlib.figure import Figure
 
-from cifarlib import InputError, plural
+from cifarlib import InputError
 from cifarlib.device.choice import pick_device
 from cifarlib.params import did_you_mean
 from cifarlib.provenance import code_version, computed_on, device_name, package_versions
@@ -80,10 +80,6 @@ class Table(HTML):
             side = "right" if right else "left"
             cells += f'<{kind} style="text-align:{side}">{html.escape(text)}</{kind}>'
         return f"<tr>{cells}</tr>\n"
-
-    def __repr__(self) -> str:
-        """One line, as a terminal has other things to show."""
-        return f"(table of {plural(len(self.frame), 'row')}: {', '.join(map(str, self.frame))})"
 
 
 class NumberedFigure:

@@ -10,7 +10,6 @@ nbconvert makes plain HTML of the notebook (article.j2), pandoc a page, Typst or
 
 import base64
 import json
-import logging
 import re
 import tempfile
 import unicodedata
@@ -21,7 +20,6 @@ from pathlib import Path
 
 from nbconvert.exporters import TemplateExporter
 from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
-from nbconvert.writers import FilesWriter
 from traitlets import Bool, Unicode
 from traitlets.config import Config
 
@@ -131,12 +129,7 @@ class Paper(Article):
 
     def write(self, page: str, resources: dict, folder: Path) -> bytes:
         self.name_missing(page, _typst_characters(), "; pip install manimgx-fonts-cjk brings CJK")
-        media = f"--extract-media={folder}"
-        try:
-            return _set(self.pandoc(page, resources, folder, media), folder)
-        except RuntimeError as error:
-            self.log.warning("a formula cannot be set, the source of all is shown: %s", error)
-            return _set(self.pandoc(page, resources, folder, media, "-Mspelled:true"), folder)
+        return _set(self.pandoc(page, resources, folder, f"--extract-media={folder}"), folder)
 
     def name_missing(self, page: str, known: Iterable[set[str]], hint: str = "") -> None:
         """Log the characters of the text that no font has: boxes stand in their place."""
@@ -186,19 +179,3 @@ def _set(source: str, folder: Path) -> bytes:
     import typst
 
     return typst.compile(source.encode(), root=folder, ignore_system_fonts=True, font_paths=FONTS)
-
-
-def export(notebook: Path, to: str, folder: Path | None = None) -> Path:
-    """Write what ``jupyter nbconvert --to TO`` would, each file whole or not at all.
-
-    Raises OSError, RuntimeError where pandoc or Typst refuse, and for what is no notebook
-    ValueError or nbformat.ValidationError."""
-    exporter = {"article": Article, "paper": Paper, "paper_tex": PaperTex}[to]
-    content, resources = exporter(log=logging.getLogger(__name__)).from_filename(str(notebook))
-    folder = folder or notebook.parent
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder) as unfinished:
-        FilesWriter(build_directory=unfinished).write(content, resources, notebook.stem)
-        for file in Path(unfinished).iterdir():
-            file.replace(folder / file.name)
-    return folder / f"{notebook.stem}{resources['output_extension']}"

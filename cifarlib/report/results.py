@@ -12,7 +12,7 @@ import pandas as pd
 
 from cifarlib import params, plural, records
 from cifarlib.params import PAPER_EPOCHS, TRAIN_IMAGES, RunParams, load_params, run_names
-from cifarlib.provenance import MADE_ON, made_on
+from cifarlib.provenance import MADE_ON
 from cifarlib.report.claims import PAPER_RUNS, arms_of, published
 
 # what a record counts as having where it names none
@@ -47,7 +47,7 @@ def _row(record: dict) -> dict:
         row["held_out_accuracy"] = np.average(shares, weights=images)
     row["training_seconds"] = sum(record["epoch_seconds"])
     for name in MADE_ON:
-        row[name] = " / ".join(dict.fromkeys(session[name] for session in made_on(record)))
+        row[name] = " / ".join(dict.fromkeys(session[name] for session in record["sessions"]))
     row["trained_for"] = _trained_for(row)
     row["changes"] = f"there is no params/{record['run']}.yaml"
     row["toy"] = False

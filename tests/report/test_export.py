@@ -21,7 +21,6 @@ from urllib.request import Request, urlopen
 
 import nbformat
 import pytest
-import typst
 from nbconvert.exporters import get_exporter
 from nbconvert.writers import FilesWriter
 from PIL import Image
@@ -270,19 +269,6 @@ def test_a_notebook_that_was_not_executed_says_so(tmp_path, caplog):
     assert caplog.messages == [said, said]
     cell.execution_count = 1
     assert said not in words_of(export(write(tmp_path, text("# A"), cell), "article"))
-
-
-def test_a_formula_that_typst_refuses_shows_its_source(tmp_path, caplog, monkeypatch):
-    typeset = typst.compile
-
-    def refuse(source, **options):
-        if b"psi" in source and b"`\\psi`" not in source:
-            raise RuntimeError("unknown thing")
-        return typeset(source, **options)
-
-    monkeypatch.setattr(typst, "compile", refuse)
-    assert "\\psi" in words_of(export(write(tmp_path, text(r"A $\psi$")), "paper"))
-    assert caplog.messages == ["a formula cannot be set, the source of all is shown: unknown thing"]
 
 
 def test_nbconvert_starts_without_pandoc_typst_and_fonttools():

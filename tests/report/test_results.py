@@ -33,9 +33,11 @@ def test_a_table_without_records_can_be_worked_with(tmp_path):
 
 def test_an_older_record_has_the_defaults_and_all_its_sessions_are_named(tmp_path):
     folder = make_record(tmp_path, "fast")
-    parameters = json.loads((folder / "record.json").read_text())["parameters"]
+    record = json.loads((folder / "record.json").read_text())
+    parameters = record["parameters"]
     del parameters["whitening_eps"]
-    sessions = [{"device_name": "one"}, {"device_name": "another"}, {"device_name": "one"}]
+    names = ("one", "another", "one")
+    sessions = [record["sessions"][0] | {"device_name": name} for name in names]
     edit(folder, parameters=parameters, sessions=sessions)
     row = results.of_fast(results.table(tmp_path)).iloc[0]
     assert (row.whitening_eps, row.device_name) == (5e-4, "one / another")
