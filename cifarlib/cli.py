@@ -112,10 +112,9 @@ def results(outputs: str | None, markdown: bool, figure: Path | None) -> None:
         summary["run"] += summary.pop("changes").map(lambda changes: changes and f" ({changes})")
         click.echo("\n" + text_table(summary, 22))
     if figure:
-        from cifarlib.report import figures, tables
+        from cifarlib.report import figures
 
-        drawn = figures.run_accuracies(*tables.accuracies(fast), base="fast")
-        records.write_text(figure, figures.as_svg(drawn))
+        records.write_text(figure, figures.as_svg(figures.run_accuracies(fast)))
 
 
 @commands.command(params=options("run seeds views layout device outputs"))
