@@ -33,6 +33,7 @@ CIFARLIB := "$(BIN)/python" -m cifarlib
 TRAIN := $(CIFARLIB) train $(call options,EPOCHS STOP IMAGES DEVICE DATA OUTPUTS)
 STATUS := $(CIFARLIB) status $(call options,RUNS SEEDS EPOCHS STOP IMAGES OUTPUTS)
 PAPERMILL := "$(BIN)/papermill" -k python3 $(call parameter,OUTPUTS,output_folder) $(call parameter,DATA,data_folder)
+EXPORT := "$(BIN)/jupyter" nbconvert --to
 HANDIN := $(CIFARLIB) handin $(call options,NAME RUN SEEDS IMAGES LAYOUT DATA OUTPUTS)
 .PHONY: help setup data train table status slurm report notebooks predict handin bench lab test lint
 help:
@@ -60,7 +61,7 @@ predict: setup
 	@$(CIFARLIB) predict $(call options,IMAGES RUN SEEDS LAYOUT DEVICE OUTPUTS) $(if $(filter VIEWS,$(GIVEN)),--views)
 report: setup
 	@mkdir -p "$$REPORT" && $(PAPERMILL) $(call parameter,AUTHORS,authors) notebooks/report.ipynb "$$REPORT/report.ipynb"
-	@$(CIFARLIB) export "$$REPORT/report.ipynb"
+	@$(EXPORT) article "$$REPORT/report.ipynb" && $(EXPORT) paper "$$REPORT/report.ipynb"
 notebooks: report
 	@[ -f "$$OUTPUTS/fast/seed0/train.ipynb" ] || $(TRAIN) --run fast
 	@mkdir -p "$$OUTPUTS/notebooks" && cp "$$REPORT/report.ipynb" "$$OUTPUTS/fast/seed0/train.ipynb" "$$OUTPUTS/notebooks"
@@ -68,7 +69,7 @@ notebooks: report
 handin: setup
 	@$(HANDIN) --check
 	@$(MAKE) --no-print-directory report REPORT="$$OUTPUTS/handin/$$NAME" AUTHORS="$${AUTHORS:-$${NAME//_/ }}"
-	@$(CIFARLIB) export "$$OUTPUTS/handin/$$NAME/report.ipynb" --to paper_tex --folder "$$OUTPUTS/handin/$$NAME/tex"
+	@$(EXPORT) paper_tex "$$OUTPUTS/handin/$$NAME/report.ipynb" --output-dir "$$OUTPUTS/handin/$$NAME/tex"
 	@$(HANDIN)
 bench: setup
 	@mkdir -p "$$OUTPUTS/benchmark" && $(PAPERMILL) $(call parameter,DEVICE,device) notebooks/benchmark.ipynb "$$OUTPUTS/benchmark/benchmark.ipynb"

@@ -29,19 +29,21 @@ OPTIONS = {
     "stop_epoch": {"type": int, "help": "Stop the schedule after so many epochs."},
     "train_images": {"type": int, "help": "Train on the first so many images; 50000: on all."},
     "device": {"default": "auto", "help": "auto, cuda, cuda:1, mps or cpu."},
-    "data": {"help": "Where CIFAR-10 lies or is put, instead of data/."},
-    "outputs": {"help": "Where the records lie, instead of outputs/."},
+    "data_folder": {"help": "Where CIFAR-10 lies or is put, instead of data/."},
+    "output_folder": {"help": "Where the records lie, instead of outputs/."},
+    "images": {"help": "A picture, a folder of pictures, an .npy or .npz file."},
     "layout": {"default": "auto", "help": "Of flat rows: auto, chw or hwc."},
     "views": {"is_flag": True, "help": "Average over six views of each image: slower, better."},
 }
-PATH = click.Path(path_type=Path)
-KINDS = click.Choice(["article", "paper", "paper_tex"])
-OWN_IMAGES = "A picture, a folder of pictures, an .npy or .npz file."
+
+
+SCHEDULE = "epochs stop_epoch train_images"
+SHORT = SHORT_NAMES | {"data_folder": "data", "output_folder": "outputs"}
 
 
 def options(names: str) -> list[click.Option]:
     """Make those of OPTIONS that a command takes."""
-    return [click.Option([f"--{SHORT_NAMES.get(n, n)}", n], **OPTIONS[n]) for n in names.split()]
+    return [click.Option([f"--{SHORT.get(n, n)}", n], **OPTIONS[n]) for n in names.split()]
 
 
 # make's variables are these options in capital letters: it gives --RUN "$RUN"
@@ -51,39 +53,34 @@ def commands() -> None:
     """CIFAR-10 with a small convolutional network: train, predict, report."""
 
 
-@commands.command(params=options("data"))
-def data(data: str | None) -> None:
+@commands.command(params=options("data_folder"))
+def data(data_folder: str | None) -> None:
     """Fetch CIFAR-10, or verify what is there."""
     from cifarlib.data import load_cifar10
 
-    click.echo(f"CIFAR-10 is complete, SHA-256 {load_cifar10(data).sha256}")
+    click.echo(f"CIFAR-10 is complete, SHA-256 {load_cifar10(data_folder).sha256}")
 
 
-@commands.command(params=options("seed epochs stop_epoch train_images device data outputs"))
+@commands.command(params=options(f"seed {SCHEDULE} device data_folder output_folder"))
 @click.option("--run", default="fast", help=OPTIONS["run"]["help"])
 @click.option("--unless-done", is_flag=True, help="Leave a finished run alone.")
-def train(*, run, seed, device, data, outputs, unless_done, **schedule) -> None:
+def train(*, unless_done, **given) -> None:
     """Train a run in a copy of the train notebook."""
-    params = load_params(run, seed=seed, **schedule)
-    # all that the notebook's own cell sets, which someone may have edited in JupyterLab
-    parameters = {"run": params.run, "seed": params.seed, **schedule, "device": device}
-    parameters |= {"data_folder": data, "output_folder": outputs, "resume": True}
-    parameters |= {"deterministic": False, "precision": "auto", "capture": True}
     from cifarlib import train_notebook
 
-    train_notebook.train(params, outputs_folder(outputs) / params.folder, parameters, unless_done)
+    train_notebook.train(unless_done=unless_done, **given)
 
 
-@commands.command(params=options("runs seeds epochs stop_epoch train_images outputs"))
+@commands.command(params=options(f"runs seeds {SCHEDULE} output_folder"))
 @click.option("--todo", is_flag=True, help="Print run/seed and folder of what is not done.")
-def status(*, runs, seeds, outputs, todo, **schedule) -> None:
+def status(*, runs, seeds, output_folder, todo, **schedule) -> None:
     """Show which runs are done and which are missing."""
     names = []
     for word in runs.split():
         names += fnmatch.filter(run_names(), word) or [load_params(word).run]
     pairs = [(name, seed) for seed in seeds or [0] for name in dict.fromkeys(names)]
     wanted = [load_params(name, seed=seed, **schedule) for name, seed in pairs]
-    folder = outputs_folder(outputs)
+    folder = outputs_folder(output_folder)
     if not todo:
         click.echo(report(wanted, folder, every=runs == OPTIONS["runs"]["default"]))
         return
@@ -92,78 +89,51 @@ def status(*, runs, seeds, outputs, todo, **schedule) -> None:
             click.echo(f"{params.run}/{params.seed}\t{folder / params.folder}")
 
 
-@commands.command(params=options("outputs"))
-@click.option("--markdown", is_flag=True, help="In Markdown instead of 100 columns.")
-@click.option("--figure", type=PATH, help="Draw the fast recipe and its arms into this SVG file.")
-def results(outputs: str | None, markdown: bool, figure: Path | None) -> None:
+@commands.command(params=options("output_folder"))
+@click.option("--figure", help="Draw the fast recipe and its arms into this SVG file.")
+def results(output_folder: str | None, figure: str | None) -> None:
     """Print verdicts on the paper's claims, and all runs."""
-    from cifarlib import records
     from cifarlib.report import claims, results
 
-    frame = results.table(outputs)
+    frame = results.table(output_folder)
     fast = results.of_fast(frame)
     verdicts = claims.conclusion(claims.judge(fast, "paper", "fast"))
-    if markdown:
-        click.echo(f"{verdicts}\n\n{results.markdown(frame)}")
-    else:
-        for line in verdicts.replace("*", "").splitlines():
-            click.echo(textwrap.fill(line, 100, subsequent_indent="  "))
-        summary = results.summary(frame)
-        summary["run"] += summary.pop("changes").map(lambda changes: changes and f" ({changes})")
-        click.echo("\n" + text_table(summary, 22))
+    for line in verdicts.replace("*", "").splitlines():
+        click.echo(textwrap.fill(line, 100, subsequent_indent="  "))
+    summary = results.summary(frame)
+    summary["run"] += summary.pop("changes").map(lambda changes: changes and f" ({changes})")
+    click.echo("\n" + text_table(summary, 22))
     if figure:
         from cifarlib.report import figures
 
-        records.write_text(figure, figures.as_svg(figures.run_accuracies(fast)))
+        drawn = figures.as_svg(figures.run_accuracies(fast))
+        Path(figure).write_text(drawn, encoding="utf-8")
 
 
-@commands.command(params=options("run seeds views layout device outputs"))
-@click.option("--images", required=True, help=OWN_IMAGES)
+@commands.command(params=options("images run seeds views layout device output_folder"))
 @click.option("--model", multiple=True, help="A folder with a network, instead of a run.")
 @click.option("--predictions", default="predictions.npy", help="The file to write.")
 @click.option("--submission", is_flag=True, help="Write Kaggle's submission.csv, too.")
-def predict(*, images, run, seeds, views, layout, device, outputs, model, **files) -> None:
+def predict(*, images, run, seeds, views, layout, device, output_folder, model, **files) -> None:
     """Classify images of your own."""
     from cifarlib.images import read_images
     from cifarlib.predict import find_models, output_path, predict
 
-    folders = find_models(run, seeds, list(model), outputs)
+    folders = find_models(run, seeds, list(model), output_folder)
     output_path(files["predictions"])
     answers = predict(*read_images(images, layout), folders, views, device)
     written = f"{answers.write(**files)} and, beside it, the answers as a table (.csv)"
     click.echo(f"{answers.text}\nWritten: {written}")
 
 
-@commands.command()
-@click.argument("notebook", type=PATH)
-@click.option("--to", multiple=True, type=KINDS, help="HTML, PDF, or LaTeX's source.")
-@click.option("--folder", type=PATH, help="Where the files go, instead of beside the notebook.")
-def export(notebook: Path, to: tuple[str, ...], folder: Path | None) -> None:
-    """Typeset an executed notebook, as HTML and PDF."""
-    from nbformat import ValidationError
-
-    from cifarlib.report.export import export
-
-    for kind in to or ("article", "paper"):
-        try:
-            path = export(notebook, kind, folder)
-        except (OSError, RuntimeError, ValueError, ValidationError) as error:
-            reason = " ".join(str(error).split())
-            raise InputError(f"{notebook} cannot be exported: {reason}") from None
-        click.echo(path)  # not within try: a closed pipe is no failed export
-
-
-@commands.command(params=options("run seeds layout data outputs"))
+@commands.command(params=options("run seeds images layout data_folder output_folder"))
 @click.option("--name", required=True, help="First_Last: the name of the zip.")
-@click.option("--images", help=OWN_IMAGES)
 @click.option("--check", is_flag=True, help="Only look whether all is there but the report.")
-def handin(*, data, outputs, **asked) -> None:
+def handin(**asked) -> None:
     """Make one zip of all that is handed in, tried out."""
     from cifarlib.handin import hand_in
 
-    path = hand_in(**asked, data_folder=data, output_folder=outputs)
-    if path:
-        click.echo(f"{path}: unpacked, it made the same predictions again")
+    hand_in(**asked)
 
 
 def main() -> None:

@@ -3,8 +3,6 @@
 No torch is imported: make asks many times.
 """
 
-import json
-import re
 import textwrap
 from collections import Counter
 from collections.abc import Sequence
@@ -19,8 +17,6 @@ from cifarlib import InputError, plural, records
 from cifarlib.params import SHORT_NAMES, RunParams, load_params, run_names
 
 STATES = ("done", "running", "unfinished", "stale", "failed", "missing")
-STOPPED = ("KeyboardInterrupt", "Interrupted")  # whoever stopped a run knows why it ended
-FOLDER = re.compile(r"seed(\d+)-?(\S*)")  # "seed0-stop95"
 
 
 class Status(NamedTuple):
@@ -31,38 +27,39 @@ class Status(NamedTuple):
 
 
 def read(folder: Path, wait: bool = False) -> Status:
-    """Read the state of the run in a folder, which stays as it is; ``wait``: once no other process
-    trains there."""
-    is_running = is_locked(folder, wait)
+    """Read the state of the run in a folder; ``wait``: once no other process trains there."""
+    state = "missing"
+    reasons = []
     epochs = len(records.unfinished_history(folder))
-    saved = f"{plural(epochs, 'epoch')} saved" if epochs else ""
-    if is_running:
-        return Status("running", saved)
-    state = "unfinished" if saved else "missing"
-    failure = notebook_error(folder / "train.ipynb")
-    changes = []
-    if (folder / "record.json").exists():
-        state = "stale"
-        changes = _changes(folder)
-        if not changes:  # what its notebook shows after training may have failed all the same
-            return Status("done", failure)
-    reason = "; ".join(filter(None, [*changes, failure, saved]))
-    return Status("failed" if failure else state, reason)
+    if is_locked(folder, wait):
+        state = "running"
+    elif (folder / "record.json").exists():
+        reasons = _changes(folder)
+        state = "stale" if reasons else "done"
+    elif epochs:
+        state = "unfinished"
+    error = folder / "unfinished" / ".error"  # from train_notebook
+    if error.exists() and state != "running":
+        state = "failed"
+        reasons.append(error.read_text(encoding="utf-8"))
+    if epochs:
+        reasons.append(f"{plural(epochs, 'epoch')} saved")
+    return Status(state, "; ".join(reasons))
 
 
 def _changes(folder: Path) -> list[str]:
-    """Name why a record is not that of its run today: damage, a params file that changed."""
-    seed, suffix = FOLDER.fullmatch(folder.name).groups()
+    """Name why a record is not its run's of today: damaged, a copy, of an older params file."""
     try:
         then = records.read_record(folder)["parameters"]
-        named = {k: v for k, v in then.items() if f"-{SHORT_NAMES.get(k, k)}{v}" in f"-{suffix}"}
-        params = load_params(folder.parent.name, seed=int(seed), **named)
+        if then["run"] not in run_names():
+            return [f"there is no params/{then['run']}.yaml"]
+        shown = [k for k, v in then.items() if f"-{SHORT_NAMES.get(k, k)}{v}" in folder.name]
+        now = load_params(then["run"], seed=then["seed"], **{k: then[k] for k in shown})
     except InputError as error:
         return [str(error)]
-    changes = params.changes_since(then)
-    if not changes and Path(params.folder).name != folder.name:
-        return [f"a copy of {params.folder}"]
-    return changes
+    if not folder.match(now.folder):
+        return ["a copy"]
+    return now.changes_since(then)
 
 
 def is_locked(folder: Path, wait: bool = False) -> bool:
@@ -80,30 +77,24 @@ def is_locked(folder: Path, wait: bool = False) -> bool:
     return False
 
 
-def notebook_error(path: Path) -> str:
-    """Say which error ended the executed notebook; "" where none did, or it was stopped."""
-    try:
-        cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
-    except (OSError, ValueError):  # there is none, or its process was killed while it wrote
-        return ""
-    for output in (output for cell in cells for output in cell.get("outputs", [])):
-        if output["output_type"] == "error" and output["ename"] not in STOPPED:
-            return f"{output['ename']}: {output['evalue']}".partition("\n")[0]
-    return ""
-
-
 def report(wanted: Sequence[RunParams], output_folder: Path, every: bool = False) -> str:
-    """List what exists of the runs wanted (of all: ``every``), at whatever length; then name what
-    has nothing at any length."""
+    """List what exists of the runs wanted (of all: ``every``), at whatever length, with the mean
+    accuracies of what is done; then name what has nothing at any length."""
     rows = []
-    names = set(run_names()) if every else {params.run for params in wanted}
+    names = {params.run for params in wanted}
     for folder in sorted(output_folder.glob("*/seed*")):
-        parts = FOLDER.fullmatch(folder.name)  # None: a copy
-        if parts and folder.parent.name in names:
-            rows.append((folder.parent.name, parts[2], *read(folder), parts[1]))
+        run = folder.parent.name
+        if every or run in names:
+            seed, _, settings = folder.name.removeprefix("seed").partition("-")
+            state, reason = read(folder)
+            record = records.read_record(folder, verify=False) if state == "done" else {}
+            shares = [record.get(f"{part}_accuracy") for part in ("validation", "test")]
+            rows.append((run, settings, state, reason, seed, *shares))
     columns = ["run", "settings", "state", "reason"]
-    frame = pd.DataFrame(rows, columns=[*columns, "seeds"])
+    accuracies = ["validation %", "test %"]
+    frame = pd.DataFrame(rows, columns=[*columns, "seeds", *accuracies])
     frame = frame[frame["state"] != "missing"]
+    frame[accuracies] = 100 * frame[accuracies].astype(float)
     there = set(frame["run"] + "/" + frame["seeds"])
     missing = [name for name in (f"{p.run}/{p.seed}" for p in wanted) if name not in there]
     counts = Counter({"missing": len(missing), **Counter(frame["state"])})
@@ -112,8 +103,8 @@ def report(wanted: Sequence[RunParams], output_folder: Path, every: bool = False
         text = f"missing: {', '.join(missing)}"
         lines.insert(0, textwrap.fill(text, 100, subsequent_indent="  "))
     if len(frame):
-        seeds = frame.groupby(columns, sort=False)["seeds"].agg(" ".join)
-        lines.insert(0, text_table(seeds.reset_index()))
+        how = {"seeds": " ".join} | dict.fromkeys(accuracies, "mean")
+        lines.insert(0, text_table(frame.groupby(columns, sort=False).agg(how).reset_index()))
     return "\n".join(lines)
 
 

@@ -11,26 +11,43 @@ import click
 from papermill import execute_notebook
 from papermill.exceptions import PapermillExecutionError
 
-from cifarlib import InputError, project_root, records, status
-from cifarlib.params import RunParams
+from cifarlib import InputError, outputs_folder, project_root, records, status
+from cifarlib.params import load_params
+
+# whatever else the notebook's own cell sets, which someone may have edited in JupyterLab
+SWITCHES = {"resume": True, "deterministic": False, "precision": "auto", "capture": True}
 
 
-def train(params: RunParams, folder: Path, parameters: dict, unless_done: bool = False) -> None:
-    """Execute the train notebook with ``parameters`` and say what came of it.
+def train(unless_done: bool = False, **parameters) -> None:
+    """Execute the train notebook with its ``parameters`` and say what came of it.
 
-    folder: the run's own. unless_done: wait for a process that trains this run, and leave a
-    finished one alone. Raises InputError or OSError, one line, for whatever ends it early.
+    unless_done: wait for a process that trains this run, and leave a finished one alone. Raises
+    InputError or OSError, one line, for whatever ends it early, and KeyboardInterrupt.
     """
+    names = ("run", "seed", "epochs", "stop_epoch", "train_images")
+    params = load_params(**{name: parameters[name] for name in names})
+    folder = outputs_folder(parameters["output_folder"]) / params.folder
     before = status.read(folder, wait=unless_done)
     if unless_done and before.state == "done":
         return
     if before.state == "running":
         raise InputError(f"another process is training in {folder}: wait, or take another seed")
-    (folder / "unfinished").mkdir(parents=True, exist_ok=True)
-    with records.locked(folder / "unfinished", timeout=0):  # refuses a second start at once
+    unfinished = folder / "unfinished"
+    unfinished.mkdir(parents=True, exist_ok=True)
+    with records.locked(unfinished, timeout=0):  # refuses a second start at once
+        (unfinished / ".error").unlink(missing_ok=True)
         click.echo(f"{params.run} seed {params.seed}: {params.question}")
         click.echo(f"record and executed notebook: {folder} (Ctrl-C stops it, the same goes on)")
-        _execute(folder / "train.ipynb", parameters)
+        try:
+            _execute(folder / "train.ipynb", parameters | SWITCHES)
+        except KeyboardInterrupt:
+            saved = status.read(folder).reason or "nothing saved yet"
+            click.echo(f"\nStopped: {saved} in {folder}; the same command goes on from there")
+            raise
+        except InputError as error:
+            if unfinished.exists():  # else training is done, and what shows it failed
+                (unfinished / ".error").write_text(str(error), encoding="utf-8")  # for status
+            raise
     record = records.read_record(folder, verify=False)
     reached = f"test {100 * record['test_accuracy']:.2f} %"
     if record["validation_accuracy"] is not None:
@@ -41,6 +58,8 @@ def train(params: RunParams, folder: Path, parameters: dict, unless_done: bool =
 def _execute(output: Path, parameters: dict) -> None:
     os.environ["JUPYTER_PREFER_ENV_PATH"] = "1"  # of all kernels python3, this environment's
     os.environ.pop("JUPYTER_PATH", None)
+    if not sys.stdout.isatty():  # the notebook's line of progress is a new one, once a minute
+        os.environ["CIFARLIB_LOG"] = "1"
     try:
         execute_notebook(
             project_root() / "notebooks" / "train.ipynb",

@@ -2,8 +2,10 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 
 import click
 import nbformat
@@ -11,8 +13,7 @@ import pytest
 from filelock import FileLock
 from made_up import make_record
 
-from cifarlib import InputError, __version__, cli, project_root, records, train_notebook
-from cifarlib.params import load_params
+from cifarlib import InputError, __version__, cli, project_root, records, status, train_notebook
 
 
 def command(*arguments):
@@ -46,7 +47,6 @@ def test_the_version_and_without_a_command_the_help():
         (("train", "--epoch", "3"), "No such option '--epoch'. Did you mean '--epochs'?"),
         (("stats",), "No such command 'stats'. Did you mean 'status'?"),
         (("handin",), "Missing option '--name'"),
-        (("export", "no-such.ipynb"), "no-such.ipynb"),
         (("data", "--data", "C:/me"), "data_folder = 'C:/me': give a folder of this machine"),
         (("train", "--outputs", "/proc/no"), "No such file or directory: '/proc/no'"),
     ],
@@ -85,20 +85,35 @@ def notebook(folder, *sources):
     nbformat.write(written, folder / "notebooks" / "train.ipynb")
 
 
-def train(outputs, **parameters):
-    train_notebook.train(load_params(7), outputs / "run7" / "seed0", parameters)
-
-
-def test_a_failing_cell_is_one_line(tmp_path, monkeypatch):
+def test_a_failing_cell_is_one_line_that_status_tells(tmp_path, monkeypatch):
     monkeypatch.setattr(train_notebook, "project_root", lambda: tmp_path)
-    fails = "from cifarlib import InputError; raise InputError(f'x = {x}: no')"
-    notebook(tmp_path, "x = 1", fails)
+    given = dict.fromkeys(("epochs", "stop_epoch", "train_images"))
+    given |= {"run": 7, "seed": 0, "output_folder": str(tmp_path)}
+    notebook(tmp_path, "x = 1", "from cifarlib import InputError; raise InputError(f'x = {x}: no')")
     with pytest.raises(InputError, match=r"^x = 2: no$"):
-        train(tmp_path, x=2)
+        train_notebook.train(**given, x=2)
+    assert status.read(tmp_path / "run7" / "seed0") == ("failed", "x = 2: no")
     notebook(tmp_path, "x = 1", "[][x]")
     reason = r"^IndexError: list index out of range \(the traceback is in .*/train.ipynb"
     with pytest.raises(InputError, match=reason):
-        train(tmp_path)
+        train_notebook.train(**given)
+
+
+def test_ctrl_c_says_what_is_saved_and_the_same_command_goes_on(tmp_path):
+    given = ("--run", 7, "--epochs", 50, "--images", 512, "--outputs", tmp_path)
+    first = subprocess.Popen(
+        command("train", *given), cwd=project_root(), stdout=subprocess.PIPE, text=True
+    )
+    folder = tmp_path / "run7" / "seed0-epochs50-images512"
+    while not records.unfinished_history(folder):
+        assert first.poll() is None
+        time.sleep(0.1)
+    first.send_signal(signal.SIGINT)
+    last = first.communicate()[0].splitlines()[-1]
+    assert first.returncode == 130
+    saved = status.read(folder)
+    assert saved.state == "unfinished"
+    assert last == f"Stopped: {saved.reason} in {folder}; the same command goes on from there"
 
 
 def test_a_second_start_is_refused_and_overwrites_nothing(tmp_path):

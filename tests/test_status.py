@@ -3,7 +3,6 @@
 import json
 import shutil
 
-import pandas as pd
 import pytest
 from filelock import FileLock
 from made_up import make_record
@@ -33,11 +32,6 @@ def begin_again(folder):
     (folder / "unfinished" / "history.csv").write_text("\n".join(lines))
 
 
-def fail(folder, name="Diverged"):
-    error = {"output_type": "error", "ename": name, "evalue": "the loss is nan"}
-    (folder / "train.ipynb").write_text(json.dumps({"cells": [{"outputs": [error]}]}))
-
-
 def report(outputs, *runs, every=False):
     return status.report([load_params(run) for run in runs], outputs, every)
 
@@ -52,54 +46,46 @@ def test_a_record_is_done_until_its_settings_change(folder):
     assert status.read(folder).reason.startswith("cutout 8, unknown here")
 
 
-def test_a_run_under_way_is_running_from_its_start_and_unfinished_when_it_was_stopped(folder):
+def test_a_run_under_way_is_running_from_its_start_then_unfinished_or_failed(folder):
     (folder / "record.json").unlink()
     begin_again(folder)
     for lock in (folder / ".lock", folder / "unfinished" / ".lock"):
         with FileLock(lock):
             assert status.read(folder) == ("running", "1 epoch saved")
     assert status.read(folder) == ("unfinished", "1 epoch saved")
-    fail(folder, "KeyboardInterrupt")
-    assert status.read(folder) == ("unfinished", "1 epoch saved")
+    (folder / "unfinished" / ".error").write_text("the loss is nan")
+    assert status.read(folder) == ("failed", "the loss is nan; 1 epoch saved")
     shutil.rmtree(folder / "unfinished")
     assert status.read(folder) == ("missing", "")
 
 
-def test_a_failure_is_told_together_with_what_is_saved(folder):
-    fail(folder)
-    assert status.read(folder) == ("done", "Diverged: the loss is nan")  # after training
-    (folder / "record.json").unlink()
-    begin_again(folder)
-    assert status.read(folder) == ("failed", "Diverged: the loss is nan; 1 epoch saved")
-
-
 def test_what_exists_is_listed_at_whatever_length_before_what_is_missing(tmp_path):
-    for seed in (0, 1):
-        make_record(tmp_path, "run7", seed, stop_epoch=95)
+    for seed, accuracy in ((0, 0.9), (1, 0.91)):
+        make_record(tmp_path, "run7", seed, accuracy, stop_epoch=95)
     make_record(tmp_path, "fast", batch_size=128)
     text = report(tmp_path, "run6", "run7")
     assert [line.split() for line in text.splitlines()] == [
-        ["run", "settings", "state", "reason", "seeds"],
-        ["run7", "stop95", "done", "0", "1"],
+        ["run", "settings", "state", "reason", "seeds", "validation", "%", "test", "%"],
+        ["run7", "stop95", "done", "0", "1", "90.50", "90.00"],
         ["missing:", "run6/0"],
         ["2", "done,", "1", "missing"],
     ]
     assert "fast  batch_size128  done" in report(tmp_path, "run7", every=True)
 
 
-def test_a_copy_is_no_run(folder):
+def test_a_copy_is_no_run_and_is_named_once(folder):
     outputs = folder.parents[1]
-    shutil.copytree(folder, outputs / "run7" / f"{folder.name} (copy)")
-    shutil.copytree(folder.parent, outputs / "run7.bak")
-    assert report(outputs, "run7", every=True).splitlines()[-1] == "1 done"
-    shutil.copytree(folder, outputs / "run7" / folder.name.replace("seed0", "seed9"))
-    assert "seed 0, now 9" in report(outputs, "run7")
-    shutil.copytree(folder, outputs / "run7" / "seed0-stop1")
-    assert status.read(outputs / "run7" / "seed0-stop1").state == "stale"
+    name = folder.name
+    for copy in (f"run7/{name} (1)", f"run7.bak/{name}", "run7/seed9", "run7/seed0-stop1"):
+        shutil.copytree(folder, outputs / copy)
+        assert status.read(outputs / copy) == ("stale", "a copy")
+    text = report(outputs, "run7", every=True)
+    assert text.count("a copy") == 4
+    assert text.splitlines()[-1] == "1 done, 4 stale"
 
 
-def test_a_long_text_goes_on_below():
-    frame = pd.DataFrame({"run": ["run7"], "": ["a reason that is longer than thirty letters"]})
-    assert status.text_table(frame) == (
-        "run\nrun7  a reason that is longer than\n      thirty letters"
-    )
+def test_a_long_reason_goes_on_below(folder):
+    (folder / "record.json").write_text("{")
+    table = report(folder.parents[1], "run7").splitlines()
+    assert max(map(len, table)) <= 100
+    assert len(table) > 4

@@ -34,9 +34,8 @@ NINE_PRODUCTS = "nine products"  # a method for one layer, used beside Winograd'
 def use_fast(model: Network, precision: str) -> None:
     """Swap the 3x3 convolutions of a network on a CPU for faster ones, where there are any; its
     weights stay as and where they are."""
-    if model.first_layer.weight.device.type != "cpu":
-        return
-    if precision == "bfloat16" and not faster_in_bfloat16():
+    is_on_cpu = model.first_layer.weight.device.type == "cpu"
+    if not is_on_cpu or (precision == "bfloat16" and not faster_in_bfloat16()):
         return
     for block in model.net:
         if isinstance(block, Block):
@@ -61,32 +60,31 @@ def faster_in_bfloat16() -> bool:
 
 
 class FastConvolution(nn.Module):
-    """Takes the place of a 3x3 convolution with padding 1 and without bias. pooled: 2x2 max-pooling
-    follows, which drops the last row and column of an odd number, so they need not be computed."""
+    """Takes the place of a 3x3 convolution with padding 1 and without bias, on images (N, C, H, H),
+    channels_last.
+
+    pooled: 2x2 max-pooling follows, which drops the last row and column of an odd number, so they
+    need not be computed. Computes in the type that PyTorch's convolution would: autocast's where it
+    is on, else that of the images.
+    """
 
     def __init__(self, convolution: nn.Conv2d, pooled: bool = False):
         super().__init__()
         self.weight, self.pooled = convolution.weight, pooled
 
     def forward(self, x: Tensor) -> Tensor:
+        if torch.is_autocast_enabled("cpu"):
+            x = x.to(torch.get_autocast_dtype("cpu"))
         height = x.shape[-1]
-        return fast_conv3x3(x, self.weight, height // 2 * 2 if self.pooled else height)
-
-
-def fast_conv3x3(x: Tensor, weight: Tensor, size: int) -> Tensor:
-    """``F.conv2d(x, weight, padding=1)`` by the fastest method, at least its first ``size`` rows
-    and columns.
-
-    x: (N, C, H, H) in float32 or bfloat16, channels_last; weight: (K, C, 3, 3) in float32. Returns
-    (N, K, size, size) or (N, K, H, H), channels_last, in the type that autocast, where it is on,
-    has PyTorch's convolution compute in."""
-    x = x.to(torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype)
-    method = fastest_method(len(x), *weight.shape[:2], x.shape[-1], size, x.dtype)
-    if method == PYTORCH:
-        return F.conv2d(x, weight, padding=1)
-    # the weights are transformed as they are, then rounded
-    with torch.autocast("cpu", enabled=False):
-        return winograd(x, weight, size) if method == WINOGRAD else _NineProducts.apply(x, weight)
+        size = height // 2 * 2 if self.pooled else height
+        method = fastest_method(len(x), *self.weight.shape[:2], height, size, x.dtype)
+        if method == PYTORCH:
+            return F.conv2d(x, self.weight, padding=1)
+        with torch.autocast("cpu", enabled=False):  # the weights are transformed, then rounded
+            if method == NINE_PRODUCTS:
+                return _NineProducts.apply(x, self.weight)
+            parts = [_Winograd.apply(part, self.weight, size) for part in x.split(PART)]
+            return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
 def fastest_method(n: int, k: int, c: int, height: int, size: int, dtype: torch.dtype) -> str:
@@ -111,11 +109,6 @@ def _tile(size: int, dtype: torch.dtype) -> int:
     return min(choices, key=lambda m: _multiplications(size, m))
 
 
-def winograd(x: Tensor, weight: Tensor, size: int) -> Tensor:
-    parts = [_Winograd.apply(part, weight, size) for part in x.split(PART)]
-    return parts[0] if len(parts) == 1 else torch.cat(parts)
-
-
 @functools.cache
 def _matrices(m: int, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
     """Compute A (m^2, a^2), G (a^2, 9), B (a^2, a^2), a = m + 2, for flattened tiles: outputs =
@@ -124,23 +117,17 @@ def _matrices(m: int, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
     The product of two polynomials, of m and of 3 coefficients, from their values at a points,
     transposed (Toom, Cook)."""
     a = m + 2
-    # of the powers at each point; infinity sees the highest alone
-    values = torch.zeros(a, a, dtype=torch.float64)
-    values[:-1] = torch.tensor(POINTS[: a - 1], dtype=torch.float64)[:, None] ** torch.arange(a)
+    points = torch.tensor(POINTS[: a - 1], dtype=torch.float64)[:, None]
 
     def evaluation(powers: int) -> Tensor:
-        matrix = values[:, :powers].clone()
-        matrix[-1, -1] = 1
-        return matrix
+        infinity = torch.eye(powers, dtype=torch.float64)[-1:]  # sees the highest power alone
+        return torch.cat([points ** torch.arange(powers), infinity])
 
     inputs = evaluation(a).inverse().T
     scale = inputs.abs().amax(1, keepdim=True)  # numbers of like size on both sides round best
-    one_dimensional = evaluation(m).T, evaluation(3) * scale, inputs / scale
-    dtypes = dtype, torch.float32, dtype
-    return tuple(
-        torch.kron(matrix, matrix).to(to)
-        for matrix, to in zip(one_dimensional, dtypes, strict=True)
-    )
+    one_dimensional = (evaluation(m).T, evaluation(3) * scale, inputs / scale)
+    outputs, weights, inputs = (torch.kron(matrix, matrix) for matrix in one_dimensional)
+    return outputs.to(dtype), weights.float(), inputs.to(dtype)
 
 
 class _Winograd(torch.autograd.Function):
@@ -149,12 +136,15 @@ class _Winograd(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, x: Tensor, weight: Tensor, size: int) -> Tensor:
+        n, c, h, _ = x.shape
+        k = len(weight)
         m = _tile(size, x.dtype)
-        (n, c, h, _), k, t = x.shape, len(weight), -(-size // m)
+        a = m + 2
+        t = -(-size // m)  # tiles a side
+        tiles = n * t * t
         outputs, weights, inputs = _matrices(m, x.dtype)
-        a, tiles, read = m + 2, n * t * t, min(h, t * m + 1)
         padded = x.new_zeros(n, t * m + 2, t * m + 2, c)
-        padded[:, 1 : 1 + read, 1 : 1 + read] = x.permute(0, 2, 3, 1)[:, :read, :read]
+        padded[:, 1 : 1 + h, 1 : 1 + h] = x.permute(0, 2, 3, 1)
         image, row, column, _ = padded.stride()
         overlapping = padded.as_strided(
             (a, a, n, t, t, c), (row, column, image, m * row, m * column, 1)
@@ -164,7 +154,7 @@ class _Winograd(torch.autograd.Function):
         y = (outputs @ torch.bmm(v, u).view(a * a, -1)).view(m, m, n, t, t, k)
         y = y.permute(2, 3, 0, 4, 1, 5).reshape(n, t * m, t * m, k)[:, :size, :size].contiguous()
         ctx.save_for_backward(v, u)
-        ctx.sizes = m, t, size, read, x.shape
+        ctx.sizes = m, t, size, x.shape
         return y.permute(0, 3, 1, 2)
 
     @staticmethod
@@ -172,9 +162,12 @@ class _Winograd(torch.autograd.Function):
     @torch.autocast("cpu", enabled=False)
     def backward(ctx, dy: Tensor) -> tuple[Tensor, Tensor, None]:
         v, u = ctx.saved_tensors
-        m, t, size, read, (n, c, h, _) = ctx.sizes
+        m, t, size, (n, c, h, _) = ctx.sizes
         outputs, weights, inputs = _matrices(m, v.dtype)
-        a, (_, tiles, _), k, rest = m + 2, v.shape, u.shape[2], t * m - size
+        a = m + 2
+        k = u.shape[2]
+        tiles = v.shape[1]
+        rest = t * m - size
         dy = dy.permute(0, 2, 3, 1)
         if rest:  # without, F.pad would copy
             dy = F.pad(dy, (0, 0, 0, rest, 0, rest))
@@ -190,9 +183,7 @@ class _Winograd(torch.autograd.Function):
         summed[:, 1:, :2, :t] += dx[:, :, m:, :, :m]
         summed[:, :t, :, 1:, :2] += dx[:, :, :m, :, m:]
         summed[:, 1:, :2, 1:, :2] += dx[:, :, m:, :, m:]
-        dx = summed.view(n, (t + 1) * m, (t + 1) * m, c)[:, 1 : 1 + read, 1 : 1 + read]
-        if read < h:
-            dx = F.pad(dx, (0, 0, 0, h - read, 0, h - read))
+        dx = summed.view(n, (t + 1) * m, (t + 1) * m, c)[:, 1 : 1 + h, 1 : 1 + h]
         return dx.contiguous().permute(0, 3, 1, 2), dweight, None
 
 
@@ -218,11 +209,9 @@ class _NineProducts(torch.autograd.Function):
         # of x, by weight i; of dy by 2 - i
         reach = [slice(max(0, i - 1), h + min(0, i - 1)) for i in range(3)]
         for j in range(3):
-            inputs, outputs = (
-                rows[:, :, reach[j]].reshape(h, -1, c),
-                drows[:, :, reach[2 - j]].reshape(h, -1, k),
-            )
+            inputs = rows[:, :, reach[j]].reshape(h, -1, c)
+            outputs = drows[:, :, reach[2 - j]].reshape(h, -1, k)
             for i in range(3):
-                pair = outputs[reach[2 - i]].reshape(-1, k).T, inputs[reach[i]].reshape(-1, c)
-                torch.mm(*pair, out=dweight[i, j])
+                of_weight = outputs[reach[2 - i]].reshape(-1, k).T
+                torch.mm(of_weight, inputs[reach[i]].reshape(-1, c), out=dweight[i, j])
         return F.conv_transpose2d(dy, weight, padding=1), dweight.permute(2, 3, 0, 1).float()

@@ -1,12 +1,12 @@
 import pytest
 import torch
-import torch.nn.functional as F
+from torch import nn
 
 from cifarlib.device import convolutions
 from cifarlib.device.convolutions import (
     PYTORCH,
     WINOGRAD,
-    fast_conv3x3,
+    FastConvolution,
     fastest_method,
     in_use,
     use_fast,
@@ -14,84 +14,61 @@ from cifarlib.device.convolutions import (
 from cifarlib.model import build_model
 
 
+def run_layer(convolution, x, dy, dtype=torch.float32) -> list[torch.Tensor]:
+    """The layer's outputs, of the size of ``dy``, and its gradients by images and weights."""
+    x = x.detach().requires_grad_()
+    convolution.weight.grad = None
+    with torch.autocast("cpu", dtype=dtype, enabled=dtype == torch.bfloat16):
+        y = convolution(x)[:, :, : dy.shape[2], : dy.shape[3]]
+    y.backward(dy.to(y.dtype))
+    assert x.grad.dtype == x.dtype
+    assert convolution.weight.grad.dtype == convolution.weight.dtype
+    return [y.detach(), x.grad, convolution.weight.grad]
+
+
 @pytest.mark.parametrize(
-    ("c", "k", "height", "size", "n"),
+    ("dtype", "c", "height", "size", "n"),
     [
-        (64, 256, 15, 14, 32),
-        (256, 256, 7, 7, 150),
-        (256, 256, 7, 6, 33),
-        (256, 256, 3, 3, 32),
-        (24, 8, 31, 5, 2),
+        (torch.float32, 64, 15, 14, 32),
+        (torch.float32, 256, 7, 7, 150),
+        (torch.float32, 256, 7, 6, 33),
+        (torch.float32, 256, 3, 3, 32),
+        (torch.bfloat16, 64, 15, 14, 32),
+        (torch.bfloat16, 256, 7, 6, 150),
+        (torch.bfloat16, 256, 7, 7, 32),
+        (torch.bfloat16, 256, 3, 3, 32),
+        (torch.bfloat16, 256, 1, 1, 32),
     ],
 )
-def test_is_the_convolution_and_its_gradients(c, k, height, size, n):
+def test_is_the_convolution_and_its_gradients(dtype, c, height, size, n):
+    """In float32 nearly exactly; in bfloat16 the error stays below two roundings."""
     generator = torch.Generator().manual_seed(0)
-    x = torch.randn(n, c, height, height, generator=generator).contiguous(
-        memory_format=torch.channels_last
-    )
-    weight = torch.randn(k, c, 3, 3, generator=generator)
-    dy = torch.randn(n, k, size, size, generator=generator)  # in the other memory format, too
-    found, exact = [], []
-    for results, dtype in ((found, torch.float32), (exact, torch.float64)):
-        inputs = [t.detach().to(dtype).requires_grad_() for t in (x, weight)]
+    x = torch.randn(n, c, height, height, generator=generator).to(dtype).float()
+    x = x.contiguous(memory_format=torch.channels_last)
+    dy = torch.randn(n, 256, size, size, generator=generator).to(dtype)  # in the other format, too
+    plain = nn.Conv2d(c, 256, kernel_size=3, padding=1, bias=False)
+    fast = FastConvolution(plain, pooled=size < height)
+    ours = run_layer(fast, x, dy, dtype)
+    assert ours[0].dtype == dtype
+    assert fast(x).is_contiguous(memory_format=torch.channels_last)
+    exact = run_layer(plain.double(), x.double(), dy.double())
+    for a, e in zip(ours, exact, strict=True):
         if dtype == torch.float32:
-            y = convolutions.winograd(*inputs, size)
-            assert y.is_contiguous(memory_format=torch.channels_last)
+            assert (a - e).abs().max() < 3e-5 * e.abs().max()
         else:
-            y = F.conv2d(*inputs, padding=1)[:, :, :size, :size]
-        y.backward(dy.to(dtype))
-        results += [y.detach(), *(t.grad for t in inputs)]
-    for ours, theirs in zip(found, exact, strict=True):
-        assert ours.shape == theirs.shape
-        assert (ours - theirs).abs().max() < 3e-5 * theirs.abs().max()
-
-
-@pytest.mark.parametrize(
-    ("c", "height", "size", "n"),
-    [
-        (64, 15, 14, 32),
-        (256, 7, 6, 150),
-        (256, 7, 7, 32),
-        (256, 3, 3, 32),
-        (256, 2, 2, 32),
-        (256, 1, 1, 32),
-    ],
-)
-def test_in_bfloat16_the_error_stays_below_two_roundings(c, height, size, n):
-    generator = torch.Generator().manual_seed(0)
-    x = torch.randn(n, c, height, height, generator=generator).contiguous(
-        memory_format=torch.channels_last
-    )
-    weight = torch.randn(256, c, 3, 3, generator=generator)
-    x, weight = x.bfloat16().double(), weight.double()
-    dy = torch.randn(n, 256, size, size, generator=generator).bfloat16()
-
-    def run(convolution, x, weight) -> list[torch.Tensor]:
-        inputs = [t.detach().requires_grad_() for t in (x, weight)]
-        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=weight.dtype == torch.float32):
-            y = convolution(*inputs)
-        y.backward(dy.to(y.dtype))
-        assert [t.grad.dtype for t in inputs] == [x.dtype, weight.dtype]
-        return [y.detach(), *(t.grad for t in inputs)]
-
-    def direct(x, weight):
-        return F.conv2d(x, weight, padding=1)[:, :, :size, :size]
-
-    exact = run(direct, x, weight)
-    for inputs in (x.bfloat16(), x.float()):  # autocast takes either
-        ours = run(lambda x, w: fast_conv3x3(x, w, size), inputs, weight.float())
-        assert ours[0].dtype == torch.bfloat16
-        for a, e in zip(ours, exact, strict=True):
             assert (a - e).norm() < 2 * 2**-8 * e.norm()
 
 
 def test_the_network_says_and_learns_the_same_by_either_convolution(monkeypatch):
     x = torch.randn(convolutions.IMAGES, 3, 32, 32, generator=torch.Generator().manual_seed(1))
-    sizes, fast = [], convolutions.fast_conv3x3
     monkeypatch.setattr(convolutions, "faster_in_bfloat16", lambda: True)
-    monkeypatch.setattr(
-        convolutions, "fast_conv3x3", lambda x, w, size: sizes.append(size) or fast(x, w, size)
-    )
+    sizes = []
+
+    def method(n, k, c, height, size, dtype):
+        sizes.append(size)
+        return fastest_method(n, k, c, height, size, dtype)
+
+    monkeypatch.setattr(convolutions, "fastest_method", method)
 
     def step(plain: bool, dtype: torch.dtype) -> list[torch.Tensor]:
         model = build_model(0)
@@ -116,29 +93,29 @@ def test_the_network_says_and_learns_the_same_by_either_convolution(monkeypatch)
 
 
 def test_a_network_keeps_its_weights_and_their_names():
-    plain, fast = build_model(3), build_model(3)
-    use_fast(fast, "float32")
-    assert list(fast.state_dict()) == list(plain.state_dict())
-    assert [name for name, _ in fast.named_parameters()] == [
-        name for name, _ in plain.named_parameters()
-    ]
-    for ours, theirs in zip(fast.state_dict().values(), plain.state_dict().values(), strict=True):
-        assert torch.equal(ours, theirs)
+    model = build_model(3)
+    before = dict(model.named_parameters())
+    use_fast(model, "float32")
+    assert list(model.state_dict()) == list(build_model(3).state_dict())
+    assert all(parameter is before[name] for name, parameter in model.named_parameters())
 
 
-def used(precision: str, device: str = "cpu") -> str:
+@pytest.mark.parametrize(
+    ("units", "precision", "device", "expected"),
+    [
+        ({"avx512_bf16": True}, "bfloat16", "cpu", WINOGRAD),
+        ({"avx512_bf16": True, "amx_bf16": True}, "bfloat16", "cpu", PYTORCH),  # matrix units
+        ({}, "bfloat16", "cpu", PYTORCH),
+        ({}, "float32", "cpu", WINOGRAD),
+        ({}, "float32", "meta", PYTORCH),
+    ],
+)
+def test_a_network_gets_them_only_where_they_pay(monkeypatch, units, precision, device, expected):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: units)
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
     model = build_model(0).to(device)
     use_fast(model, precision)
-    return in_use(model)
-
-
-def test_no_network_gets_them_where_they_would_not_pay(monkeypatch):
-    """In bfloat16 not where the direct sum has matrix units, and on no other device."""
-    for faster in (True, False):
-        monkeypatch.setattr(convolutions, "faster_in_bfloat16", lambda faster=faster: faster)
-        assert used("bfloat16") == (WINOGRAD if faster else PYTORCH)
-        assert used("float32") == WINOGRAD
-        assert used("float32", "meta") == PYTORCH
+    assert in_use(model) == expected
 
 
 @pytest.mark.parametrize(
@@ -158,19 +135,3 @@ def test_no_network_gets_them_where_they_would_not_pay(monkeypatch):
 )
 def test_the_method_is_the_one_that_was_measured_fastest(n, k, c, height, size, dtype, method):
     assert fastest_method(n, k, c, height, size, dtype) == method
-
-
-@pytest.mark.parametrize(
-    ("units", "faster"),
-    [
-        ({"avx512_bf16": True, "amx_bf16": False}, True),
-        ({"avx512_bf16": True, "amx_bf16": True}, False),
-        ({"avx512_bf16": False}, False),
-        ({"bf16": True}, False),
-        ({}, False),
-    ],
-)
-def test_bfloat16_needs_units_that_are_no_matrix_units(monkeypatch, units, faster):
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: units, raising=False)
-    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
-    assert convolutions.faster_in_bfloat16() == faster
