@@ -6,15 +6,17 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 
-from cifarlib import InputError, outputs_folder, project_root
-from cifarlib.data import load_cifar10
+from cifarlib import InputError, outputs_folder, plural, project_root
+from cifarlib.data import CLASSES, load_cifar10
 from cifarlib.images import existing_path, read_images
-from cifarlib.predict import find_models, predict
+from cifarlib.predict import find_models, load_model, predict
+from cifarlib.report.display import duration
 
 CODE = ("cifarlib", "notebooks", "params", "slurm", "tests", "docs", "Makefile", "README.md")
 CODE += ("CONTRIBUTING.md", "LICENSE", "CITATION.cff", "environment.yml", "pyproject.toml")
@@ -31,24 +33,33 @@ def hand_in(
     images: str | Path | None = None,
     layout: str = "auto",
     *,
-    views: bool = True,
     output_folder: str | Path | None = None,
     data_folder: str | Path | None = None,
     check: bool = False,
-) -> Path | None:
+) -> str:
     """Make ``handin/<name>.zip`` below the outputs, of the report in ``handin/<name>/``.
 
     It predicts ``images`` (None: CIFAR-10's test images) by the mean over the runs of
-    ``find_models``. check: only look whether all is there but the report. Returns the zip. Raises
-    InputError that names what is missing, before any work, and where the proof fails."""
+    ``find_models``, with views. check: only look whether all is there but the report. Returns what
+    came of it, or how long it will take. Raises InputError that names what is missing, before any
+    work, and where the proof fails."""
     if not re.fullmatch(r"[\w-]+", str(name)):
         raise InputError(f"name = {name!r}: give letters, digits, - and _ alone, as in First_Last")
     folders = find_models(run, seeds, output_folder=output_folder)
     if images:
         images = existing_path("images", images).resolve()
-        read_images(images, layout)
+        pixels, names = read_images(images, layout)
+    else:
+        test = load_cifar10(data_folder).test
+        pixels = test.images
+        names = [f"{CLASSES[label]}/{i}" for i, label in enumerate(test.labels)]
     if check:
-        return None
+        some = pixels[:200]
+        start = time.perf_counter()
+        load_model(folders[0], "cpu").logits(some, views=True)
+        seconds = 2 * len(folders) * len(pixels) / len(some) * (time.perf_counter() - start)
+        asked = f"{plural(len(pixels), 'image')}, {plural(len(folders), 'network')}"
+        return f"{asked}: the report takes a minute, the rest at most {duration(seconds)}"
     report = outputs_folder(output_folder).resolve() / "handin" / str(name)
     missing = [file for file in REPORT if not (report / file).is_file()]
     if missing:
@@ -57,18 +68,17 @@ def hand_in(
         root = Path(temporary) / report.name
         if not images:
             images = Path(temporary) / "cifar10_test_images.npy"
-            np.save(images, load_cifar10(data_folder).test.images.numpy())
-        options = [*_lay_out(root, folders, report), "--layout", layout]
-        if views:
-            options.append("--views")
-        answers = predict(*read_images(images, layout), folders, views, "cpu")
+            np.save(images, pixels.numpy())
+        options = [*_lay_out(root, folders, report), "--layout", layout, "--views"]
+        answers = predict(pixels, names, folders, True, "cpu")
         answers.write(root / "predictions.npy")
         readme = Path(__file__).with_suffix(".md").read_text(encoding="utf-8")
         told = {"name": name, "images": images.name, "predictions": answers.text}
         (root / "README.md").write_text(readme.format(**told, options=" ".join(options)), "utf-8")
         archive = Path(shutil.make_archive(root, "zip", temporary, root.name))
         _predict_again(archive, images, options)
-        return archive.replace(report.with_name(archive.name))
+        archive = archive.replace(report.with_name(archive.name))
+    return f"{answers.text}\n{archive}: unpacked, it made the same predictions again"
 
 
 def _lay_out(root: Path, folders: list[Path], report: Path) -> list[str]:

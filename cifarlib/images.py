@@ -38,28 +38,34 @@ def read_images(path: str | Path, layout: str = "auto") -> tuple[Tensor, list[st
     path = existing_path("images", path)
     try:
         if path.suffix in (".npy", ".npz"):
-            return _read_array(path, layout)
-        if path.is_dir():
-            return _read_pictures(path, sorted(path.rglob("*"), key=_natural))
-        return _read_pictures(path.parent, [path])
+            pixels = _read_array(path, layout)
+            names = [str(row) for row in range(len(pixels))]
+        else:
+            pictures = _read_pictures(path)
+            names = list(pictures)
+            pixels = np.stack(list(pictures.values()))
     except Exception as error:  # a damaged file fails in any way
         raise InputError(f"images = {str(path)!r}: {error}") from None
+    if pixels.shape[-1] == 3:
+        pixels = pixels.transpose(0, 3, 1, 2)
+    return torch.from_numpy(pixels), names
 
 
 def _natural(path: Path) -> str:
     return re.sub(r"\d+", lambda number: number[0].zfill(20), str(path).lower())
 
 
-def _read_pictures(folder: Path, paths: list[Path]) -> tuple[Tensor, list[str]]:
-    """Read the pictures among the paths below a folder, but hidden ones."""
+def _read_pictures(path: Path) -> dict[str, np.ndarray]:
+    """Read a picture, or those below a folder but hidden ones, by name."""
+    folder = path if path.is_dir() else path.parent
     pictures = {}
     left_out = []
-    for path in paths:
-        name = path.relative_to(folder).as_posix()
+    for file in sorted(path.rglob("*"), key=_natural) if path.is_dir() else [path]:
+        name = file.relative_to(folder).as_posix()
         # a linked folder, which rglob does not enter, is left out
-        if not re.search(r"(^|/)\.", name) and (path.is_file() or path.is_symlink()):
+        if not re.search(r"(^|/)\.", name) and (file.is_file() or file.is_symlink()):
             try:
-                pictures[name] = _read_picture(path)
+                pictures[name] = _read_picture(file)
             except Exception:  # a decoder fails in any way
                 left_out.append(name)
     text = f"damaged, or no picture of 8 bits a channel: {', '.join(left_out[:20])}"
@@ -67,8 +73,7 @@ def _read_pictures(folder: Path, paths: list[Path]) -> tuple[Tensor, list[str]]:
         raise ValueError(text if left_out else "there is no picture in it")
     if left_out:
         logging.getLogger(__name__).warning("%s left out, %s", plural(len(left_out), "file"), text)
-    pixels = np.stack(list(pictures.values()))
-    return torch.from_numpy(pixels).permute(0, 3, 1, 2), list(pictures)
+    return pictures
 
 
 def _read_picture(file: Path) -> np.ndarray:
@@ -84,7 +89,8 @@ def _read_picture(file: Path) -> np.ndarray:
     return np.asarray(ImageOps.fit(flat, (32, 32)))
 
 
-def _read_array(file: Path, layout: str) -> tuple[Tensor, list[str]]:
+def _read_array(file: Path, layout: str) -> np.ndarray:
+    """Read uint8 images, (N, 3, 32, 32) or (N, 32, 32, 3)."""
     content = np.load(file, allow_pickle=False)
     arrays = {"": content} if isinstance(content, np.ndarray) else dict(content)
     fitting = [array for array in arrays.values() if array.shape[1:] in SHAPES and len(array)]
@@ -99,20 +105,19 @@ def _read_array(file: Path, layout: str) -> tuple[Tensor, list[str]]:
     elif not np.isfinite(values).all() or low < -0.01 or high > 255.01 or 0 < high <= 2:
         advice = "undo a normalisation first, multiply by 255 if 1 is white"
         raise ValueError(f"its values go from {low:g} to {high:g}: {ACCEPTED}; {advice}")
-    pixels = torch.from_numpy(np.rint(values).astype(np.uint8))
-    names = [str(row) for row in range(len(pixels))]
+    pixels = np.rint(values).astype(np.uint8, order="C")
     if pixels.ndim == 2 and layout == "auto":
         layout = _tell_layout(pixels)
-    if pixels.shape[1:] == (32, 32, 3) or (pixels.ndim == 2 and layout == "hwc"):
-        return pixels.reshape(-1, 32, 32, 3).permute(0, 3, 1, 2), names
-    return pixels.reshape(-1, 3, 32, 32), names
+    if pixels.ndim == 2:
+        pixels = pixels.reshape((-1, 3, 32, 32) if layout == "chw" else (-1, 32, 32, 3))
+    return pixels
 
 
-def _tell_layout(rows: Tensor) -> str:
+def _tell_layout(rows: np.ndarray) -> str:
     """Tell how uint8 rows (N, 3072) are laid out, as pixels differ least from their neighbours: 32
     values on is the pixel below in chw, 96 values on in hwc."""
-    some = rows[:: max(len(rows) // 1000, 1)].float()
-    chw, hwc = ((some[:, step:] - some[:, :-step]).abs().mean() for step in (32, 96))
+    some = rows[:: max(len(rows) // 1000, 1)].astype(np.float32)
+    chw, hwc = (np.abs(some[:, step:] - some[:, :-step]).mean() for step in (32, 96))
     if max(chw, hwc) <= 1.2 * min(chw, hwc):
         raise ValueError(f"its values do not tell how rows are laid out: give layout, {LAYOUTS}")
     return "chw" if chw < hwc else "hwc"

@@ -11,7 +11,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from cifarlib import InputError, records, user_path
+from cifarlib import InputError, plural, records, user_path
 from cifarlib.data import CLASSES
 from cifarlib.device.choice import pick_device, pick_precision
 from cifarlib.device.convolutions import use_fast
@@ -54,17 +54,17 @@ def find_models(
         folders = [path.parent if path.name == MODEL else path for path in paths]
         return [existing_path("model", folder / MODEL).parent for folder in folders]
     run = load_params(run).run
-    found = [r for r in records.finished(output_folder) if (r["folder"] / MODEL).is_file()]
-    found = [r for r in found if r["run"] == run]
+    found = [r for r in records.finished(output_folder) if r["run"] == run]
+    found = [r for r in found if (r["folder"] / MODEL).is_file()]
     found.sort(key=lambda r: (r["train_images"], r["epochs_trained"], -r["seed"]))
     longest = {r["seed"]: r["folder"] for r in found}
     if seeds in (None, []):
         seeds = [r["seed"] for r in found[-1:]] or 0
     seeds = np.unique(seeds).tolist()
-    missing = [seed for seed in seeds if seed not in longest]
+    missing = [str(seed) for seed in seeds if seed not in longest]
     if missing:
-        advice = f"`make train RUN={run} SEED={missing[0]}` makes one"
-        raise InputError(f"no finished {run} with its network of seed {missing[0]}: {advice}")
+        text = f"no finished {run} with its network of seed {', '.join(missing)}"
+        raise InputError(f"{text}: `make train RUN={run} SEED={missing[0]}` makes one")
     return [longest[seed] for seed in seeds]
 
 
@@ -76,10 +76,7 @@ def load_model(folder: Path, device: str = "auto") -> TrainedNetwork:
         precision = "float32"
     tensors, description = records.load_model(folder / MODEL)
     network = Network().to(chosen).eval()
-    try:
-        network.load_state_dict(tensors)
-    except RuntimeError:
-        raise InputError(f"{folder / MODEL} is of another network than this code's") from None
+    network.load_state_dict(tensors)
     use_fast(network, precision)
     mode = description["parameters"]["normalization"]
     statistics = [torch.tensor(description[f"channel_{name}"]) for name in ("mean", "std")]
@@ -108,9 +105,10 @@ class Answers(NamedTuple):
         table = self.table()
         table.to_csv(path.with_suffix(".csv"), index=False, errors="replace")
         if submission:
-            table["id"] = [Path(name).stem for name in self.names]
-            kaggle = {"columns": ["id", "class"], "header": ["id", "label"], "index": False}
-            table.to_csv(path.with_name("submission.csv"), **kaggle)
+            kaggle = pd.DataFrame(
+                {"id": [Path(n).stem for n in self.names], "label": table["class"]}
+            )
+            kaggle.to_csv(path.with_name("submission.csv"), index=False)
         return path
 
 
@@ -134,14 +132,21 @@ def predict(
 ) -> Answers:
     """Predict class probabilities: the mean over the runs' networks, each by the mean logits over
     an image's six views where ``views``. A name such as "cat/1.png" holds the label."""
+    asked = [f"{folder.parent.name}/{folder.name}" for folder in folders]
     networks = [load_model(folder, device) for folder in folders]
-    shares = [network.logits(images, views).softmax(1) for network in networks]
-    answers = torch.stack(shares).mean(0)
-    asked = ", ".join(f"{folder.parent.name}/{folder.name}" for folder in folders)
-    text = f"Class probabilities, the mean over {asked}, with views = {views}."
+    answers = [network.logits(images, views).softmax(1) for network in networks]
+    text = f"Class probabilities by {', '.join(asked)}"
+    if len(asked) > 1:
+        text += ", averaged"
+        asked.append("their average")
+        answers.append(torch.stack(answers).mean(0))
+    text += "; each image was seen in six views." if views else "."
     labels = pd.Index(CLASSES).get_indexer([Path(name).parent.name.lower() for name in names])
-    labelled = labels >= 0
-    if labelled.any():
-        share = accuracy(answers[labelled], labels[labelled])
-        text += f" Of {labelled.sum():,} images with a label, {share:.2%} are answered right."
-    return Answers(names, answers, text)
+    known = labels >= 0
+    if known.any():
+        shares = [100 * accuracy(each[known], labels[known]) for each in answers]
+        right = ", ".join(
+            f"{share:.2f} % by {who}" for share, who in zip(shares, asked, strict=True)
+        )
+        text += f" Right of {plural(known.sum(), 'image')} with a label: {right}."
+    return Answers(names, answers[-1], text)

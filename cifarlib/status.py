@@ -1,8 +1,9 @@
-"""Which runs are done, running, unfinished, stale, failed or missing, as their folders say.
+"""Which runs are done, running, unfinished, stale or missing, as their folders say.
 
 No torch is imported: make asks many times.
 """
 
+import math
 import textwrap
 from collections import Counter
 from collections.abc import Sequence
@@ -14,9 +15,9 @@ import pandas as pd
 from filelock import Timeout
 
 from cifarlib import InputError, plural, records
-from cifarlib.params import SHORT_NAMES, RunParams, load_params, run_names
+from cifarlib.params import SHORT_NAMES, RunParams, load_params
 
-STATES = ("done", "running", "unfinished", "stale", "failed", "missing")
+STATES = ("done", "running", "unfinished", "stale", "missing")
 
 
 class Status(NamedTuple):
@@ -28,35 +29,25 @@ class Status(NamedTuple):
 
 def read(folder: Path, wait: bool = False) -> Status:
     """Read the state of the run in a folder; ``wait``: once no other process trains there."""
-    state = "missing"
-    reasons = []
+    is_running = is_locked(folder, wait)
     epochs = len(records.unfinished_history(folder))
-    if is_locked(folder, wait):
-        state = "running"
-    elif (folder / "record.json").exists():
-        reasons = _changes(folder)
-        state = "stale" if reasons else "done"
-    elif epochs:
-        state = "unfinished"
-    error = folder / "unfinished" / ".error"  # from train_notebook
-    if error.exists() and state != "running":
-        state = "failed"
-        reasons.append(error.read_text(encoding="utf-8"))
-    if epochs:
-        reasons.append(f"{plural(epochs, 'epoch')} saved")
-    return Status(state, "; ".join(reasons))
+    saved = f"{plural(epochs, 'epoch')} saved" if epochs else ""
+    if is_running:
+        return Status("running", saved)
+    if not (folder / "record.json").exists():
+        return Status("unfinished" if saved else "missing", saved)
+    changes = _changes(folder)
+    return Status("stale" if changes else "done", "; ".join(changes) or saved)
 
 
 def _changes(folder: Path) -> list[str]:
     """Name why a record is not its run's of today: damaged, a copy, of an older params file."""
     try:
         then = records.read_record(folder)["parameters"]
-        if then["run"] not in run_names():
-            return [f"there is no params/{then['run']}.yaml"]
         shown = [k for k, v in then.items() if f"-{SHORT_NAMES.get(k, k)}{v}" in folder.name]
         now = load_params(then["run"], seed=then["seed"], **{k: then[k] for k in shown})
     except InputError as error:
-        return [str(error)]
+        return [str(error).partition(";")[0]]
     if not folder.match(now.folder):
         return ["a copy"]
     return now.changes_since(then)
@@ -84,17 +75,15 @@ def report(wanted: Sequence[RunParams], output_folder: Path, every: bool = False
     names = {params.run for params in wanted}
     for folder in sorted(output_folder.glob("*/seed*")):
         run = folder.parent.name
-        if every or run in names:
+        state, reason = read(folder)
+        if state != "missing" and (every or run in names):
             seed, _, settings = folder.name.removeprefix("seed").partition("-")
-            state, reason = read(folder)
             record = records.read_record(folder, verify=False) if state == "done" else {}
-            shares = [record.get(f"{part}_accuracy") for part in ("validation", "test")]
-            rows.append((run, settings, state, reason, seed, *shares))
+            shares = [record.get(f"{part}_accuracy") or math.nan for part in ("validation", "test")]
+            rows.append([run, settings, state, reason, seed, *(100 * share for share in shares)])
     columns = ["run", "settings", "state", "reason"]
     accuracies = ["validation %", "test %"]
     frame = pd.DataFrame(rows, columns=[*columns, "seeds", *accuracies])
-    frame = frame[frame["state"] != "missing"]
-    frame[accuracies] = 100 * frame[accuracies].astype(float)
     there = set(frame["run"] + "/" + frame["seeds"])
     missing = [name for name in (f"{p.run}/{p.seed}" for p in wanted) if name not in there]
     counts = Counter({"missing": len(missing), **Counter(frame["state"])})

@@ -32,10 +32,8 @@ def train(unless_done: bool = False, **parameters) -> None:
         return
     if before.state == "running":
         raise InputError(f"another process is training in {folder}: wait, or take another seed")
-    unfinished = folder / "unfinished"
-    unfinished.mkdir(parents=True, exist_ok=True)
-    with records.locked(unfinished, timeout=0):  # refuses a second start at once
-        (unfinished / ".error").unlink(missing_ok=True)
+    (folder / "unfinished").mkdir(parents=True, exist_ok=True)
+    with records.locked(folder / "unfinished", timeout=0):  # refuses a second start at once
         click.echo(f"{params.run} seed {params.seed}: {params.question}")
         click.echo(f"record and executed notebook: {folder} (Ctrl-C stops it, the same goes on)")
         try:
@@ -43,10 +41,6 @@ def train(unless_done: bool = False, **parameters) -> None:
         except KeyboardInterrupt:
             saved = status.read(folder).reason or "nothing saved yet"
             click.echo(f"\nStopped: {saved} in {folder}; the same command goes on from there")
-            raise
-        except InputError as error:
-            if unfinished.exists():  # else training is done, and what shows it failed
-                (unfinished / ".error").write_text(str(error), encoding="utf-8")  # for status
             raise
     record = records.read_record(folder, verify=False)
     reached = f"test {100 * record['test_accuracy']:.2f} %"

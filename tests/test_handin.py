@@ -1,4 +1,5 @@
 import os
+import re
 import shutil
 
 import numpy as np
@@ -28,10 +29,13 @@ def private(small, tmp_path):
     return tmp_path / "private.npy"
 
 
-def test_the_zip_holds_all_and_the_mean_over_the_seeds_by_views(outputs, private, small, tmp_path):
-    path = handin.hand_in("First_Last", 7, [0, 1], private, output_folder=outputs)
-    shutil.unpack_archive(path, tmp_path / "unpacked")
-    root = tmp_path / "unpacked" / "First_Last"
+def test_the_zip_holds_all_and_the_mean_over_the_seeds_by_views(outputs, private, small):
+    asked = {"run": 7, "seeds": [0, 1], "images": private, "output_folder": outputs}
+    text = handin.hand_in("First_Last", **asked, check=True)
+    assert text.startswith("50 images, 2 networks: the report takes a minute, the rest at most ")
+    handin.hand_in("First_Last", **asked)
+    shutil.unpack_archive(outputs / "handin" / "First_Last.zip", outputs / "unpacked")
+    root = outputs / "unpacked" / "First_Last"
     names = {str(file.relative_to(root)) for file in root.rglob("*") if file.is_file()}
     folders = predict.find_models(7, [0, 1], output_folder=outputs)
     models = [f"run7-{folder.name}" for folder in folders]
@@ -45,17 +49,20 @@ def test_the_zip_holds_all_and_the_mean_over_the_seeds_by_views(outputs, private
     single = [net.logits(small.test.images[:50], views=True).softmax(1) for net in networks]
     np.testing.assert_allclose(np.load(root / "predictions.npy"), sum(single) / 2, atol=1e-6)
     readme = (root / "README.md").read_text()
-    assert f"mean over run7/{folders[0].name}, run7/{folders[1].name}, with views = True" in readme
     assert f"--model ../saved_models/{models[1]} --layout auto --views" in readme
+    assert "with a label" not in readme
 
 
-def test_one_seed_without_views_on_the_test_images(outputs, monkeypatch, small):
+def test_of_the_test_images_the_accuracies_of_each_network_and_of_the_average_are_named(
+    outputs, monkeypatch, small
+):
     monkeypatch.setattr(handin, "load_cifar10", lambda _: small)
-    path = handin.hand_in("First_Last", output_folder=outputs, views=False)
-    shutil.unpack_archive(path, outputs / "unpacked")
-    root = outputs / "unpacked" / "First_Last"
-    assert np.load(root / "predictions.npy").shape == (100, 10)
-    assert "of cifar10_test_images.npy, an image a row" in (root / "README.md").read_text()
+    monkeypatch.setattr(handin, "_predict_again", lambda *_: None)
+    text = handin.hand_in("First_Last", seeds=[0, 1], output_folder=outputs)
+    right = r"Right of 100 images with a label: .* % by run7/seed0.*, .* % by run7/seed1.*, "
+    assert re.search(right + r".* % by their average\.", text)
+    shutil.unpack_archive(outputs / "handin" / "First_Last.zip", outputs)
+    assert text.splitlines()[0] in (outputs / "First_Last" / "README.md").read_text()
 
 
 def test_a_zip_that_fails_its_proof_is_not_left(outputs, private, monkeypatch):
@@ -64,9 +71,9 @@ def test_a_zip_that_fails_its_proof_is_not_left(outputs, private, monkeypatch):
     def lay_out_with_a_fault(root, *others):
         options = lay_out(root, *others)
         code = root / "code" / "cifarlib" / "predict.py"
-        mean = "    answers = torch.stack(shares).mean(0)\n"
-        assert mean in code.read_text()
-        code.write_text(code.read_text().replace(mean, f"{mean}    answers = answers.flip(1)\n"))
+        end = "return Answers(names, answers[-1], text)"
+        assert end in code.read_text()
+        code.write_text(code.read_text().replace(end, end.replace("[-1]", "[-1].flip(1)")))
         return options
 
     monkeypatch.setattr(handin, "_lay_out", lay_out_with_a_fault)
@@ -79,7 +86,7 @@ def test_what_is_missing_is_said_before_anything_is_built(outputs, private, tmp_
     (outputs / "handin" / "First_Last" / "report.pdf").unlink()
     with pytest.raises(InputError, match=r"no report\.pdf in .*First_Last: `make handin` makes"):
         handin.hand_in("First_Last", 7, None, private, output_folder=outputs)
-    assert handin.hand_in("First_Last", 7, None, private, output_folder=outputs, check=True) is None
+    handin.hand_in("First_Last", 7, None, private, output_folder=outputs, check=True)
     for name in ("", "A B", "../x"):
         with pytest.raises(InputError, match="letters, digits"):
             handin.hand_in(name, output_folder=outputs)

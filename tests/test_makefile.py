@@ -87,9 +87,8 @@ def test_a_failure_stops_no_other_run_and_the_second_call_repairs_it_alone(tmp_p
     garbage.write_text("garbage")
     done = make(*table(tmp_path, "6 7", 1))
     assert done.returncode != 0
-    assert "1 done, 1 failed" in done.stdout.splitlines()[-1]
+    assert done.stdout.splitlines()[-1] == "1 done, 1 missing"
     assert "checkpoint.pt is damaged" in done.stderr
-    assert "checkpoint.pt is damaged" in status.read(garbage.parents[1]).reason
     record = folder_of("run7", tmp_path, TINY) / "record.json"
     before = record.stat().st_mtime_ns
 

@@ -84,7 +84,7 @@ def test_the_layout_of_a_single_image_is_told(cifar10):
     colour = cifar10.validation.images[:50]
     for pictures in (colour, colour[:, :1].expand(-1, 3, -1, -1)):
         for layout, arranged in (("chw", pictures), ("hwc", pictures.permute(0, 2, 3, 1))):
-            told = {images._tell_layout(row[None]) for row in arranged.reshape(-1, 3072)}
+            told = {images._tell_layout(row[None]) for row in arranged.reshape(-1, 3072).numpy()}
             assert told == {layout}
 
 
@@ -140,16 +140,24 @@ def test_a_folder_is_read_in_natural_order_and_what_is_left_out_is_named(tmp_pat
 
 def test_several_networks_average_their_probabilities(small, two_runs):
     folders = predict.find_models(7, [1, 0], output_folder=two_runs)
+    images = small.test.images
     names = [f"{CLASSES[label]}/1.png" for label in small.test.labels]
-    asked = (small.test.images, names)
-    singles = [predict.predict(*asked, [folder], True).probabilities for folder in folders]
-    both = predict.predict(*asked, folders, True)
-    torch.testing.assert_close(both.probabilities, sum(singles) / 2)
-    assert not torch.equal(both.probabilities, predict.predict(*asked, folders).probabilities)
-    whose = f"the mean over run7/{folders[0].name}, run7/{folders[1].name}, with views = True"
-    right = int((both.probabilities.argmax(1) == small.test.labels).sum())
-    accuracy = f"Of 100 images with a label, {right}.00% are answered right."
-    assert both.text == f"Class probabilities, {whose}. {accuracy}"
+    each = [predict.load_model(folder).logits(images, views=True).softmax(1) for folder in folders]
+    both = predict.predict(images, names, folders, views=True)
+    torch.testing.assert_close(both.probabilities, sum(each) / 2)
+    assert not torch.equal(
+        both.probabilities, predict.predict(images, names, folders).probabilities
+    )
+    one, two, mean = (
+        f"{(answers.argmax(1) == small.test.labels).sum()}.00 % by"
+        for answers in (*each, both.probabilities)
+    )
+    whose = [f"run7/{folder.name}" for folder in folders]
+    assert both.text == (
+        f"Class probabilities by {whose[0]}, {whose[1]}, averaged; each image was seen in six "
+        f"views. Right of 100 images with a label: {one} {whose[0]}, {two} {whose[1]}, "
+        f"{mean} their average."
+    )
 
 
 def test_the_network_taken_is_the_longest_of_its_seed(tmp_path):
@@ -165,7 +173,7 @@ def test_the_network_taken_is_the_longest_of_its_seed(tmp_path):
         assert [folder.name for folder in found] == ["seed0-epochs10"]
     found = predict.find_models("run7", [3, 0, 0], output_folder=tmp_path)
     assert [folder.name for folder in found] == ["seed0-epochs10", "seed3-epochs10"]
-    with pytest.raises(InputError, match=r"of seed 1: .*SEED=1` makes one"):
+    with pytest.raises(InputError, match=r"of seed 1, 5: `make train RUN=run7 SEED=1` makes one"):
         predict.find_models(7, [0, 1, 5], output_folder=tmp_path)
 
 

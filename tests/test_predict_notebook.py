@@ -23,7 +23,7 @@ def test_a_folder_of_pictures_is_said_as_it_was_read(cifar10, tiny_run, tmp_path
     assert "8 bits a channel: 14.heic" in log
     table = pd.read_csv(tmp_path / "predictions.csv")
     right = (table["image"].str.split("/").str[0] == table["class"]).mean()
-    assert f"Of 12 images with a label, {right:.2%} are answered right" in text
+    assert f"Right of 12 images with a label: {100 * right:.2f}\u00a0% by run7/" in text
     assert np.load(tmp_path / "predictions.npy").shape == (12, 10)
     assert len((tmp_path / "submission.csv").read_text().splitlines()) == 13
 

@@ -40,21 +40,17 @@ def test_a_record_is_done_until_its_settings_change(folder):
     assert status.read(folder) == ("done", "")
     change(folder, momentum=0.5)
     assert status.read(folder) == ("stale", "momentum 0.5, now 0.9")
-    begin_again(folder)
-    assert status.read(folder) == ("stale", "momentum 0.5, now 0.9; 1 epoch saved")
     change(folder, momentum=0.9, cutout=8)
     assert status.read(folder).reason.startswith("cutout 8, unknown here")
 
 
-def test_a_run_under_way_is_running_from_its_start_then_unfinished_or_failed(folder):
+def test_a_run_under_way_is_running_from_its_start_and_unfinished_when_it_was_stopped(folder):
     (folder / "record.json").unlink()
     begin_again(folder)
     for lock in (folder / ".lock", folder / "unfinished" / ".lock"):
         with FileLock(lock):
             assert status.read(folder) == ("running", "1 epoch saved")
     assert status.read(folder) == ("unfinished", "1 epoch saved")
-    (folder / "unfinished" / ".error").write_text("the loss is nan")
-    assert status.read(folder) == ("failed", "the loss is nan; 1 epoch saved")
     shutil.rmtree(folder / "unfinished")
     assert status.read(folder) == ("missing", "")
 

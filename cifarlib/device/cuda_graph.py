@@ -29,23 +29,18 @@ class CapturedEpoch:
 
     def __init__(self, training: Training):
         self.training = training  # the graph reads its tensors by address
-        params, device = training.params, training.images.device
-        steps, size, groups = (
-            params.steps_per_epoch,
-            params.batch_size,
-            training.optimizer.param_groups,
-        )
+        params = training.params
+        groups = training.optimizer.param_groups
+        device = training.images.device
+        steps = (params.steps_per_epoch, params.batch_size)
         _, c, height, width = training.images.shape
         # in the type that autocast would convert them to; a batch is channels_last
-        self.batches = torch.empty(
-            steps, size, height, width, c, dtype=training.dtype, device=device
-        )
-        self.labels = torch.empty(steps, size, dtype=training.labels.dtype, device=device)
-        self.rates = torch.empty(steps, len(groups), device=device)
-        self.losses = torch.empty(steps, device=device)
-        self.logits = torch.empty(steps, size, CLASSES, device=device)
+        self.batches = torch.empty(*steps, height, width, c, dtype=training.dtype, device=device)
+        self.labels = torch.empty(steps, dtype=training.labels.dtype, device=device)
+        self.rates = torch.empty(steps[0], len(groups), device=device)
+        self.losses = torch.empty(steps[0], device=device)
+        self.logits = torch.empty(*steps, CLASSES, device=device)
         self.step = torch.empty(1, dtype=torch.int64, device=device)
-        self.plans = {}  # of the epoch to come, made on the CPU while the device works
         rates = torch.empty(1, len(groups), device=device)
         for group, rate in zip(groups, rates[0], strict=True):
             group["lr"] = rate
@@ -69,14 +64,15 @@ class CapturedEpoch:
             for tensor in _state(training):
                 tensor.copy_(before.get(tensor, torch.zeros_like(tensor)))
 
-    def _plan(self, epoch: int) -> tuple[Tensor, Tensor | None]:
-        return epoch_plan(self.training.params, epoch, len(self.training.images))
-
     def _lay_out(self, epoch: int) -> None:
         """Put what the epoch's steps read where the graph reads it, and the counter to zero."""
-        training, params, device = self.training, self.training.params, self.step.device
-        plan = self.plans.pop(epoch, None) or self._plan(epoch)
-        order, crops = (None if t is None else t[: self.labels.numel()].to(device) for t in plan)
+        training = self.training
+        params = training.params
+        plan = epoch_plan(params, epoch, len(training.images))
+        order, crops = (
+            None if part is None else part[: self.labels.numel()].to(self.step.device)
+            for part in plan
+        )
         torch.index_select(training.labels, 0, order, out=self.labels.view(-1))
         batches = self.batches.flatten(0, 1).permute(0, 3, 1, 2)
         for start in range(0, len(order), PART):
@@ -100,20 +96,15 @@ class CapturedEpoch:
             if self.training.lookahead:
                 self.training.lookahead.after((epoch - 1) * steps + step + 1)
             on_step(step + 1)
-        self.plans = {epoch + 1: self._plan(epoch + 1)}
         right = (self.logits.argmax(2) == self.labels).sum()
         return epoch_row(self.training.params, epoch, self.losses.sum(), right, self.losses[-1])
 
 
 def _state(training: Training) -> list[Tensor]:
     """All that a step changes."""
-    momentum = [
-        t
-        for state in training.optimizer.state.values()
-        for t in state.values()
-        if isinstance(t, Tensor)
-    ]
-    return [*training.model.state_dict(keep_vars=True).values(), *momentum]
+    momentum = [t for state in training.optimizer.state.values() for t in state.values()]
+    tensors = [*training.model.state_dict(keep_vars=True).values(), *momentum]
+    return [t for t in tensors if isinstance(t, Tensor)]
 
 
 @functools.cache
@@ -141,13 +132,11 @@ def capture(
         reset()
         graph = torch.cuda.CUDAGraph()
         gc.collect()
-        collects = gc.isenabled()
         gc.disable()  # another graph that is destroyed now would break the capture
         try:
             # its default one belongs to the device of the first capture
             with torch.cuda.graph(graph, stream=stream):
                 function()
         finally:
-            if collects:
-                gc.enable()
+            gc.enable()
     return graph.replay
