@@ -9,17 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cifarlib import InputError, PlainMessage
+from cifarlib import InputError, PlainMessage, preprocess
 from cifarlib.model import CLASSES, BatchNorm
 from cifarlib.params import RunParams
-from cifarlib.preprocess import (
-    BEFORE_TRAINING,
-    Normalizer,
-    alternating_flips,
-    crop_and_flip,
-    draw_crops,
-    draw_order,
-)
+from cifarlib.preprocess import Normalizer
 
 LARGEST_FLOAT16 = torch.finfo(torch.float16).max
 BATCH_SIZES = {"cpu": 250, "cuda": 2000, "mps": 2000}  # of predictions: fast, and little memory
@@ -153,19 +146,19 @@ def train_step(training: Training, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor
 def epoch_plan(params: RunParams, epoch: int, n: int) -> tuple[Tensor, Tensor | None]:
     """Plan what epoch 1, 2, ... does with n images, on the CPU: their order (n,) and in that order
     what ``draw_crops`` says of them, None without augmentation."""
-    order = draw_order(params.seed, epoch, n)
+    order = preprocess.draw_order(params.seed, epoch, n)
     if params.augmentation == "none":
         return order, None
     if params.augmentation == "once":  # each image's one crop and flip, in this epoch's order
-        drawn = BEFORE_TRAINING
-        crops = draw_crops(params.seed, drawn, n, params.crop, params.cutout)[order]
+        drawn = preprocess.BEFORE_TRAINING
+        crops = preprocess.draw_crops(params.seed, drawn, n, params.crop, params.cutout)[order]
     elif params.augmentation == "per_epoch":
         drawn = epoch
-        crops = draw_crops(params.seed, drawn, n, params.crop, params.cutout)
+        crops = preprocess.draw_crops(params.seed, drawn, n, params.crop, params.cutout)
     else:
         raise InputError(f"augmentation = {params.augmentation!r}: epoch_plan does not know it")
     if params.flip == "alternating":
-        crops[:, 2] = alternating_flips(params.seed, drawn, n)[order]
+        crops[:, 2] = preprocess.alternating_flips(params.seed, drawn, n)[order]
     elif params.flip != "random":
         raise InputError(f"flip = {params.flip!r}: epoch_plan does not know it")
     return order, crops
@@ -208,7 +201,7 @@ def train_epoch(
         batch = slice(step * size, (step + 1) * size)
         index = order[batch]
         crop = None if crops is None else crops[batch]
-        x = crop_and_flip(
+        x = preprocess.crop_and_flip(
             images, training.normalizer, index, crop, params.padding, cutout=params.cutout
         )
         y = training.labels[index]

@@ -189,7 +189,7 @@ def did_you_mean(name: str, known: Sequence[str]) -> str:
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML in which a key stands once: PyYAML takes the last one, without a word."""
+    """YAML as a person reads it: a key stands once, and 0100 is a hundred."""
 
     def construct_mapping(self, node, deep=False):
         lines = {}
@@ -200,6 +200,12 @@ class _Loader(yaml.SafeLoader):
                 raise InputError(f"{key.value!r} stands twice, in lines {first} and {line}")
             lines[key.value] = line
         return super().construct_mapping(node, deep)
+
+    def construct_yaml_int(self, node):
+        return int(node.value) if node.value.isdecimal() else super().construct_yaml_int(node)
+
+
+_Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_yaml_int)
 
 
 def _file_name(run: int | str) -> str:
@@ -212,6 +218,8 @@ def _file_name(run: int | str) -> str:
     if name not in known:
         hint = did_you_mean(name, known)
         raise InputError(f"run = {run!r}: there is no params/{name}.yaml; {hint}")
+    if name.split() != [name]:
+        raise InputError(f"params/{name}.yaml: give the file a name without blanks")
     return name
 
 
