@@ -14,6 +14,7 @@ import json
 import logging
 import os
 import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+FREE_BYTES = 100_000_000  # what a run may need: checkpoint and record, each twice for a moment
 HISTORY = {  # column: unit
     "epoch": "1, 2, ...",
     "learning_rate": "of the epoch's last step",
@@ -83,12 +85,14 @@ def write_text(path: Path, text: str) -> None:
     write_atomically(path, lambda file: file.write(text.encode()))
 
 
-def history_csv(history: list[dict]) -> str:
+def write_history(folder: Path, history: list[dict], record: dict | None = None) -> None:
+    """Write history.csv and log.txt; a finished run's log has the results of its record, too."""
     text = io.StringIO()
     writer = csv.DictWriter(text, HISTORY, lineterminator="\n")
     writer.writeheader()
     writer.writerows(history)
-    return text.getvalue()
+    write_text(folder / "history.csv", text.getvalue())
+    write_text(folder / "log.txt", log_text(history, record))
 
 
 def read_history(folder: Path) -> list[dict]:
@@ -96,6 +100,27 @@ def read_history(folder: Path) -> list[dict]:
     with open(Path(folder) / "history.csv", newline="", encoding="utf-8") as file:
         rows = [{k: float(v) for k, v in row.items()} for row in csv.DictReader(file)]
     return [row | {"epoch": int(row["epoch"])} for row in rows]
+
+
+def open_folder(name: str, output_folder: str | Path | None = None) -> Path:
+    """Make the folder of a run (``RunParams.folder``) below outputs/, and make sure that it can be
+    written.
+
+    Raises InputError, before anything expensive, where it cannot, or has no room.
+    """
+    output_folder = outputs_folder(output_folder)
+    folder = output_folder / name
+    try:
+        (folder / "unfinished").mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder / "unfinished"):
+            free = shutil.disk_usage(folder).free
+    except OSError as error:
+        problem = f"output_folder = {str(output_folder)!r} cannot be written: {error}"
+        raise InputError(problem) from None
+    if free < FREE_BYTES:
+        needed = f"{FREE_BYTES / 1e6:.0f} MB"
+        raise InputError(f"{folder} has {free / 1e6:.0f} MB free, a run needs {needed}")
+    return folder
 
 
 def unfinished_history(folder: Path) -> list[dict]:
@@ -188,8 +213,7 @@ def leave(
     write_atomically(
         staged / "predictions.npz", lambda file: np.savez_compressed(file, **predictions)
     )
-    write_text(staged / "history.csv", history_csv(history))
-    write_text(staged / "log.txt", log_text(history, record))
+    write_history(staged, history, record)
     save_model(staged / "model.safetensors", tensors, description)
     finish(folder, record)
 

@@ -160,7 +160,7 @@ def test_killed_and_resumed_equals_undisturbed(undisturbed, tmp_path):
     assert [s["first_epoch"] for s in records.read_record(folder)["sessions"]] == [1, 2]
 
 
-@pytest.mark.parametrize("run", [1, 2, 7, "fast"])
+@pytest.mark.parametrize("run", [1, 2, 7, "best"])
 def test_stopped_says_what_is_saved_and_resumes(run, device, small, tmp_path, monkeypatch):
     monkeypatch.setattr(Lookahead, "IMAGES", 128)  # so that it acts in such a short run
     monkeypatch.setattr("cifarlib.train.CHECKPOINT_SECONDS", {device: 0})
@@ -189,7 +189,7 @@ def test_only_what_is_saved_is_promised(small, tmp_path, monkeypatch):
         patched.setattr("cifarlib.train.CHECKPOINT_SECONDS", {"cpu": 1000})
         with pytest.raises(Interrupted, match="nothing was saved"):
             on_cpu(p, small, tmp_path, progress=StopAt(2.5))
-    with pytest.raises(Interrupted, match=r"Epochs 1 to 2 of 3 .*: run it again with resume"):
+    with pytest.raises(Interrupted, match=r"Epochs 1 to 2 of 3 .*: run it again, with resume"):
         on_cpu(p, small, tmp_path, progress=StopAt(2.5), resume=False)
 
 

@@ -10,11 +10,9 @@ local function formula(math) -- knows the macros of those before
   local text = math.text:gsub(MACRO, function(definition, name)
     table.insert(macros, 1, {definition, name .. '%f[%A]'}) return ''
   end)
-  for _, macro in ipairs(macros) do
-    if text:find(macro[2]) then text = macro[1] .. text end
-  end
+  for _, macro in ipairs(macros) do if text:find(macro[2]) then text = macro[1] .. text end end
   math.text = text
-  return text:find '%S' and (meta.spelled and pandoc.Code(text) or math) or {}
+  return text:find '%S' and math or {}
 end
 
 local function picture(image) -- its text and address where it is not on this machine
@@ -49,6 +47,10 @@ local function line(inlines) -- Typst reads "#strong[a].b" as a field, a table's
   return inlines
 end
 
+local function raw(html) -- what is folded away stays so; pandoc knows no other element
+  return (html.text:match '^</?details' or html.text:match '^</?summary') and html or {}
+end
+
 local function cell(div)
   local is = function(class) return div.classes:includes(class) end
   if is 'authors' and div.content[1] then
@@ -56,9 +58,6 @@ local function cell(div)
     meta.date = pandoc.utils.blocks_to_inlines(div.content, {pandoc.LineBreak()}) return {}
   elseif is 'abstract' then
     meta.abstract = div.content return {}
-  elseif is 'code' then
-    div.content:insert(1, pandoc.RawBlock('html', '<details><summary>code</summary>'))
-    div.content:insert(pandoc.RawBlock('html', '</details>'))
   elseif is 'script' and #div.content == 0 then
     div.content:insert(pandoc.Para '[interactive output, not shown here]')
   end
@@ -113,7 +112,8 @@ end
 
 return {
   {Meta = function(given) meta = given end},
-  {Math = formula, Image = picture, Table = columns, Div = cell, Inlines = line},
+  {RawBlock = raw, RawInline = raw, Math = formula, Image = picture, Table = columns, Div = cell,
+    Inlines = line},
   {Pandoc = function(doc) sections(doc.blocks) doc.meta = meta return doc end},
   {Header = note, Figure = note, Table = note, Div = note, Span = note},
   {Link = refer},

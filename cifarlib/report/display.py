@@ -13,29 +13,27 @@ from IPython.display import HTML, Markdown, display
 from ipywidgets import HBox, Layout, ValueWidget
 from matplotlib.figure import Figure
 
-from cifarlib import InputError, plural
+from cifarlib import InputError
 from cifarlib.device.choice import pick_device
 from cifarlib.params import did_you_mean
 from cifarlib.provenance import code_version, computed_on, device_name, package_versions
 from cifarlib.report.figures import as_svg
 
 NUMBER = re.compile(r"[-+−–\d.,% ]*(to [-+−–\d., ]*)?(ᵃ| s)?")  # also an interval, a note, seconds
-PARAMETERS = re.compile(r"(?m)^(# Parameters$|\w+: .* = )")  # papermill's cell, the notebook's
+PARAMETERS = re.compile(r"# Parameters\n|\w+: .* = ")  # papermill's cell, the notebook's
 _shown = {"Figure": 0, "Table": 0}
 
 
 def check_parameters(known: str) -> None:
-    """Raise InputError for a parameter that is not named in ``known``: papermill takes any name.
-
-    Figures are numbered from 1 again, and what the package logs belongs to the text."""
+    """Raise InputError where the cell before sets a parameter that is not named in ``known``:
+    papermill takes any. Figures are numbered from 1 again; what the package logs is printed."""
     _shown.update(Figure=0, Table=0)
     log = logging.getLogger("cifarlib")
     log.setLevel(logging.INFO)
     log.handlers = [logging.StreamHandler(sys.stdout)]
-    log.propagate = False
-    cells = get_ipython().user_ns["In"][-3:-1] if get_ipython() else []
-    source = "\n".join(cell for cell in cells if PARAMETERS.search(cell))
-    for name in re.findall(r"(?m)^(\w+)(?:: .*?)? = ", source):
+    cell = get_ipython().user_ns["In"][-2] if get_ipython() else ""
+    names = re.findall(r"(?m)^(\w+)(?:: .*?)? = ", cell) if PARAMETERS.match(cell) else []
+    for name in names:
         if name not in known.split():
             hint = did_you_mean(name, known.split())
             raise InputError(f"parameter {name!r} is unknown: {hint}")
@@ -64,11 +62,10 @@ class Table(HTML):
 
     def __init__(self, rows: pd.DataFrame | list[dict] | dict, caption: str = "", label: str = ""):
         if isinstance(rows, dict):
-            rows = [{"": name, "value": value} for name, value in rows.items()]
+            rows = pd.DataFrame(rows.items(), columns=["", "value"])
         self.frame = pd.DataFrame(rows)
         texts = self.frame.astype(str)
-        numbers = [all(map(NUMBER.fullmatch, texts[name])) for name in texts]
-        self.sides = ["right" if number else "left" for number in numbers]
+        self.right = [all(map(NUMBER.fullmatch, texts[name])) for name in texts]
         if caption:
             _shown["Table"] += 1
             caption = f"<b>Table {_shown['Table']}.</b> {html.escape(caption)}"
@@ -77,16 +74,12 @@ class Table(HTML):
         body = "".join(self._row("td", row) for row in texts.itertuples(index=False))
         super().__init__(f'<table id="{label}">{head}<tbody>{body}</tbody></table>')
 
-    def _row(self, kind: str, texts: Iterable) -> str:
-        cells = [
-            f'<{kind} style="text-align:{side}">{html.escape(str(text))}</{kind}>'
-            for side, text in zip(self.sides, texts, strict=True)
-        ]
-        return f"<tr>{''.join(cells)}</tr>\n"
-
-    def __repr__(self) -> str:
-        """One line, as a terminal has other things to show."""
-        return f"(table of {plural(len(self.frame), 'row')}: {', '.join(map(str, self.frame))})"
+    def _row(self, kind: str, texts: Iterable[str]) -> str:
+        cells = ""
+        for text, right in zip(texts, self.right, strict=True):
+            side = "right" if right else "left"
+            cells += f'<{kind} style="text-align:{side}">{html.escape(text)}</{kind}>'
+        return f"<tr>{cells}</tr>\n"
 
 
 class NumberedFigure:
@@ -122,19 +115,19 @@ def show(figure: Figure, caption: str, label: str = "") -> None:
 def explore(draw: Callable[..., Figure], caption: str, label: str = "", **controls: ValueWidget):
     """Show ``draw(**values)`` as a figure that follows its controls; without a kernel the executed
     notebook still holds the picture of the first values."""
+    numbered = NumberedFigure(caption, label)
+
+    def follow(_: dict | None = None) -> None:
+        numbered.draw(draw(**{name: control.value for name, control in controls.items()}))
+
     for name, control in controls.items():
         control.description = name.replace("_", " ")
         control.style = {"description_width": "initial"}
         control.continuous_update = False  # a figure takes longer than a slider's step
-        control.observe(lambda _: follow(), "value")
+        control.observe(follow, "value")
     panel = HBox(list(controls.values()), layout=Layout(flex_flow="row wrap"))
-    text = f"(controls: {', '.join(controls)}; they need a running kernel)"
+    text = f"(controls: {', '.join(controls)}; they need a running kernel)".replace("_", " ")
     display({**panel._repr_mimebundle_(), "text/plain": text}, raw=True)
-    numbered = NumberedFigure(caption, label)
-
-    def follow() -> None:
-        numbered.draw(draw(**{name: control.value for name, control in controls.items()}))
-
     follow()
 
 
@@ -142,10 +135,11 @@ def provenance(device: str, data_sha256: str, record: dict | None = None) -> Tab
     """Table what this notebook runs on, and what a record's run was computed on."""
     chosen = pick_device(device)
     version = code_version()
-    changes = {True: "changes that are not committed", None: "unknown changes", False: "no changes"}
     rows = {"device": f"{chosen.type}: {device_name(chosen)}"}
     if record:
         rows["the run's device"] = computed_on(record)
-    rows["code"] = f"{version['commit'] or 'no commit'}, with {changes[version['dirty']]}"
+    rows["code"] = version["commit"] or "of no commit"
+    if version["dirty"]:
+        rows["code"] += ", with changes that are not committed"
     rows["packages"] = ", ".join(" ".join(package) for package in package_versions().items())
     return Table(rows | {"data": f"CIFAR-10, SHA-256 {data_sha256}"})

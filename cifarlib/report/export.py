@@ -10,17 +10,16 @@ nbconvert makes plain HTML of the notebook (article.j2), pandoc a page, Typst or
 
 import base64
 import json
-import logging
 import re
 import tempfile
 import unicodedata
+from collections.abc import Iterable, Iterator
 from html import unescape
 from importlib.util import find_spec
 from pathlib import Path
 
 from nbconvert.exporters import TemplateExporter
 from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
-from nbconvert.writers import FilesWriter
 from traitlets import Bool, Unicode
 from traitlets.config import Config
 
@@ -51,10 +50,6 @@ class _Renderer(IPythonRenderer):
     def latex_environment(self, name: str, body: str) -> str:
         return self.block_math(f"\\begin{{{name}}}{body}\\end{{{name}}}")
 
-    def _embed_image_or_attachment(self, src: str) -> str:
-        known = src.removeprefix("attachment:") in self.attachments  # article.lua names a lost one
-        return super()._embed_image_or_attachment(src) if known else src
-
 
 def _markdown2html(source: str, attachments: dict | None = None) -> str:
     renderer = _Renderer(escape=False, attachments=attachments or {}, anchor_link_text="")
@@ -79,7 +74,6 @@ class Article(TemplateExporter):
         config.NbConvertBase.display_data_priority = [*FORMS.split(), "text/plain"]
         config.CoalesceStreamsPreprocessor.enabled = True  # of a progress bar its last state
         config.TagRemovePreprocessor.remove_cell_tags = {"remove-cell"}
-        config.TagRemovePreprocessor.remove_input_tags = {"remove-input"}
         config.TagRemovePreprocessor.remove_all_outputs_tags = {"remove-output"}
         return config
 
@@ -117,7 +111,7 @@ class Article(TemplateExporter):
         beside = Path(resources["metadata"].get("path") or ".").resolve()
         options += (*PANDOC, *self.options)
         options += (f"-Mname:{name}", f"--resource-path={beside}", f"--log={log}")
-        text = pypandoc.convert_text(page, self.to, "html", options, verify_format=False)
+        text = pypandoc.convert_text(page, self.to, "html+raw_html", options, verify_format=False)
         for entry in json.loads(log.read_text(encoding="utf-8")):
             if said := entry.get(SAID.get(entry["type"])):
                 self.log.warning("%s: %s", name, " ".join(said.partition(":\n")[0].split()))
@@ -134,28 +128,19 @@ class Paper(Article):
     options = (f"--template={FOLDER / 'article.typ'}",)
 
     def write(self, page: str, resources: dict, folder: Path) -> bytes:
-        self.name_missing(page)
-        media = f"--extract-media={folder}"
-        try:
-            return _set(self.pandoc(page, resources, folder, media), folder)
-        except RuntimeError as error:
-            self.log.warning("a formula cannot be set, the source of all is shown: %s", error)
-            return _set(self.pandoc(page, resources, folder, media, "-Mspelled:true"), folder)
+        self.name_missing(page, _typst_characters(), "; pip install manimgx-fonts-cjk brings CJK")
+        return _set(self.pandoc(page, resources, folder, f"--extract-media={folder}"), folder)
 
-    def name_missing(self, page: str) -> None:
+    def name_missing(self, page: str, known: Iterable[set[str]], hint: str = "") -> None:
         """Log the characters of the text that no font has: boxes stand in their place."""
-        from fontTools.ttLib import TTFont
-
         text = unescape(re.sub(r"<script.*?</script>|<[^>]*>", "", page, flags=re.DOTALL))
         rare = {c for c in text if ord(c) > 0x24F and unicodedata.category(c)[0] not in "CMZ"}
-        rare -= {chr(code) for code in range(0x1D400, 0x1D800)}  # Typst's font of formulas
-        own = Path(find_spec("matplotlib").origin).parent / "mpl-data/fonts/ttf/DejaVuSansMono.ttf"
-        for file in [own, *(file for folder in FONTS for file in folder.glob("*.tt[fc]"))]:
+        for characters in known:
             if rare:
-                rare -= set(map(chr, TTFont(file, fontNumber=0, lazy=True).getBestCmap()))
+                rare -= characters
         if rare:
             names = " ".join(f"{c} (U+{ord(c):04X})" for c in sorted(rare))
-            self.log.warning("no font for %s; pip install manimgx-fonts-cjk brings CJK", names)
+            self.log.warning("no font for %s%s", names, hint)
 
 
 class PaperTex(Paper):
@@ -167,6 +152,9 @@ class PaperTex(Paper):
     options = (f"--template={FOLDER / 'article.tex'}", "--syntax-highlighting=none")
 
     def write(self, page: str, resources: dict, folder: Path) -> str:
+        template = (FOLDER / "article.tex").read_text(encoding="utf-8")
+        codes = re.findall(r"UnicodeCharacter{(\w+)}", template)
+        self.name_missing(page, [{chr(int(code, 16)) for code in codes}])
         text = self.pandoc(page, resources, folder, f"--extract-media={folder}")
         sheet = "#set document(date: none)\n#set page(width: auto, height: auto, margin: 0pt)\n"
         for file in sorted(folder.glob("*-*")):
@@ -178,23 +166,16 @@ class PaperTex(Paper):
         return text
 
 
+def _typst_characters() -> Iterator[set[str]]:
+    from fontTools.ttLib import TTFont
+
+    yield {chr(code) for code in range(0x1D400, 0x1D800)}  # Typst's own font of formulas
+    own = Path(find_spec("matplotlib").origin).parent / "mpl-data/fonts/ttf/DejaVuSansMono.ttf"
+    for file in [own, *(file for folder in FONTS for file in folder.glob("*.tt[fc]"))]:
+        yield set(map(chr, TTFont(file, fontNumber=0, lazy=True).getBestCmap()))
+
+
 def _set(source: str, folder: Path) -> bytes:
     import typst
 
     return typst.compile(source.encode(), root=folder, ignore_system_fonts=True, font_paths=FONTS)
-
-
-def export(notebook: Path, to: str, folder: Path | None = None) -> Path:
-    """Write what ``jupyter nbconvert --to TO`` would, each file whole or not at all.
-
-    Raises OSError, RuntimeError where pandoc or Typst refuse, and for what is no notebook
-    ValueError or nbformat.ValidationError."""
-    exporter = {"article": Article, "paper": Paper, "paper_tex": PaperTex}[to]
-    content, resources = exporter(log=logging.getLogger(__name__)).from_filename(str(notebook))
-    folder = folder or notebook.parent
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder) as unfinished:
-        FilesWriter(build_directory=unfinished).write(content, resources, notebook.stem)
-        for file in Path(unfinished).iterdir():
-            file.replace(folder / file.name)
-    return folder / f"{notebook.stem}{resources['output_extension']}"

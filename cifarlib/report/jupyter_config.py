@@ -1,5 +1,5 @@
 """What `make lab` sets for JupyterLab, its terminals and nbconvert in them: the environment's
-programs and pandoc are found, and exports that need a TeX or a browser are offered where these are.
+programs and pandoc are found, and an export that needs a TeX or a browser is not offered in vain.
 """
 
 import os
@@ -8,10 +8,9 @@ import sys
 
 import pypandoc
 
-folders = [os.path.dirname(sys.executable), os.environ["PATH"]]
-os.environ["PATH"] = os.pathsep.join([*folders, os.path.dirname(pypandoc.get_pandoc_path())])
+programs = [os.path.dirname(file) for file in (sys.executable, pypandoc.get_pandoc_path())]
+os.environ["PATH"] = os.pathsep.join([programs[0], os.environ["PATH"], programs[1]])
 c = get_config()  # noqa: F821
 c.PDFExporter.enabled = shutil.which("xelatex") is not None
 # the browser would be one that playwright or Qt bring; `paper` is typeset without
-for exporter in (c.WebPDFExporter, c.QtPDFExporter, c.QtPNGExporter):
-    exporter.enabled = False
+c.WebPDFExporter.enabled = c.QtPDFExporter.enabled = c.QtPNGExporter.enabled = False

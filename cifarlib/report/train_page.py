@@ -1,13 +1,10 @@
 """What only the train notebook shows of its run: before, while and after it trains."""
 
-import contextlib
 import inspect
 import math
 import os
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 from IPython.display import clear_output, display
@@ -21,29 +18,30 @@ from cifarlib.report.display import NumberedFigure, Text, duration
 
 CAPTION = "Loss per image and accuracy; those of training are met during the epoch, on crops."
 NEAR_CHANCE = 0.25  # chance is 0.1
-HELD_OUT = 10_000  # images that validate, and that test
 
 
 def finished_before(params: RunParams, output_folder: str | Path | None = None) -> dict | None:
     """Read the record of a finished run where JupyterLab runs the notebook: there all cells are run
     again for many reasons. papermill trains whenever it is called."""
-    if "JPY_SESSION_NAME" not in os.environ:  # which Jupyter's server sets for its kernels
-        return None
     folder = outputs_folder(output_folder) / params.folder
-    under_way = any((folder / "unfinished").glob("checkpoint.*"))
-    is_done = status.read(folder).state == "done" and not under_way
-    return records.read_record(folder) if is_done else None
+    in_lab = "JPY_SESSION_NAME" in os.environ  # which Jupyter's server sets for its kernels
+    is_done = in_lab and status.read(folder).state == "done"
+    begun_afresh = records.unfinished_history(folder)
+    return records.read_record(folder) if is_done and not begun_afresh else None
 
 
 def announce(params: RunParams, finished: dict | None = None) -> Text:
     """Say what is about to be trained; of a ``finished`` run, how to train it again."""
     if finished:
-        text = f"**This run is finished** ({finished['finished'][:10]}, {computed_on(finished)}). "
-        text += "Below is its record. To train it again, set `resume = False` in the cell above."
-        return Text(text)
-    text = f"**{plural(params.last_epoch, 'epoch')} will be trained.** The line below the curves "
-    text += "says how long that takes here. It can be stopped at any time: run all cells again, "
-    return Text(f"{text}and it goes on.")
+        return Text(
+            f"**This run is finished** ({finished['finished'][:10]}, {computed_on(finished)}). "
+            "Below is its record. To train it again, set `resume = False` in the cell above."
+        )
+    return Text(
+        f"**{plural(params.last_epoch, 'epoch')} will be trained.** The line below the curves says "
+        "how long that takes here. It can be stopped at any time: run all cells again, and it goes "
+        "on."
+    )
 
 
 def source(thing: Callable) -> None:
@@ -51,26 +49,10 @@ def source(thing: Callable) -> None:
     display({"text/markdown": f"```python\n{inspect.getsource(thing)}```"}, raw=True)
 
 
-@contextlib.contextmanager
-def stop_waits() -> Iterator[None]:
-    """Raise a stop within at the end. Drawing frees much, and a KeyboardInterrupt in what is called
-    for a freed object is lost, as Python ignores exceptions there."""
-    if threading.current_thread() is not threading.main_thread():  # no other is interrupted
-        yield
-        return
-    stops = []
-    before = signal.signal(signal.SIGINT, lambda *_: stops.append(True))
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
-    if stops:
-        raise KeyboardInterrupt
-
-
 class Progress:
-    """The curves so far, and below them one line that is printed, for a terminal, and rewritten.
-    ``with`` closes it, also of a stopped run: the notebook keeps the curves and one sentence."""
+    """The curves so far, and below them one line that is printed, for a terminal, and rewritten; a
+    log file gets a line a minute. ``with`` closes it, also of a stopped run: the notebook keeps the
+    curves and one sentence."""
 
     def __init__(self, params: RunParams):
         self.params = params
@@ -78,7 +60,10 @@ class Progress:
         self.epochs = self.first = 0.0
         self.start = time.perf_counter()
         self.drawn = self.printed = -math.inf
-        self.every = 10 if pick_device().type == "cpu" else 2
+        self.is_log = "CIFARLIB_LOG" in os.environ  # train_notebook: what is printed goes to a file
+        self.every = 10 if pick_device().type == "cpu" else 2  # seconds
+        if self.is_log:
+            self.every = 60
         self.figure = NumberedFigure(CAPTION)
 
     def __enter__(self) -> "Progress":
@@ -96,12 +81,15 @@ class Progress:
         self.history = list(history)
         if is_new and now - self.drawn > 5:
             self.draw()
-        if is_new or now - self.printed > self.every:
-            print(f"\r{self.line(now - self.start)}\033[K", end="", flush=True)
+        is_last = is_new and len(history) == self.params.last_epoch
+        if is_last or now - self.printed > self.every:
+            text = self.line(now - self.start)
+            print(f"{text}\n" if self.is_log else f"\r{text}\033[K", end="", flush=True)
             self.printed = now
 
     def __exit__(self, *error) -> None:
-        print(flush=True)
+        if not self.is_log:
+            print(flush=True)
         done = len(self.history)
         text = "Complete"
         if done < self.params.last_epoch:
@@ -116,9 +104,7 @@ class Progress:
     def draw(self) -> None:
         """Show the curves up to here."""
         p = self.params
-        with stop_waits():
-            curves = figures.training_curves(self.history, p.last_epoch, p.label_smoothing)
-            self.figure.draw(curves)
+        self.figure.draw(figures.training_curves(self.history, p.last_epoch, p.label_smoothing))
         self.drawn = time.perf_counter()
 
     def line(self, seconds: float) -> str:
@@ -133,38 +119,25 @@ class Progress:
         if len(self.history) == self.params.last_epoch:
             return f"{text}, evaluating on the held-out images"
         if self.epochs > self.first:
-            text += f", {duration(seconds * self.work_left())} left"
+            # on whole splits, six views of all held-out images take as long as an epoch
+            evaluation = 1 if self.params.train_images >= TRAIN_IMAGES else 0
+            left = self.params.last_epoch - self.epochs + evaluation
+            text += f", {duration(seconds * left / (self.epochs - self.first))} left"
         return text
-
-    def work_left(self) -> float:
-        """How many times the work of this session is still to be done, the evaluation included."""
-        images = self.params.steps_per_epoch * self.params.batch_size
-        validation = test = HELD_OUT / 3  # a forward pass costs a third of a training step
-        if self.params.train_images > TRAIN_IMAGES:
-            validation = 0
-        # on whole splits six views of all held-out images, too
-        views = 6 * (validation + test) if self.params.train_images >= TRAIN_IMAGES else 0
-        epochs = self.epochs - self.first
-        done = epochs * images + (len(self.history) - int(self.first)) * validation
-        left = self.params.last_epoch - self.epochs
-        return (left * images + math.ceil(left) * validation + test + views) / done
 
 
 def result(record: dict, published: dict) -> Text:
-    """Say what this run reached, and how that may be set beside the paper."""
+    """Say what this run reached after how much training, and the paper's after how much."""
     text = ""
     for part in ("validation", "test"):
         if record[f"{part}_images"]:
             text += f"**{100 * record[f'{part}_accuracy']:.2f} %** of the {part} images are right. "
-    run = record["run"]
-    paper = published["validation_accuracy"]
-    name = run if run in paper else "best run"
-    text += f"The paper's {name} reaches {paper.get(run, max(paper.values())):.2f} % of its "
-    text += f"validation images after {PAPER_EPOCHS} epochs on {TRAIN_IMAGES:,}"
-    if (record["epochs_trained"], record["train_images"]) != (PAPER_EPOCHS, TRAIN_IMAGES):
-        text += f"; this run had {plural(record['epochs_trained'], 'epoch')} on "
-        text += f"{record['train_images']:,}, so that the two cannot be compared"
-    text += "."
     if record["test_accuracy"] < NEAR_CHANCE:
-        text += " **That is near chance, 10 %**: the note below says why."
+        text += "**That is near chance, 10 %**: the note below says why. "
+    paper = published["validation_accuracy"]
+    name = record["run"] if record["run"] in paper else "best run"
+    reached = paper.get(name, max(paper.values()))
+    text += f"This run had {plural(record['epochs_trained'], 'epoch')} on "
+    text += f"{record['train_images']:,} images. The paper's {name} reaches {reached:.2f} % of its "
+    text += f"validation images after {PAPER_EPOCHS} epochs on {TRAIN_IMAGES:,}."
     return Text(text)
