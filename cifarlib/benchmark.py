@@ -27,7 +27,7 @@ from torchvision import datasets, transforms
 
 from cifarlib import InputError, outputs_folder, provenance
 from cifarlib.data import Split, load_cifar10
-from cifarlib.device.choice import keep_freed_memory, pick_device, pick_precision
+from cifarlib.device.choice import keep_freed_memory, make_repeatable, pick_device, pick_precision
 from cifarlib.device.cuda_graph import CapturedEpoch
 from cifarlib.loop import Training, make_optimizer, train_epoch, train_step
 from cifarlib.model import build_model
@@ -57,7 +57,8 @@ def measure(
     data_folder: str | Path | None = None,
     output_folder: str | Path | None = None,
 ) -> dict:
-    """Measure all contestants, write outputs/benchmark/<device>.json and return its content.
+    """Measure all contestants and return the record, which goes to outputs/benchmark/ unless images
+    or rounds are other than the defaults.
 
     images: of a round; None: the training split, on a CPU a part of it. Raises InputError.
     """
@@ -70,7 +71,6 @@ def measure(
         "device": chosen_device.type,
         "device_name": provenance.device_name(chosen_device),
         "precision": pick_precision(chosen_device),
-        "threads": torch.get_num_threads(),
         "batch_size": params.batch_size,
         "images": params.train_images,
         "data_sha256": load_cifar10(data_folder).sha256,  # fetched once, before the processes
@@ -79,13 +79,11 @@ def measure(
         **take_turns(rounds, params, chosen_device, data_folder),
         "finished": provenance.now(),
     }
-    record["ours_is_faster"] = ratios(record).agg(["median", "min", "max"]).to_dict()
-    name = re.sub(r"\W+", "-", f"{record['device']} {record['device_name']}".lower())
-    if (params.train_images, rounds) != (full, ROUNDS):
-        name += "-short"  # it takes no full one's place
-    folder = outputs_folder(output_folder) / "benchmark"
-    folder.mkdir(parents=True, exist_ok=True)
-    write_text(folder / f"{name}.json", json.dumps(record, indent=1) + "\n")
+    if (params.train_images, rounds) == (full, ROUNDS):
+        name = re.sub(r"\W+", "-", f"{record['device']} {record['device_name']}".lower())
+        folder = outputs_folder(output_folder) / "benchmark"
+        folder.mkdir(parents=True, exist_ok=True)
+        write_text(folder / f"{name}.json", json.dumps(record, indent=1) + "\n")
     return record
 
 
@@ -96,7 +94,7 @@ def take_turns(rounds: int, *arguments: object) -> dict[str, dict]:
     connections = {}
     workers = {}
     rates = {name: [] for name in NAMES}
-    with ExitStack() as stack:
+    with ExitStack() as stack:  # a process ends when its connection is closed
         for name in NAMES:
             ours, theirs = spawn.Pipe()
             connections[name] = stack.enter_context(ours)
@@ -118,14 +116,13 @@ def compete(
     """
     split = load_cifar10(data_folder).train
     training = make_training(name, params, split, device)
-    if name in (SINGLE, PLAIN, BEST):
+    if name in (BASE, ONCE):
+        is_cuda = device.type == "cuda"
+        trains = {None: CapturedEpoch(training) if is_cuda else partial(train_epoch, training)}
+    else:
         numbers = WORKERS if name == BEST else [0]
         loaders = {n: make_loader(name, split, training, n) for n in numbers}
         trains = {n: partial(train_on, loader, training) for n, loader in loaders.items()}
-    elif device.type == "cuda":
-        trains = {None: CapturedEpoch(training)}
-    else:
-        trains = {None: partial(train_epoch, training)}
     # the first epoch is not counted
     second = {n: repeat(partial(train, 1), number=1, repeat=2)[1] for n, train in trains.items()}
     workers = min(second, key=second.get)
@@ -138,14 +135,15 @@ def compete(
 
 def make_training(name: str, params: RunParams, split: Split, device: torch.device) -> Training:
     """Prepare ours as train does, for the others the same network as PyTorch has it."""
-    torch.backends.cudnn.benchmark = True
-    precision = "float32" if name in (SINGLE, PLAIN) else pick_precision(device)
+    make_repeatable(False)
+    is_ours = name in (BASE, ONCE)
+    if is_ours and device.type == "cpu":
+        keep_freed_memory()
     if name == ONCE:
         params = replace(params, augmentation="once")
+    precision = "float32" if name in (SINGLE, PLAIN) else pick_precision(device)
     training = build(params, split, channel_statistics(split.images), device, precision)
-    if name in (BASE, ONCE):
-        if device.type == "cpu":
-            keep_freed_memory()
+    if is_ours:
         return training
     filters = training.model.first_layer.weight.detach()
     model = build_model(params.seed, filters, params.dirac).to(device)
@@ -167,12 +165,13 @@ def make_loader(name: str, split: Split, training: Training, workers: int) -> Da
     params = training.params
     normalizer = training.normalizer.to("cpu")
     mean, std = (values.flatten() / 255 for values in (normalizer.mean, normalizer.std))
-    crop = transforms.RandomCrop(32, padding=params.crop, padding_mode="reflect")
-    flip = transforms.RandomHorizontalFlip()
-    steps = [crop, flip, transforms.ToTensor(), transforms.Normalize(mean, std)]
-    transform = transforms.Compose(steps)
     if name == SINGLE:
         transform = partial(numpy_transform, crop=params.crop, mean=mean.numpy(), std=std.numpy())
+    else:
+        crop = transforms.RandomCrop(32, padding=params.crop, padding_mode="reflect")
+        flip = transforms.RandomHorizontalFlip()
+        steps = [crop, flip, transforms.ToTensor(), transforms.Normalize(mean, std)]
+        transform = transforms.Compose(steps)
     pictures = Pictures(split, transform)
     sampler = RandomSampler(pictures, num_samples=params.train_images)
     options = {"num_workers": workers, "persistent_workers": workers > 0, "drop_last": True}
@@ -201,10 +200,9 @@ def train_on(loader: DataLoader, training: Training, epoch: int) -> None:
 
 
 def recorded(output_folder: str | Path | None = None) -> list[dict]:
-    """Read the full measurements, one a kind of machine, newest first."""
+    """Read the records, one a kind of machine, newest first."""
     paths = (outputs_folder(output_folder) / "benchmark").glob("*.json")
-    full = [path for path in paths if not path.stem.endswith("-short")]
-    records = [json.loads(path.read_text(encoding="utf-8")) for path in full]
+    records = [json.loads(path.read_text(encoding="utf-8")) for path in paths]
     return sorted(records, key=lambda record: record["finished"], reverse=True)
 
 

@@ -104,10 +104,10 @@ def results(output_folder: str | None, figure: str | None) -> None:
     summary["run"] += summary.pop("changes").map(lambda changes: changes and f" ({changes})")
     click.echo("\n" + text_table(summary, 22))
     if figure:
-        from cifarlib.report import figures, tables
+        from cifarlib.report import figures
 
-        drawn = figures.run_accuracies(*tables.accuracies(fast), base="fast")
-        Path(figure).write_text(figures.as_svg(drawn), encoding="utf-8")
+        drawn = figures.as_svg(figures.run_accuracies(fast))
+        Path(figure).write_text(drawn, encoding="utf-8")
 
 
 @commands.command(params=options("images run seeds views layout device output_folder"))

@@ -45,17 +45,12 @@ def arms_of(recipe: str) -> list[str]:
     return list(dict.fromkeys(run for claim in claims for run in claim.get(recipe, {})))
 
 
-def binomial_interval(share: float, n: int) -> tuple[float, float]:
-    """Compute the 95 % interval (Wilson) of an accuracy on n images, the seed left as it is."""
-    interval = stats.binomtest(round(share * n), n).proportion_ci(LEVEL, method="wilson")
-    return float(interval.low), float(interval.high)
-
-
-def pooled_variance(runs: list[np.ndarray]) -> tuple[float, int]:
-    """Estimate the variance between seeds, taken to be the same for all runs, with its degrees of
-    freedom; nan, 0 where no run has two seeds."""
-    freedom = sum(len(values) - 1 for values in runs)
-    squares = sum(len(values) * np.var(values) for values in runs)
+def pooled_variance(compared: pd.DataFrame) -> tuple[float, int]:
+    """Estimate the variance of held-out accuracy (points squared) between seeds, taken to be the
+    same for all runs, with its degrees of freedom; nan, 0 where no run has two seeds."""
+    groups = (100 * compared["held_out_accuracy"]).groupby(compared["run"])
+    freedom = len(compared) - groups.ngroups
+    squares = (groups.var(ddof=0) * groups.size()).sum()
     return (float(squares) / freedom, freedom) if freedom else (math.nan, 0)
 
 
@@ -96,7 +91,7 @@ def judge(frame: pd.DataFrame, group: str = "paper", recipe: str = "paper") -> p
     NO_RECORDS with none; provisional.
     """
     claims = {name: claim for name, claim in _read("claims.yaml")[group].items() if recipe in claim}
-    pooled = pooled_variance([100 * g for _, g in frame.groupby("run")["held_out_accuracy"]])
+    pooled = pooled_variance(frame)
     folders = frame.groupby("run")["folder"]
     right = {run: np.stack([*map(_right_answers, of_run)]) for run, of_run in folders}
     accuracies = published()["validation_accuracy"]
@@ -104,11 +99,7 @@ def judge(frame: pd.DataFrame, group: str = "paper", recipe: str = "paper") -> p
     for claim in claims.values():
         arms = claim[recipe]
         terms = [w * accuracies.get(run, math.nan) for run, w in claim.get("paper", {}).items()]
-        row = {
-            "says": claim["says"],
-            "ours": claim.get("ours", False),
-            "sign": claim.get("sign", 1),
-        }
+        row = {"ours": False, "sign": 1} | claim
         row["paper"] = claim.get("published", sum(terms or [math.nan]))
         row["seeds"] = min(len(right.get(run, [])) for run in arms)
         if row["seeds"]:
@@ -146,6 +137,11 @@ def _verdict(row: tuple) -> str:
     if row.seeds >= VERDICT_SEEDS:
         return (OUR_VERDICTS if row.ours else VERDICTS)[side]
     return (OUR_MARKS if row.ours else MARKS)[side] if row.seeds else NO_RECORDS
+
+
+def starred(judged: pd.DataFrame) -> pd.Series:
+    """Return the verdicts as they are shown: the provisional ones with a star."""
+    return judged["verdict"] + judged["provisional"].map({True: "*", False: ""})
 
 
 def surprises(judged: pd.DataFrame, expected: dict[str, str]) -> list[str]:

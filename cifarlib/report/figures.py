@@ -2,7 +2,7 @@
 as wide as the report's text, with one sentence in ``alt`` that says what it shows."""
 
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import matplotlib
 import numpy as np
@@ -13,7 +13,8 @@ import torch.nn.functional as F
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
-from matplotlib.ticker import LogFormatter, MaxNLocator
+from matplotlib.ticker import MaxNLocator
+from scipy import special, stats
 from torch import Tensor, nn
 from torchvision.utils import make_grid
 
@@ -21,23 +22,15 @@ from cifarlib.data import CLASSES
 from cifarlib.loop import right_answers
 from cifarlib.params import RunParams
 from cifarlib.preprocess import crop_and_flip, draw_crops, make_normalizer
-from cifarlib.report.claims import binomial_interval
+from cifarlib.report.claims import LEVEL, MARGIN, pooled_variance, starred
 
 WIDTH = 6.3  # inches: the text of the PDF, so that type has its printed size
 # the colours of Okabe and Ito, 2008, and a grey
-HEX = ("#000000", "#E69F00", "#56B4E9", "#009E73", "#0072B2", "#D55E00", "#CC79A7", "#BBBBBB")
-BLACK, ORANGE, SKY, GREEN, BLUE, VERMILION, PURPLE, GREY = HEX
+BLACK, ORANGE, SKY, GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"
+BLUE, VERMILION, PURPLE, GREY = "#0072B2", "#D55E00", "#CC79A7", "#BBBBBB"
 # series that share axes are told apart by colour, dash and marker
-CUES = {"o": (BLUE, "-"), "s": (VERMILION, "--"), "^": (GREEN, "-."), "D": (BLACK, ":")}
-CUES["v"] = (PURPLE, (0, (5, 3)))
-LOOKS = [{"color": c, "linestyle": d, "marker": m, "markersize": 4} for m, (c, d) in CUES.items()]
-VERDICTS = {  # of a claim, or, below three seeds, its mark: colour and marker
-    ("reproduced", "agrees"): (GREEN, "o"),
-    ("contradicted", "disagrees"): (VERMILION, "X"),
-    ("not resolved", "open"): (BLUE, "s"),
-    ("above zero", "above"): (PURPLE, "^"),
-    ("below zero", "below"): (PURPLE, "v"),
-}
+SERIES = {"color": [BLUE, VERMILION, GREEN, BLACK, PURPLE], "markersize": 4}
+SERIES["style"] = ["o-", "s--", "^-.", "D:", "v-"]
 MODES = ("channel", "image-channel", "length")  # of normalisation
 STYLE = sns.axes_style("whitegrid") | sns.plotting_context("paper", font_scale=0.83)  # 7.3-8 pt
 STYLE |= {"axes.spines.top": False, "axes.spines.right": False, "svg.hashsalt": "cifarlib"}
@@ -65,26 +58,26 @@ def confusion_matrix(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
     return np.bincount(pairs, minlength=len(CLASSES) ** 2).reshape(len(CLASSES), -1)
 
 
-def answer_probabilities(logits: np.ndarray) -> np.ndarray:
-    """Compute the probability (N,) of each image's most probable class."""
-    return torch.as_tensor(np.asarray(logits, np.float64)).softmax(1).amax(1).numpy()
+def probabilities(logits: np.ndarray) -> np.ndarray:
+    """Compute the probability (N, 10) of each class."""
+    return special.softmax(np.asarray(logits, np.float64), axis=1)
 
 
 def most_confident(logits: np.ndarray, labels: np.ndarray, n: int, right: bool) -> np.ndarray:
     """Which n right or wrong answers have the highest probability: their indices, highest first."""
     wanted = np.flatnonzero(right_answers(logits, labels) == right)
-    order = np.argsort(-answer_probabilities(logits)[wanted], kind="stable")
+    order = np.argsort(-probabilities(logits)[wanted].max(1), kind="stable")
     return wanted[order[:n]]
 
 
 def calibration_curve(logits: np.ndarray, labels: np.ndarray, bins: int = 15) -> pd.DataFrame:
     """Bin the answers by probability: mean probability, share of right ones, count of each bin.
     After Guo et al., On Calibration of Modern Neural Networks, 2017."""
-    probability = answer_probabilities(logits)
-    right = right_answers(logits, labels)
-    answers = pd.DataFrame({"probability": probability, "right": right, "count": 1})
+    probability = probabilities(logits).max(1)
+    answers = {"probability": probability, "right": right_answers(logits, labels), "count": 1}
     which = (probability * bins).astype(int).clip(max=bins - 1)
-    return answers.groupby(which).agg({"probability": "mean", "right": "mean", "count": "sum"})
+    how = {"probability": "mean", "right": "mean", "count": "sum"}
+    return pd.DataFrame(answers).groupby(which).agg(how)
 
 
 def calibration_error(curve: pd.DataFrame) -> float:
@@ -94,22 +87,18 @@ def calibration_error(curve: pd.DataFrame) -> float:
 
 def smoothing_floor(label_smoothing: float) -> float:
     """Compute the least loss per image (nats) that smoothed labels allow: their own entropy."""
-    shares = torch.full((len(CLASSES),), label_smoothing / len(CLASSES), dtype=torch.float64)
+    shares = np.full(len(CLASSES), label_smoothing / len(CLASSES))
     shares[0] += 1 - label_smoothing
-    return float(torch.special.entr(shares).sum())
+    return float(special.entr(shares).sum())
 
 
 def _curves(axes: Axes, history: Sequence[dict], measure: str, factor: float = 1) -> None:
-    """Training and, where images validate, validation over the epochs."""
-    names = {"train": "training", "validation": "validation"}
-    every = max(1, len(history) // 10)
-    for (part, name), look in zip(names.items(), LOOKS, strict=False):
-        values = [factor * row[f"{part}_{measure}"] for row in history]
-        if np.isfinite(values).all():
-            epochs = [row["epoch"] for row in history]
-            axes.plot(epochs, values, **look, markevery=every, label=name)
+    """Draw training and, where images validate, validation over the epochs."""
+    names = {f"train_{measure}": "training", f"validation_{measure}": "validation"}
+    frame = pd.DataFrame(history).set_index("epoch")[[*names]].rename(columns=names)
+    every = max(1, len(frame) // 10)
+    (factor * frame).dropna(axis="columns").plot(ax=axes, **SERIES, markevery=every)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.set_xlabel("epoch")
     axes.legend()
 
 
@@ -119,8 +108,8 @@ def training_curves(history: Sequence[dict], epochs: int, label_smoothing: float
     end = 100 * history[-1]["train_accuracy"]
     figure = new_figure(2.4, f"Loss and accuracy by epoch; training ends at {end:.1f} %.")
     left, right = figure.subplots(1, 2)
-    if floor := smoothing_floor(label_smoothing):
-        left.axhline(floor, color=BLACK, linestyle=":", linewidth=1, label=f"floor {floor:.3f}")
+    floor = smoothing_floor(label_smoothing)
+    left.axhline(floor, color=BLACK, linestyle=":", linewidth=1, label=f"floor {floor:.3f}")
     _curves(left, history, "loss")
     _curves(right, history, "accuracy", 100)
     limits = (1 - 0.03 * epochs, 1.03 * max(epochs, 2))
@@ -134,94 +123,79 @@ def loss_curves(histories: pd.DataFrame) -> Figure:
     """Training loss above, validation accuracy below, a column a run: the mean of its seeds, where
     it ends, and in grey the other runs. histories: of all records, with run and label_smoothing."""
     histories = histories.assign(validation_accuracy=100 * histories["validation_accuracy"])
-    measures = ["train_loss", "validation_accuracy"]
-    means = histories.groupby(["run", "epoch"])[measures].mean().unstack("run")
-    runs = histories["run"].unique()
-    ends = {run: means.xs(run, axis=1, level="run").dropna().iloc[-1] for run in runs}
-    words = [f"{run} {end.iloc[1]:.1f} %" for run, end in ends.items()]
-    figure = new_figure(2.9, f"Loss and accuracy of each run; they end at {', '.join(words)}.")
-    grid = figure.subplots(2, len(runs), sharex=True, sharey="row", squeeze=False)
-    for run, (upper, lower) in zip(runs, grid.T, strict=True):
-        for axes, measure in ((upper, "train_loss"), (lower, "validation_accuracy")):
+    measures = {"train_loss": (0.85, "training loss (nats)")}
+    measures |= {"validation_accuracy": (0.06, "validation (%)")}
+    means = histories.groupby(["run", "epoch"])[[*measures]].mean().unstack("run")
+    floors = histories.groupby("run")["label_smoothing"].first().map(smoothing_floor)
+    figure = new_figure(2.9, f"Loss and accuracy by epoch, of {', '.join(floors.index)}.")
+    grid = figure.subplots(2, len(floors), sharex=True, sharey="row", squeeze=False)
+    for panels, (measure, (height, label)) in zip(grid, measures.items(), strict=True):
+        panels[0].set_ylabel(label)
+        for axes, run in zip(panels, floors.index, strict=True):
             axes.plot(means[measure], color=GREY, linewidth=0.6)
             axes.plot(means[measure][run], color=BLUE)
-            axes.xaxis.set_major_locator(MaxNLocator(2, integer=True))
-        floor = smoothing_floor(histories.groupby("run")["label_smoothing"].first()[run])
-        upper.axhline(floor, color=BLACK, linestyle=":", linewidth=1)
-        upper.set(title=run, ylim=(0, None))
-        upper.text(0.95, 0.85, f"{ends[run].iloc[0]:.2f}", ha="right", transform=upper.transAxes)
-        lower.text(0.95, 0.06, f"{ends[run].iloc[1]:.1f}", ha="right", transform=lower.transAxes)
-    grid[0, 0].set_ylabel("training loss (nats)")
-    grid[1, 0].set_ylabel("validation (%)")
+            end = means[measure][run].dropna().iloc[-1]
+            axes.text(0.95, height, f"{end:.2f}", ha="right", transform=axes.transAxes)
+    for axes, (run, floor) in zip(grid[0], floors.items(), strict=True):
+        axes.axhline(floor, color=BLACK, linestyle=":", linewidth=1)
+        axes.xaxis.set_major_locator(MaxNLocator(2, integer=True))
+        axes.set(title=run, ylim=(0, None))
     figure.supxlabel("epoch", fontsize=8)
     return figure
 
 
-def _named_rows(figure: Figure, names: Iterable[str], label: str) -> Axes:
-    """Axes with named rows, at y = 0, 1, ... downwards."""
-    axes = figure.subplots()
-    names = list(names)
-    axes.set(yticks=range(len(names)), yticklabels=names, xlabel=label)
-    axes.set_ylim(len(names) - 0.4, -0.6)
-    axes.grid(axis="y", visible=False)
-    return axes
-
-
-def _bars(values: pd.Series, low: pd.Series, high: pd.Series) -> np.ndarray:
-    """Lengths (2, N) of error bars."""
-    return np.clip([values - low, high - values], 0, None)
-
-
 @styled
-def run_accuracies(seeds: pd.DataFrame, intervals: pd.DataFrame, base: str = "") -> Figure:
-    """Each run's mean and interval, below them its seeds, and the paper's value. seeds: columns run
-    and accuracy; intervals: a row a run, in the order to be shown, of mean, low, high and, where
-    the paper has one, paper; base: the run whose mean is a dotted line."""
-    mean = intervals["mean"]
-    rows = np.arange(len(intervals))
-    alt = ", ".join(f"{run} {value:.2f}" for run, value in mean.items())
-    figure = new_figure(0.7 + 0.22 * len(rows), f"Mean accuracy of each run: {alt}.")
-    axes = _named_rows(figure, intervals.index, "accuracy (%)")
-    bars = _bars(mean, intervals["low"], intervals["high"])
-    axes.errorbar(mean, rows, xerr=bars, fmt="D", color=BLUE, markersize=4, label="mean, interval")
-    # the seeds beside the mean: under it they could not be seen
-    below = 0.3 + intervals.index.get_indexer(seeds["run"])
-    axes.plot(seeds["accuracy"], below, "o", color=SKY, markersize=3, label="a seed")
-    if "paper" in intervals:
-        axes.plot(intervals["paper"], rows, "x", color=VERMILION, markersize=6, label="paper")
-    if base in intervals.index:
-        axes.axvline(mean[base], color=BLACK, linestyle=":", linewidth=1, label=f"mean of {base}")
-    figure.legend(loc="outside upper right", ncols=4, frameon=False)
+def run_accuracies(compared: pd.DataFrame) -> Figure:
+    """Each run's mean with its 95 % interval over seeds, the deviation pooled over the runs, and
+    the seeds. compared: ``results.of_fast``; the first run's mean is a dotted line."""
+    seeds = 100 * compared["held_out_accuracy"]
+    groups = seeds.groupby(compared["run"], sort=False)
+    means = groups.mean()
+    variance, freedom = pooled_variance(compared)
+    half = stats.t.ppf((1 + LEVEL) / 2, freedom) * np.sqrt(variance / groups.size())
+    alt = ", ".join(f"{run} {mean:.2f}" for run, mean in means.items())
+    figure = new_figure(0.7 + 0.22 * len(means), f"Mean accuracy of each run: {alt}.")
+    axes = figure.subplots()
+    axes.axvline(means.iloc[0], color=BLACK, linestyle=":", label=f"mean of {means.index[0]}")
+    axes.errorbar(means, means.index, xerr=half, fmt="|", color=BLUE, ms=12, label="mean, interval")
+    axes.plot(seeds, compared["run"], "o", color=ORANGE, ms=3, label="a seed")
+    axes.set_xlabel("accuracy (%)")
+    axes.invert_yaxis()
+    axes.grid(axis="y", visible=False)
+    figure.legend(loc="outside upper right", ncols=3, frameon=False)
     return figure
 
 
 @styled
-def claims(judged: pd.DataFrame, margin: float = 0.5) -> Figure:
-    """Each claim's difference with its interval, and the paper's; colour and marker say what is
-    concluded, the band which differences count as alike. judged: what ``claims.judge`` gives."""
-    rows = judged[judged["estimate"].notna()].assign(y=lambda kept: range(len(kept)))
+def claims(judged: pd.DataFrame) -> Figure:
+    """Each claim's difference with its interval, the paper's, and to the right what is concluded; a
+    band is where differences count as alike. judged: what ``claims.judge`` gives."""
+    rows = judged.dropna(subset="estimate")
+    rows = rows.assign(y=range(len(rows)), half=(rows["high"] - rows["low"]) / 2)
     alt = "; ".join(f"{row.says} {row.estimate:+.2f}" for row in rows.itertuples())
     figure = new_figure(0.8 + 0.24 * len(rows), f"Differences in points of accuracy: {alt}.")
-    axes = _named_rows(figure, rows["says"], "points of accuracy")
-    axes.axvspan(-margin, margin, color=GREY, alpha=0.35, linewidth=0, label=f"±{margin:g} points")
+    axes = figure.subplots()
+    alike = rows.loc[rows["sign"] == 0, "y"]
+    axes.barh(alike, 2 * MARGIN, left=-MARGIN, color=GREY, label=f"±{MARGIN:g} points")
     axes.axvline(0, color=BLACK, linewidth=0.8)
+    axes.axhline((~rows["ours"]).sum() - 0.5, color=BLACK, linestyle=":", linewidth=0.8)
     look = {"color": ORANGE, "markersize": 11, "markeredgewidth": 2.5, "label": "paper"}
     axes.plot(rows["paper"], rows["y"], "|", **look)
-    for words, (colour, marker) in VERDICTS.items():
-        group = rows[rows["verdict"].isin(words)]
-        if len(group):
-            bars = _bars(group["estimate"], group["low"], group["high"])
-            look = {"color": colour, "fmt": marker, "markersize": 5}
-            look["label"] = group["verdict"].iloc[0]
-            axes.errorbar(group["estimate"], group["y"], xerr=bars, **look)
-    figure.legend(loc="outside upper center", ncols=6, frameon=False)
+    look = {"xerr": rows["half"], "color": BLUE, "fmt": "o", "markersize": 5, "label": "ours"}
+    axes.errorbar(rows["estimate"], rows["y"], **look)
+    axes.set(yticks=rows["y"], yticklabels=rows["says"], xlabel="points of accuracy")
+    axes.secondary_yaxis("right").set_yticks(rows["y"], starred(rows))
+    axes.invert_yaxis()
+    axes.grid(axis="y", visible=False)
+    figure.legend(loc="outside upper center", ncols=3, frameon=False)
     return figure
 
 
 def _share_bars(shares: pd.Series, counts: pd.Series) -> np.ndarray:
-    """Lengths (2, N) of the error bars of shares: their binomial 95 % intervals, per cent."""
-    ends = [binomial_interval(s, int(n)) for s, n in zip(shares, counts, strict=True)]
-    return 100 * _bars(shares, *np.transpose(ends))
+    """Compute the lengths (2, N) of error bars, per cent: binomial 95 % intervals (Wilson's)."""
+    tests = [stats.binomtest(round(s * n), int(n)) for s, n in zip(shares, counts, strict=True)]
+    ends = [test.proportion_ci(LEVEL, "wilson") for test in tests]
+    return 100 * np.abs([[end.low, end.high] for end in ends] - shares.to_numpy()[:, None]).T
 
 
 def _confusion(axes: Axes, logits: np.ndarray, labels: np.ndarray) -> None:
@@ -231,12 +205,12 @@ def _confusion(axes: Axes, logits: np.ndarray, labels: np.ndarray) -> None:
     look = {"cmap": "Blues", "cbar": False, "linewidths": 0.5, "annot_kws": {"size": 7}}
     look |= {"vmin": 0, "fmt": "d", "xticklabels": CLASSES, "yticklabels": CLASSES}
     sns.heatmap(mistaken, annot=matrix, **look, ax=axes)
-    axes.set(xlabel="predicted", ylabel="true", title="Confusion")
+    axes.set_title("True class (row), predicted (column)")
     axes.tick_params(axis="x", rotation=90)
 
 
 def _class_accuracy(axes: Axes, logits: np.ndarray, labels: np.ndarray) -> None:
-    """Accuracy of each class that occurs, lowest first, with its binomial 95 % interval."""
+    """Draw the accuracy of each class that occurs, lowest first, with its 95 % interval."""
     right = pd.Series(right_answers(logits, labels)).groupby([CLASSES[c] for c in labels])
     rows = right.agg(["mean", "size"]).sort_values("mean")
     bars = _share_bars(rows["mean"], rows["size"])
@@ -245,13 +219,13 @@ def _class_accuracy(axes: Axes, logits: np.ndarray, labels: np.ndarray) -> None:
 
 
 def _calibration(axes: Axes, logits: np.ndarray, labels: np.ndarray) -> None:
-    """How often answers of a given probability are right, with binomial 95 % intervals."""
+    """Draw how often answers of a given probability are right, with 95 % intervals."""
     curve = calibration_curve(logits, labels)
     axes.plot([0, 100], [0, 100], color=BLACK, linestyle=":", label="right as often as it says")
-    look = {"color": BLUE, "fmt": "o", "markersize": 4}
-    look["label"] = f"calibration error {100 * calibration_error(curve):.1f} %"
-    bars = _share_bars(curve["right"], curve["count"])
-    axes.errorbar(100 * curve["probability"], 100 * curve["right"], bars, **look)
+    shown = curve[curve["count"] >= 20]  # the interval of fewer says nothing
+    look = {"yerr": _share_bars(shown["right"], shown["count"]), "fmt": "o", "markersize": 4}
+    look |= {"color": BLUE, "label": f"calibration error {100 * calibration_error(curve):.1f} %"}
+    axes.errorbar(100 * shown["probability"], 100 * shown["right"], **look)
     axes.set(xlabel="probability of the answer (%)", ylabel="right answers (%)")
     axes.set(title="Calibration", xlim=(0, 101), ylim=(0, 102))
     axes.legend()
@@ -259,12 +233,11 @@ def _calibration(axes: Axes, logits: np.ndarray, labels: np.ndarray) -> None:
 
 @styled
 def run_panels(
-    logits: np.ndarray, labels: np.ndarray, history: Sequence[dict] = (), layout: str = ""
+    logits: np.ndarray, labels: np.ndarray, history: Sequence[dict] = (), layout: str = "BC;BD"
 ) -> Figure:
     """Draw accuracy over the epochs (A), and of the answers confusion (B), accuracy of each class
     (C) and calibration (D). layout: a mosaic of these letters, rows apart by ";"."""
     right = right_answers(logits, labels)
-    layout = layout or ("AB;CD" if history else "BC;BD")
     alt = f"Charts of {len(right):,} answers, of which {right.sum():,} are right."
     figure = new_figure(0.4 + 2.4 * len(layout.split(";")), alt)
     panels = figure.subplot_mosaic(layout)
@@ -278,26 +251,18 @@ def run_panels(
 
 
 @styled
-def benchmark_bars(seconds: dict[str, Sequence[float]], base: str) -> Figure:
-    """Each contestant's seconds, one a repeat, and how many times as fast ``base`` is: medians."""
-    table = pd.DataFrame(seconds)
-    medians = table.median()
-    faster = table.div(table[base], axis=0).median()
-    texts = [f"{value:.3g} s, {faster[name]:.2f} x" for name, value in medians.items()]
-    alt = ", ".join(map(" ".join, zip(seconds, texts, strict=True)))
-    figure = new_figure(0.6 + 0.25 * len(texts), f"Seconds an epoch: {alt}.")
+def benchmark_bars(seconds: pd.DataFrame) -> Figure:
+    """Each contestant's median of seconds, a row a repeat, from the fastest to the slowest."""
+    medians = seconds.median()
+    alt = ", ".join(f"{name} {value:.3g}" for name, value in medians.items())
+    figure = new_figure(0.6 + 0.25 * len(medians), f"Seconds an epoch: {alt}.")
     axes = figure.subplots()
-    look = {"color": SKY, "saturation": 1, "err_kws": {"color": BLACK, "linewidth": 1}}
-    sns.barplot(table, orient="h", estimator="median", errorbar=("pi", 100), **look, ax=axes)
-    axes.patches[list(seconds).index(base)].set(facecolor=BLUE, hatch="//", edgecolor="white")
-    for row, (end, text) in enumerate(zip(table.max(), texts, strict=True)):
-        axes.annotate(text, (end, row), (4, 0), textcoords="offset points", va="center")
-    low = table.min().min()
-    high = table.max().max()
-    axes.set(xscale="log", xlim=(low / 2, high * (high / low) ** 0.3 * 2))  # room for the texts
-    axes.set_xlabel(f"seconds an epoch (log); x: how many times as fast {base} is")
-    for set_formatter in (axes.xaxis.set_major_formatter, axes.xaxis.set_minor_formatter):
-        set_formatter(LogFormatter(minor_thresholds=(2, 0.5)))
+    reach = [medians - seconds.min(), seconds.max() - medians]
+    bars = axes.barh(seconds.columns, medians, xerr=reach, color=SKY, error_kw={"linewidth": 1})
+    axes.bar_label(bars, fmt="%.3g", padding=4)
+    axes.set_xlabel("seconds an epoch")
+    axes.invert_yaxis()
+    axes.grid(axis="y", visible=False)
     return figure
 
 
@@ -306,30 +271,26 @@ def architecture(model: nn.Module) -> Figure:
     """Draw the network's stages: boxes as high as the picture, as wide as the channels' log."""
     names = {"Identity": "image", "Conv2d": "conv 2×2\n+ GELU", "Block": "block"}
     names |= {"MaxPool2d": "3×3\npool", "Linear": "linear,\n/ 9"}
-    figure = new_figure(
-        2.1, "The network's layers from left to right, from the image to ten logits."
-    )
-    axes = figure.subplots()
-    x = 0.0
     output = torch.zeros(1, 3, 32, 32)
+    stages = []  # name, shape, number of parameters
     for stage in (nn.Identity(), *model.net):
         output = stage(output).detach()
-        name = type(stage).__name__
-        if name in names:
-            channels, *size = output.shape[1:]
-            width = 0.7 + 0.18 * np.log2(channels)
-            height = 0.35 + 2.4 * (size or [1])[0] / 32
+        if type(stage).__name__ in names:
             count = sum(p.numel() for p in stage.parameters())
-            look = {"facecolor": SKY if count else "white", "edgecolor": BLACK}
-            axes.add_patch(Rectangle((x, -height / 2), width, height, **look))
-            if x:
-                axes.annotate("", (x, 0), (x - 0.6, 0), arrowprops={"arrowstyle": "->"})
-            below = "×".join(map(str, output.shape[1:])) + (f"\n{count:,}" if count else "")
-            axes.text(x + width / 2, 1.5, names[name], ha="center", va="bottom", weight="bold")
-            axes.text(x + width / 2, -1.5, below, ha="center", va="top")
-            x += width + 0.6
+            stages.append((names[type(stage).__name__], output.shape[1:], count))
+    alt = "The network's layers from left to right, from the image to ten logits."
+    figure = new_figure(2.1, alt)
+    axes = figure.subplots()
+    for x, (name, shape, count) in enumerate(stages):
+        width = 0.25 + 0.06 * np.log2(shape[0])
+        height = 0.35 + 2.4 * [*shape, 1][1] / 32
+        axes.bar(x, height, width, -height / 2, color=SKY if count else "white", edgecolor=BLACK)
+        axes.text(x, 1.5, name, ha="center", va="bottom", weight="bold")
+        below = f"{'×'.join(map(str, shape))}\n{count:,}"
+        axes.text(x, -1.5, below, ha="center", va="top")
+    axes.axhline(0, color=BLACK, linewidth=0.8, zorder=0)
     axes.set_axis_off()
-    axes.set(xlim=(-0.3, x - 0.3), ylim=(-2.3, 2.3))
+    axes.set_ylim(-2.3, 2.3)
     return figure
 
 
@@ -342,7 +303,7 @@ def gallery(
     starts = range(0, len(images), columns)
     title_lines = sum(max(t.count("\n") + bool(t) for t in titles[i : i + columns]) for i in starts)
     figure = new_figure(len(starts) * WIDTH / columns + 0.14 * title_lines, alt)
-    grid = list(figure.subplots(len(starts), columns, squeeze=False).flat)
+    grid = figure.subplots(len(starts), columns, squeeze=False).ravel()
     for axes in grid:
         axes.set_axis_off()
     for axes, image, title in zip(grid, images, titles, strict=False):
@@ -354,26 +315,23 @@ def gallery(
     return figure
 
 
-def answers(images: Tensor, logits: np.ndarray, names: Sequence[str], columns: int = 8) -> Figure:
+def answers(images: Tensor, logits: np.ndarray, names: Sequence[str]) -> Figure:
     """Images, uint8, with their names and what the network says of them."""
-    probabilities, classes = torch.as_tensor(logits).softmax(1).max(1)
     titles = []
-    room = 38 - 3 * columns
-    for name, c, p in zip(names, classes, probabilities, strict=True):
+    for name, shares in zip(names, probabilities(logits), strict=True):
         # what fits above a picture; a dollar sign would begin a formula
-        short = (name if len(name) <= room else f"{name[:5]}…{name[6 - room :]}").replace(
-            "$", r"\$"
-        )
-        titles.append(f"{short}\n{CLASSES[c]}\n{100 * p:.0f} %")
-    alt = f"{len(images)} pictures with answers, the first: {', '.join(titles[:1])}."
-    return gallery(images, titles, columns, alt.replace("\n", ", "))
+        short = name if len(name) <= 20 else f"{name[:6]}…{name[-10:]}"
+        answer = f"{CLASSES[shares.argmax()]}\n{100 * shares.max():.0f} %"
+        titles.append(f"{short}\n{answer}".replace("$", r"\$"))
+    alt = f"{len(images)} pictures with answers, the first: {titles[0]}."
+    return gallery(images, titles, 6, alt.replace("\n", ", "))
 
 
 def mistakes(images: Tensor, logits: np.ndarray, labels: np.ndarray, n: int = 12) -> Figure:
     """Show the n wrong answers of the highest probability; images: uint8 (N, 3, 32, 32)."""
     chosen = most_confident(logits, labels, n, right=False)
-    names = [f"{CLASSES[labels[i]]} taken for" for i in chosen]
-    return answers(images[chosen], logits[chosen], names, columns=6)
+    names = [f"{CLASSES[label]} taken for" for label in labels[chosen]]
+    return answers(images[chosen], logits[chosen], names)
 
 
 def feature_maps(image: Tensor, name: str, maps: dict[str, Tensor], each: int = 8) -> Figure:
@@ -421,28 +379,27 @@ def preprocessing(image: Tensor, name: str, statistics: tuple, seed: int) -> Fig
 def value_histograms(images: Tensor, statistics: tuple) -> Figure:
     """Values of uint8 images by colour channel: as they are and under each normalisation."""
     shown = {"as they are": images.float()}
-    colours = ("red", "green", "blue")
     for mode in MODES:
         shown[f"by {mode}"] = make_normalizer(images, mode, statistics).apply(images)
     figure = new_figure(2.0, f"Histograms of pixel values by colour: {', '.join(shown)}.")
+    look = {"color": [VERMILION, GREEN, BLUE], "style": ["--", "-.", "-"]}
     for axes, (title, values) in zip(figure.subplots(1, 4), shown.items(), strict=True):
-        edges = np.linspace(values.min(), values.max(), 25)
-        for name, i, channel in zip(colours, (1, 2, 0), values.unbind(1), strict=True):
-            shares = 100 * np.histogram(channel, edges)[0] / channel.numel()
-            axes.plot((edges[1:] + edges[:-1]) / 2, shares, **LOOKS[i] | {"marker": ""}, label=name)
-        axes.set(title=title, ylim=(0, None))
+        edges = np.linspace(*np.quantile(values, [0, 1]), 25)
+        counts = [np.histogram(channel, edges)[0] for channel in values.unbind(1)]
+        shares = 100 * np.transpose(counts) / values[:, 0].numel()
+        middle = (edges[1:] + edges[:-1]) / 2
+        frame = pd.DataFrame(shares, middle, ["red", "green", "blue"])
+        frame.plot(ax=axes, **look, title=title, ylim=(0, None), legend=title == "as they are")
     figure.axes[0].set_ylabel("% of pixels in a bin")
-    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=3)
     return figure
 
 
 @styled
-def lines(series: dict[str, tuple], alt: str, legend: str | None = None, **settings) -> Figure:
-    """One line (x, y) a name; ``settings`` of the axes."""
+def lines(series: pd.DataFrame, alt: str, legend: str, **settings) -> Figure:
+    """Draw one line a column over the index; ``settings`` of the axes."""
     figure = new_figure(2.7, alt)
     axes = figure.subplots()
-    for (name, (x, y)), look in zip(series.items(), LOOKS, strict=False):
-        axes.plot(x, y, **look, label=name)
+    series.plot(ax=axes, **SERIES)
     axes.set(**settings)
     axes.legend(title=legend)
     return figure
@@ -465,13 +422,12 @@ def whitening_strip(values: Tensor, vectors: Tensor, eps: float) -> Figure:
     before = vectors.T @ values.diag() @ vectors
     after = (values / (values + eps)).diag()
     limit = float(max(before.abs().max(), after.abs().max()))
-    for axes, matrix, title in ((left, before, "covariance"), (right, after, "whitened")):
-        image = axes.imshow(matrix.numpy(), cmap="PuOr_r", vmin=-limit, vmax=limit)
-        axes.grid(visible=False)
-        axes.set(title=title, xticks=(), yticks=())
-    left.set(xticks=(1.5, 5.5, 9.5), xticklabels=("red", "green", "blue"))
-    right.set(xticks=(0, 5, 11), xticklabels=(1, 6, 12))
-    figure.colorbar(image, ax=[left, right], shrink=0.7)
+    look = {"cmap": "PuOr_r", "vmin": -limit, "vmax": limit, "square": True, "xticklabels": False}
+    look["yticklabels"] = False
+    sns.heatmap(before, **look, cbar=False, ax=left)
+    sns.heatmap(after, **look, cbar_kws={"shrink": 0.7}, ax=right)
+    left.set(title="covariance", xticks=(2, 6, 10), xticklabels=("red", "green", "blue"))
+    right.set_title("whitened")
     return figure
 
 

@@ -8,7 +8,6 @@ import numpy as np
 import pandas as pd
 import torch
 from IPython.display import display
-from scipy import stats
 from torch import Tensor
 
 from cifarlib import InputError, benchmark, records
@@ -20,7 +19,8 @@ from cifarlib.report.display import Table, Text, duration
 OPTIMIZERS = {"adamw": "AdamW", "sgd": "SGD", "sgd-nesterov": "Nesterov"}
 SETTINGS = [  # that differ between the recipes
     *("epochs", "batch_size", "optimizer", "learning_rate", "schedule", "momentum", "weight_decay"),
-    *("loss_reduction", "label_smoothing", "crop", "flip", "bias_rate", "lookahead"),
+    *("loss_reduction", "label_smoothing", "normalization", "padding", "crop", "flip"),
+    *("bias_rate", "lookahead"),
 ]
 
 
@@ -35,11 +35,12 @@ def missing_note() -> Iterator[None]:
 
 def made(frame: pd.DataFrame, address: str | None = None) -> str:
     """Write when the newest record was finished, and by which code."""
-    text = f"[Code]({address})" if address else "Code"
-    for newest in frame.sort_values("finished").tail(1).itertuples():
-        date = f"{pd.Timestamp(newest.finished):%-d %B %Y}"
-        text = f"{date} (newest record) · {text}, commit `{newest.commit[:10]}`"
-    return text
+    code = f"[Code]({address})" if address else "Code"
+    if frame.empty:
+        return code
+    newest = frame.sort_values("finished").iloc[-1]
+    date = pd.Timestamp(newest["finished"])
+    return f"{date:%-d %B %Y} (newest record) · {code}, commit `{newest['commit'][:10]}`"
 
 
 def first_of(compared: pd.DataFrame, run: str) -> pd.Series:
@@ -69,13 +70,11 @@ def lead(paper: pd.DataFrame) -> str:
     return f"{gaps.min():.1f} to {gaps.max():.1f}"
 
 
-def early_lead(paper: pd.DataFrame) -> str:
-    """Say how far AdamW's training loss (run 1) lies below SGD's (run 2) in the paper's first
-    phase: "0.15 to 0.58 and on average 0.41"."""
-    adamw, sgd = (records.read_history(first_of(paper, run)["folder"]) for run in ("run1", "run2"))
-    pairs = zip(sgd[:DECAY_EPOCHS], adamw[:DECAY_EPOCHS], strict=True)
-    gaps = np.array([one["train_loss"] - other["train_loss"] for one, other in pairs])
-    return f"{gaps.min():.2f} to {gaps.max():.2f} and on average {gaps.mean():.2f}"
+def early_gaps(paper: pd.DataFrame) -> pd.Series:
+    """Compute by how much AdamW's training loss (run 1) lies below SGD's (run 2) in each epoch of
+    the paper's first phase."""
+    losses = histories(paper).pivot_table("train_loss", "epoch", "run")[:DECAY_EPOCHS]
+    return losses.reindex(columns=["run1", "run2"]).diff(axis=1)["run2"]
 
 
 def times(compared: pd.DataFrame, run: str) -> str:
@@ -91,13 +90,13 @@ def paper_runs(paper: pd.DataFrame, caption: str) -> Table:
     columns = ["run", "batch", "whitening", "padding", "optimizer", "normal.", "smoothing"]
     settings = pd.DataFrame([load_params(run).settings() for run in PAPER_RUNS], PAPER_RUNS)
     frame = settings.rename(columns=names)[columns].map(_setting)
-    theirs = pd.Series(published()["validation_accuracy"])
-    means = results.summary(paper).set_index("run").reindex(PAPER_RUNS)
     frame["run"] = frame["run"].str.removeprefix("run")
+    means = results.summary(paper).set_index("run").reindex(PAPER_RUNS)
+    theirs = pd.Series(published()["validation_accuracy"])
     frame["paper %"] = theirs.map(number)
     frame["ours %"] = means["validation"].map(number)
     frame["difference"] = (means["validation"] - theirs).map(points)
-    frame["test %"] = means["test"].map(number)
+    frame["our test %"] = means["test"].map(number)
     return Table(frame.assign(n=means["n"].fillna(0).astype(int)), caption, "tbl-runs")
 
 
@@ -106,7 +105,7 @@ def _side(judged: pd.DataFrame, difference: str, seeds: str, decision: str) -> p
     texts = judged[["estimate", "low", "high"]].map(points).astype(str)
     interval = texts["estimate"] + " (" + texts["low"] + " to " + texts["high"] + ")"
     frame = pd.DataFrame({difference: interval, seeds: judged["seeds"].astype(str)})
-    frame[decision] = judged["verdict"] + judged["provisional"].map({True: "*", False: ""})
+    frame[decision] = claims.starred(judged)
     frame.loc[judged["seeds"] == 0, [difference, decision]] = "–"
     return frame
 
@@ -121,20 +120,18 @@ def claims_twice(asked: pd.DataFrame, judged: pd.DataFrame, caption: str) -> Tab
     return Table(frame, caption, "tbl-claims")
 
 
-def parts(paper: pd.DataFrame, caption: str) -> Table:
+def parts(paper: pd.DataFrame) -> pd.DataFrame:
     """Take the two steps of Table 1 apart that change two things, as far as runs are there."""
     judged = pd.concat([claims.judge(paper, "padding"), claims.judge(paper, "smoothing")])
     judged = judged[judged["seeds"] > 0].reset_index()
     sides = _side(judged, "difference (interval)", "n", "result")
-    frame = pd.DataFrame({"change (runs)": judged["says"]}).join(sides)
-    none = [{"change (runs)": "none of these runs has been trained"}]
-    return Table(none if frame.empty else frame, caption, "tbl-parts")
+    return pd.DataFrame({"change (runs)": judged["says"]}).join(sides)
 
 
 def hyperparameters(caption: str) -> Table:
-    """Set the paper's settings beside the fast recipe's, SGD and AdamW each."""
+    """Set the paper's settings beside those of the fast recipe and its arms with other rates."""
     runs = {"paper, run 7": "run7", "paper, run 1": "run1", "fast": "fast"}
-    runs["fast, AdamW"] = "fast-adamw"
+    runs |= {"fast, AdamW": "fast-adamw", "fast, unsmoothed": "fast-no-smoothing"}
     settings = {heading: load_params(run).settings() for heading, run in runs.items()}
     frame = pd.DataFrame(settings).loc[SETTINGS].map(_setting)
     frame.index = frame.index.str.replace("_", " ").rename("")
@@ -155,47 +152,52 @@ def speed(output_folder: str | None, caption: str) -> Table:
     saved = f"{100 * (1 - theirs['once'] / theirs['per_epoch']):.0f} %"
     rows = [["NVIDIA A100 (the paper)", *theirs.map("{} s".format), saved, "–"]]
     for record in benchmark.recorded(output_folder):
-        seconds = benchmark.epoch_seconds(record)
-        ours, once = (seconds[name] for name in (benchmark.BASE, benchmark.ONCE))
+        ratios = benchmark.ratios(record)
+        medians = benchmark.epoch_seconds(record).median()
+        times = [f"{medians[name]:.3g} s" for name in (benchmark.BASE, benchmark.ONCE)]
+        saved = benchmark.spread(100 * (1 - ratios[benchmark.ONCE]), 0).replace("-", "−")
         device = f"{record['device_name']} ({record['precision']})"
-        times = [f"{values.median():.3g} s" for values in (ours, once)]
-        saved = f"{benchmark.spread(100 * (1 - once / ours), 0)} %".replace("-", "−")
-        faster = benchmark.spread(benchmark.ratios(record)[benchmark.BEST])
-        rows.append([device, *times, saved, faster])
+        rows.append([device, *times, f"{saved} %", benchmark.spread(ratios[benchmark.BEST])])
     return Table(pd.DataFrame(rows, columns=columns), caption, "tbl-speed")
 
 
-def other_runs(frame: pd.DataFrame, caption: str) -> Table:
-    """List the complete runs that neither comparison takes in, an experiment of one's own too."""
-    names = {"run": "run", "changes": "other settings", "trained_for": "trained for", "n": "n"}
-    names |= {"validation": "validation %", "test": "test %", "views": "test %, with views"}
-    found = results.summary(results.others(frame))[list(names)].replace("", "–")
-    rows = found.assign(**found.select_dtypes("float").map(number)).rename(columns=names)
-    return Table(rows if len(rows) else [{"run": "none"}], caption, "tbl-others")
+def all_runs(frame: pd.DataFrame, caption: str) -> Table:
+    """List the means of the fast recipe and its arms, and of the complete runs that are in neither
+    comparison, an experiment of one's own too."""
+    fast = results.summary(results.of_fast(frame))
+    others = results.summary(results.others(frame))
+    fast["what is different"] = fast["run"].map(_arm)
+    settings = others["changes"].map(lambda changes: changes and f"; {changes}")
+    others["what is different"] = others["trained_for"] + settings
+    names = {"validation": "validation %", "sd": "deviation", "test": "test %"}
+    names |= {"held_out": "both %", "views": "test %, with views"}
+    columns = ["run", "what is different", "n", *names]
+    rows = pd.concat([fast, others], ignore_index=True)[columns]
+    rows = rows.assign(**rows.select_dtypes("float").map(number)).rename(columns=names)
+    return Table(rows if len(rows) else [{"run": "none"}], caption, "tbl-all")
+
+
+def _arm(run: str) -> str:
+    """Say what an arm changes of the fast recipe: "label smoothing 0, learning rate 0.000637"."""
+    base = load_params("fast").settings() | {"run": run}
+    settings = load_params(run).settings().items()
+    changed = [f"{name} {_setting(value)}" for name, value in settings if value != base[name]]
+    return ", ".join(changed).replace("_", " ") or "–"
 
 
 def environment(paper: pd.DataFrame, fast: pd.DataFrame, caption: str) -> Table:
     """Say what the records of each comparison were made with; several values where they differ."""
-    both = pd.concat({"paper’s schedule": paper, "fast recipe": fast})
-    made = both[["device_name", "precision", "convolutions", "commit", "data_sha256"]]
-    made = made.join(pd.DataFrame(list(both["packages"]), both.index))
-    made["commit"] = made["commit"].astype(str).str[:10]
-    groups = made.groupby(level=0, sort=False)
-    values = groups.agg(lambda of: ", ".join(sorted(set(of.dropna()))))
-    values["training time"] = both.groupby(level=0)["training_seconds"].sum().map(duration)
-    values.insert(0, "records", groups.size())
-    return Table(values.T.rename_axis("").reset_index(), caption, "tbl-environment")
-
-
-def accuracies(compared: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Return what figures.run_accuracies draws: each seed's held-out accuracy, and each run's mean
-    with its 95 % interval over seeds, the deviation pooled over the runs."""
-    seeds = compared[["run"]].assign(accuracy=100 * compared["held_out_accuracy"])
-    groups = seeds.groupby("run", sort=False)["accuracy"]
-    variance, freedom = claims.pooled_variance([of_run for _, of_run in groups])
-    means = groups.agg(["mean", "size"])
-    half = stats.t.ppf(0.975, freedom) * np.sqrt(variance / means["size"])
-    return seeds, means.assign(low=means["mean"] - half, high=means["mean"] + half)
+    columns = {}
+    for name, compared in {"paper’s schedule": paper, "fast recipe": fast}.items():
+        made = compared[["device_name", "precision", "convolutions", "commit", "data_sha256"]]
+        made = made.join(pd.DataFrame(list(compared["packages"]), compared.index))
+        made["commit"] = made["commit"].astype(str).str[:10]
+        values = made.agg(lambda of: ", ".join(sorted(set(of.dropna()))))
+        values["records"] = str(len(compared))
+        values["training time"] = duration(compared["training_seconds"].sum())
+        columns[name] = values
+    frame = pd.DataFrame(columns).fillna("–").rename_axis("").reset_index()
+    return Table(frame, caption, "tbl-environment")
 
 
 def histories(compared: pd.DataFrame) -> pd.DataFrame:

@@ -39,7 +39,7 @@ def none(tmp_path_factory):
 def test_the_papers_table_stands_beside_our_means(both, none):
     table = tables.paper_runs(both.paper, "").frame.set_index("run")
     assert table.loc["1", ["optimizer", "batch", "smoothing"]].tolist() == ["AdamW", "1024", "0"]
-    columns = ["paper %", "ours %", "difference", "test %", "n"]
+    columns = ["paper %", "ours %", "difference", "our test %", "n"]
     assert table.loc["7", columns].tolist() == ["93.20", "94.20", "+1.00", "93.70", 1]
     assert set(tables.paper_runs(none.paper, "").frame["ours %"]) == {"–"}
 
@@ -55,12 +55,12 @@ def test_a_claim_has_both_kinds_of_evidence_in_one_row(both, none):
     assert set(empty["verdict"]) == set(empty["mark"]) == {"–"}
 
 
-def test_the_steps_are_taken_apart_as_far_as_runs_are_there(both, tmp_path):
-    assert len(tables.parts(both.paper, "").frame) == 1
+def test_the_steps_are_taken_apart_as_far_as_runs_are_there(both, none, tmp_path):
+    assert tables.parts(none.paper).empty
+    assert tables.parts(both.paper).empty
     make_grid(tmp_path)
     make_record(tmp_path, "run7-mean", accuracy=0.922, stop_epoch=95)
-    paper = results.of_paper(results.table(tmp_path))
-    frame = tables.parts(paper, "").frame
+    frame = tables.parts(results.of_paper(results.table(tmp_path)))
     assert frame["change (runs)"].str[-13:].tolist() == [" (7-mean − 6)", " (7 − 7-mean)"]
     assert frame["result"].tolist() == ["open", "above"]
 
@@ -76,26 +76,29 @@ def test_the_sentences_numbers_are_those_of_the_records(both, none):
 def test_the_environment_is_that_of_the_records(both, none):
     made = tables.environment(both.paper, both.fast, "").frame.set_index("")
     assert made.loc["commit"].tolist() == ["1" * 10] * 2
-    assert made.loc["records"].tolist() == [7, len(both.fast)]
-    assert tables.environment(none.paper, none.fast, "").frame.columns.tolist() == [""]
+    assert made.loc["records"].tolist() == ["7", str(len(both.fast))]
+    empty = tables.environment(none.paper, none.fast, "").frame.set_index("")
+    assert empty.loc["records"].tolist() == ["0", "0"]
     assert tables.made(both.frame) == "28 November 2026 (newest record) · Code, commit `1111111111`"
     assert tables.made(none.frame, "https://x.org") == "[Code](https://x.org)"
 
 
-def test_other_runs_are_listed(both, tmp_path):
-    assert tables.other_runs(both.frame, "").frame["run"].tolist() == ["none"]
+def test_the_arms_are_listed_by_what_they_change_and_other_runs_by_how_they_were_trained(
+    both, none, tmp_path
+):
+    assert tables.all_runs(none.frame, "").frame["run"].tolist() == ["none"]
+    frame = tables.all_runs(both.frame, "").frame.set_index("run")
+    assert len(frame) == both.fast["run"].nunique()
+    changed = "label smoothing 0, learning rate 0.000637, weight decay 0.7834"
+    assert frame.loc["fast-no-smoothing", "what is different"] == changed
+    assert frame.loc["fast", ["both %", "n"]].tolist() == ["93.15", 3]
     make_record(tmp_path, "fast", momentum=0.8)
-    row = tables.other_runs(results.table(tmp_path), "").frame.iloc[0]
-    assert row["other settings"] == "momentum 0.8, now 0.85"
+    row = tables.all_runs(results.table(tmp_path), "").frame.iloc[0]
+    assert row["what is different"] == "12 epochs; momentum 0.8, now 0.85"
     assert (row["test %"], row["test %, with views"]) == ("89.50", "–")
 
 
-def test_what_figures_draw_is_what_the_records_say(both):
-    seeds, means = tables.accuracies(both.fast)
-    assert means.index[0] == "fast"
-    assert (seeds["run"] == "fast").sum() == 3
-    assert means.loc["fast", "mean"] == pytest.approx(93.15)
-    assert (means["low"] < means["mean"]).all()
+def test_the_histories_are_of_the_papers_seven_runs(both):
     histories = tables.histories(both.paper)
     assert set(histories["run"]) == set(claims.PAPER_RUNS)
     assert len(histories) == 7 * 95
