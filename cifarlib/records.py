@@ -16,6 +16,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -96,8 +97,12 @@ def write_history(folder: Path, history: list[dict], record: dict | None = None)
 
 
 def read_history(folder: Path) -> list[dict]:
-    """Read history.csv of a finished run's folder (or of its ``unfinished/``), a dict an epoch."""
-    with open(Path(folder) / "history.csv", newline="", encoding="utf-8") as file:
+    """Read history.csv of a run's folder, or of its ``unfinished/``: a dict an epoch that is saved
+    there."""
+    path = Path(folder) / "history.csv"
+    if not path.exists():
+        return []
+    with open(path, newline="", encoding="utf-8") as file:
         rows = [{k: float(v) for k, v in row.items()} for row in csv.DictReader(file)]
     return [row | {"epoch": int(row["epoch"])} for row in rows]
 
@@ -121,14 +126,6 @@ def open_folder(name: str, output_folder: str | Path | None = None) -> Path:
         needed = f"{FREE_BYTES / 1e6:.0f} MB"
         raise InputError(f"{folder} has {free / 1e6:.0f} MB free, a run needs {needed}")
     return folder
-
-
-def unfinished_history(folder: Path) -> list[dict]:
-    """Read the epochs that a run under way has saved."""
-    try:
-        return read_history(Path(folder) / "unfinished")
-    except FileNotFoundError:
-        return []
 
 
 def log_text(history: list[dict], record: dict | None = None) -> str:
@@ -174,14 +171,12 @@ def save_model(path: Path, tensors: "dict[str, Tensor]", description: dict) -> N
 def load_model(path: str | Path) -> "tuple[dict[str, Tensor], dict]":
     """Read the tensors (on the CPU) and the description of ``save_model``; nothing is executed.
 
-    Raises InputError where the file is missing, damaged, no such file, or not the one that
+    Raises InputError where the file is missing, damaged, another kind of file, or not the one that
     record.json beside it names.
     """
     import safetensors.torch
 
     path = Path(path)
-    if not path.is_file():
-        raise InputError(f"no file {path}")
     if (path.parent / "record.json").is_file():
         read_record(path.parent)
     try:
@@ -189,7 +184,7 @@ def load_model(path: str | Path) -> "tuple[dict[str, Tensor], dict]":
             description = json.loads(file.metadata()["about"])
         return safetensors.torch.load_file(path), description
     except Exception as error:  # for a damaged file the library raises several kinds
-        raise InputError(f"{path} is damaged, or no model of this project: {error!r}") from None
+        raise InputError(f"{path} is missing, damaged, or of another kind: {error!r}") from None
 
 
 def _sha256(path: Path) -> str:
@@ -199,20 +194,18 @@ def _sha256(path: Path) -> str:
 def leave(
     folder: Path,
     record: dict,
-    *,
     history: list[dict],
     predictions: dict[str, np.ndarray],
-    tensors: "dict[str, Tensor]",
-    description: dict,
+    network: "tuple[dict[str, Tensor], dict]",
 ) -> None:
-    """Leave a finished run's files: its record, history, log, predictions and network, whose first
-    layer also stands apart."""
+    """Leave a finished run's files: its record, history, log, predictions, and its network's
+    tensors and description, the first layer also apart."""
     staged = folder / "unfinished"
+    tensors, description = network
     first_layer = tensors["net.0.weight"].detach().cpu().contiguous().numpy()
     write_atomically(staged / "first_layer.npy", lambda file: np.save(file, first_layer))
-    write_atomically(
-        staged / "predictions.npz", lambda file: np.savez_compressed(file, **predictions)
-    )
+    compress = partial(np.savez_compressed, **predictions)
+    write_atomically(staged / "predictions.npz", compress)
     write_history(staged, history, record)
     save_model(staged / "model.safetensors", tensors, description)
     finish(folder, record)

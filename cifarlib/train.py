@@ -12,27 +12,13 @@ import torch
 from filelock import Timeout
 from torch import Tensor
 
-from cifarlib import InputError, PlainMessage, checkpoint, provenance, records
-from cifarlib.data import CLASSES, Cifar10, Split
-from cifarlib.device import convolutions
-from cifarlib.device.choice import keep_freed_memory, make_repeatable, pick_device, pick_precision
+from cifarlib import InputError, PlainMessage, checkpoint, loop, provenance, records, whitening
+from cifarlib.data import Cifar10, Split
+from cifarlib.device import choice, convolutions
 from cifarlib.device.cuda_graph import CapturedEpoch
-from cifarlib.loop import Diverged as Diverged
-from cifarlib.loop import (
-    Lookahead,
-    Predictor,
-    Training,
-    accuracy,
-    make_optimizer,
-    mean_loss,
-    raise_if_diverged,
-    rounded,
-    train_epoch,
-)
 from cifarlib.model import build_model
 from cifarlib.params import TRAIN_IMAGES, RunParams
 from cifarlib.preprocess import channel_statistics, make_normalizer
-from cifarlib.whitening import patch_covariance, whitening_filters
 
 log = logging.getLogger(__name__)
 
@@ -58,8 +44,8 @@ class Run:
 
     folder: Path
     data: Cifar10
-    training: Training
-    predictor: Predictor
+    training: loop.Training
+    predictor: loop.Predictor
     statistics: Statistics
     identity: dict  # what a checkpoint must share with a run that resumes it
     sessions: list[dict]  # one for each start; the last is this one
@@ -100,14 +86,14 @@ def train(
             raise InputError(f"{name} = {value!r}: give True or False")
     if precision not in PRECISIONS:
         raise InputError(f"precision = {precision!r}: choose one of {', '.join(PRECISIONS)}")
-    chosen = pick_device(device)
+    chosen = choice.pick_device(device)
     conditions = {
         "device": chosen.type,
         "deterministic": deterministic,
         "data_sha256": data.sha256,
         "precision": precision,
     }
-    make_repeatable(deterministic)
+    choice.make_repeatable(deterministic)
     folder = records.open_folder(params.folder, output_folder)
     try:
         with records.locked(folder, timeout=0.5):  # status holds it for a moment
@@ -119,7 +105,7 @@ def train(
         busy = f"another process is training in {folder}"
         raise InputError(f"{busy}: wait for it, or choose another seed") from None
     except KeyboardInterrupt:
-        epochs = len(records.unfinished_history(folder))
+        epochs = len(records.read_history(folder / "unfinished"))
         text = "Stopped before the first epoch was complete: nothing was saved; run it again."
         if epochs:
             text = f"Stopped. Epochs 1 to {epochs} of {params.last_epoch} are saved in {folder}: "
@@ -130,7 +116,7 @@ def train(
 
 def build(
     params: RunParams, split: Split, statistics: Statistics, device: torch.device, precision: str
-) -> Training:
+) -> loop.Training:
     """Put network, optimizer and the training images of ``split`` on the device, ready for the
     first step."""
     # statistics and whitening are those of the training split, before any crop or flip
@@ -138,21 +124,21 @@ def build(
     normalizer = make_normalizer(images, params.normalization, statistics)
     filters = None
     if params.whitening:
-        covariance = patch_covariance(normalizer.parts(images))
-        filters = whitening_filters(covariance, params.whitening_eps)
+        covariance = whitening.patch_covariance(normalizer.parts(images))
+        filters = whitening.whitening_filters(covariance, params.whitening_eps)
     model = build_model(params.seed, filters, params.dirac).to(device)
     word = convolutions.use_fast(model, precision)
     if device.type == "cuda":  # a CPU's convolutions reorder their weights anyway
         model = model.to(memory_format=torch.channels_last)
-    return Training(
+    return loop.Training(
         params=params,
         model=model,
-        optimizer=make_optimizer(params, model),
+        optimizer=loop.make_optimizer(params, model),
         images=images.contiguous(memory_format=torch.channels_last),
         labels=split.labels.to(device),
         normalizer=normalizer,
         dtype=getattr(torch, precision),
-        lookahead=Lookahead(params, model) if params.lookahead else None,
+        lookahead=loop.Lookahead(params, model) if params.lookahead else None,
         convolutions=word,
     )
 
@@ -163,13 +149,12 @@ def prepare(
     """Make the run as it stands before its next step, after the epochs of a checkpoint (``saved``)
     or at its start, where precision "auto" becomes what is fast on the device."""
     if device.type == "cpu":
-        keep_freed_memory()
+        choice.keep_freed_memory()
     if device.type == "cuda":
         torch.cuda.init()  # a fresh process that resumes has not used it yet
-        torch.cuda.reset_peak_memory_stats(device)
     precision = saved["identity"]["precision"]
     if precision == "auto":
-        precision = pick_precision(device)
+        precision = choice.pick_precision(device)
     if params.train_images > TRAIN_IMAGES:
         data = data.all_for_training()
     split = data.train.head(params.train_images)
@@ -192,7 +177,7 @@ def prepare(
         folder=folder,
         data=data,
         training=training,
-        predictor=Predictor(training.model, normalizer_of, training.dtype),
+        predictor=loop.Predictor(training.model, normalizer_of, training.dtype),
         statistics=statistics,
         identity=saved["identity"] | {"precision": precision},
         sessions=[*saved["sessions"], session],
@@ -205,7 +190,7 @@ def fit(run: Run, progress: Progress, capture: bool) -> None:
     params, history = run.training.params, run.history
     images = run.data.validation.images.to(run.device)
     labels = run.data.validation.labels.to(run.device)
-    train_one = partial(train_epoch, run.training)
+    train_one = partial(loop.train_epoch, run.training)
     if capture and run.device.type == "cuda":
         train_one = CapturedEpoch(run.training)
     last_save = time.perf_counter()
@@ -217,13 +202,14 @@ def fit(run: Run, progress: Progress, capture: bool) -> None:
             lambda step, done=epoch - 1: progress(done + step / params.steps_per_epoch, history),
         )
         trained = time.perf_counter()
-        run.validation_logits = rounded(run.predictor.logits(images))
-        row["validation_loss"] = mean_loss(run.validation_logits, labels, params.label_smoothing)
-        row["validation_accuracy"] = accuracy(run.validation_logits, labels)
+        logits = loop.rounded(run.predictor.logits(images))
+        row["validation_loss"] = loop.mean_loss(logits, labels, params.label_smoothing)
+        row["validation_accuracy"] = loop.accuracy(logits, labels)
         row["train_seconds"] = round(trained - start, 4)
         row["validation_seconds"] = round(time.perf_counter() - trained, 4)
-        raise_if_diverged(params, row)
+        loop.raise_if_diverged(params, row)
         history.append(row)
+        run.validation_logits = logits
         is_due = time.perf_counter() - last_save >= CHECKPOINT_SECONDS[run.device.type]
         if is_due or epoch == params.last_epoch:
             about = {"identity": run.identity, "sessions": run.sessions, "history": history}
@@ -245,35 +231,24 @@ def leave_record(run: Run) -> None:
     for part, split in splits.items():
         logits = saved.get(part)
         if logits is None:
-            logits = rounded(run.predictor.logits(split.images))
+            logits = loop.rounded(run.predictor.logits(split.images))
         predictions[part] = logits.half().cpu().numpy()
         predictions[f"{part}_labels"] = split.labels.numpy().astype(np.uint8)
         share, loss, with_views = None, None, None
         if len(split):  # where all images train, none validate
-            share = accuracy(logits, split.labels)
-            loss = mean_loss(logits.cpu(), split.labels, params.label_smoothing)
+            share = loop.accuracy(logits, split.labels)
+            loss = loop.mean_loss(logits.cpu(), split.labels, params.label_smoothing)
             if params.train_images >= TRAIN_IMAGES:
-                by_views = rounded(run.predictor.logits(split.images, views=True))
-                with_views = accuracy(by_views, split.labels)
+                by_views = loop.rounded(run.predictor.logits(split.images, views=True))
+                with_views = loop.accuracy(by_views, split.labels)
         results[f"{part}_accuracy"] = share
         results[f"{part}_loss"] = loss
         results[f"{part}_accuracy_views"] = with_views
     record = make_record(run, results)
-    mean, std = run.statistics
-    description = {
-        "parameters": record["parameters"],
-        "classes": CLASSES,
-        "channel_mean": mean.tolist(),
-        "channel_std": std.tolist(),
-    }
-    records.leave(
-        run.folder,
-        record,
-        history=run.history,
-        predictions=predictions,
-        tensors=run.training.model.state_dict(),
-        description=description,
-    )
+    mean, std = (values.tolist() for values in run.statistics)
+    about = {"parameters": record["parameters"], "channel_mean": mean, "channel_std": std}
+    tensors = run.training.model.state_dict()
+    records.leave(run.folder, record, run.history, predictions, (tensors, about))
 
 
 def make_record(run: Run, results: dict) -> dict:
@@ -297,7 +272,6 @@ def make_record(run: Run, results: dict) -> dict:
         "parameters": params.settings(),
         "parameter_count": sum(p.numel() for p in run.training.model.parameters()),
         "packages": provenance.package_versions(),
-        "peak_memory_bytes": provenance.peak_memory_bytes(run.device),
         "epoch_seconds": [
             round(row["train_seconds"] + row["validation_seconds"], 4) for row in run.history
         ],
