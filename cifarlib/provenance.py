@@ -45,9 +45,9 @@ def code_version() -> dict:
     if done.returncode:  # such as: the checkout is another user's
         _warn(" ".join(done.stderr.split()))
         return unknown
-    commit, *lines = done.stdout.splitlines()
-    is_dirty = any(not line.startswith("#") for line in lines)
-    return {"commit": commit.removeprefix("# branch.oid "), "dirty": is_dirty}
+    commit = re.search(r"^# branch.oid (\w+)", done.stdout)  # (initial) where there is none
+    is_dirty = any(not line.startswith("#") for line in done.stdout.splitlines())
+    return {"commit": commit and commit[1], "dirty": is_dirty}
 
 
 def package_versions() -> dict[str, str]:
