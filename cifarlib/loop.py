@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cifarlib import InputError
+from cifarlib import InputError, PlainMessage
 from cifarlib.model import CLASSES, BatchNorm
 from cifarlib.params import RunParams
 from cifarlib.preprocess import (
@@ -20,6 +20,13 @@ from cifarlib.preprocess import (
     draw_crops,
     draw_order,
 )
+
+LARGEST_FLOAT16 = torch.finfo(torch.float16).max
+BATCH_SIZES = {"cpu": 250, "cuda": 2000, "mps": 2000}  # of predictions: fast, and little memory
+
+
+class Diverged(PlainMessage, ArithmeticError):
+    """The loss is not a number any more."""
 
 
 @dataclass
@@ -34,6 +41,7 @@ class Training:
     normalizer: Normalizer  # of the images
     dtype: torch.dtype  # of autocast; float32: none
     lookahead: "Lookahead | None" = None
+    convolutions: str = "PyTorch"  # of the model, in the word of its record
 
     def __post_init__(self) -> None:
         # float16 has no numbers below 6e-8: unscaled, up to 41 % of a layer's gradients would be
@@ -43,6 +51,22 @@ class Training:
         self.scale = 128.0 * batch
         is_float16 = self.dtype == torch.float16
         self.scaler = torch.amp.GradScaler(self.images.device.type, self.scale, enabled=is_float16)
+
+    def state_dict(self) -> dict:
+        """Return all that training changes, for a checkpoint."""
+        return {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "lookahead": self.lookahead.averages if self.lookahead else None,
+        }
+
+    def load_state_dict(self, state: dict) -> None:
+        """Take a checkpoint's state."""
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self.lookahead:
+            for name, average in self.lookahead.averages.items():
+                average.copy_(state["lookahead"][name])
 
 
 class Lookahead:
@@ -128,16 +152,16 @@ def train_step(training: Training, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor
 
 def epoch_plan(params: RunParams, epoch: int, n: int) -> tuple[Tensor, Tensor | None]:
     """Plan what epoch 1, 2, ... does with n images, on the CPU: their order (n,) and in that order
-    their crops and flips (n, 3), None without augmentation."""
+    what ``draw_crops`` says of them, None without augmentation."""
     order = draw_order(params.seed, epoch, n)
     if params.augmentation == "none":
         return order, None
     if params.augmentation == "once":  # each image's one crop and flip, in this epoch's order
         drawn = BEFORE_TRAINING
-        crops = draw_crops(params.seed, drawn, n, params.crop)[order]
+        crops = draw_crops(params.seed, drawn, n, params.crop, params.cutout)[order]
     elif params.augmentation == "per_epoch":
         drawn = epoch
-        crops = draw_crops(params.seed, drawn, n, params.crop)
+        crops = draw_crops(params.seed, drawn, n, params.crop, params.cutout)
     else:
         raise InputError(f"augmentation = {params.augmentation!r}: epoch_plan does not know it")
     if params.flip == "alternating":
@@ -184,7 +208,9 @@ def train_epoch(
         batch = slice(step * size, (step + 1) * size)
         index = order[batch]
         crop = None if crops is None else crops[batch]
-        x = crop_and_flip(images, training.normalizer, index, crop, params.padding)
+        x = crop_and_flip(
+            images, training.normalizer, index, crop, params.padding, cutout=params.cutout
+        )
         y = training.labels[index]
         loss, logits = train_step(training, x, y)
         loss_sum += loss
@@ -195,33 +221,34 @@ def train_epoch(
     return epoch_row(params, epoch, loss_sum, right, loss)
 
 
-@torch.no_grad()
-def predict_logits(
-    model: nn.Module,
-    images: Tensor,
-    normalizer: Normalizer,
-    dtype: torch.dtype = torch.float32,
-    *,
-    batch_size: int | None = None,
-    views: bool = False,
-) -> Tensor:
-    """Compute logits (N, 10), float32 on the images' device, in evaluation mode.
+@dataclass(frozen=True)
+class Predictor:
+    """A network with what it needs to answer about images."""
 
-    images: uint8 (N, 3, 32, 32); normalizer: theirs. After training in float16, dtype is float32.
-    views: with test-time augmentation, the weighted mean over ``weighted_views`` of each image.
-    """
-    dtype = torch.float32 if dtype == torch.float16 else dtype
-    was_training = model.training
-    batch_size = batch_size or (250 if images.device.type == "cpu" else 2000)
-    model.eval()
-    logits = [torch.zeros(0, CLASSES, device=images.device)]
-    for start in range(0, len(images), batch_size):
-        part = slice(start, start + batch_size)
-        x = normalizer[part].apply(images[part])
-        weighted = weighted_views(x) if views else [(1, x)]
-        logits.append(sum(weight * forward(model, view, dtype) for weight, view in weighted))
-    model.train(was_training)
-    return torch.cat(logits)
+    model: nn.Module
+    normalizer_of: Callable[[Tensor], Normalizer]  # of images: see preprocess.make_normalizer
+    dtype: torch.dtype = torch.float32  # of autocast; after training in float16 float32 is used
+
+    @torch.no_grad()
+    def logits(
+        self, images: Tensor, *, views: bool = False, batch_size: int | None = None
+    ) -> Tensor:
+        """Compute logits (N, 10), float32 on the model's device, in evaluation mode.
+
+        images: uint8 (N, 3, 32, 32). views: with test-time augmentation, the weighted mean over
+        ``weighted_views`` of each image.
+        """
+        dtype = torch.float32 if self.dtype == torch.float16 else self.dtype
+        images = images.to(next(self.model.parameters()).device)
+        normalizer = self.normalizer_of(images)
+        was_training = self.model.training
+        self.model.eval()
+        logits = [torch.zeros(0, CLASSES, device=images.device)]
+        for x in normalizer.parts(images, batch_size or BATCH_SIZES[images.device.type]):
+            weighted = weighted_views(x) if views else [(1, x)]
+            logits.append(sum(w * forward(self.model, view, dtype) for w, view in weighted))
+        self.model.train(was_training)
+        return torch.cat(logits)
 
 
 def weighted_views(x: Tensor) -> list[tuple[float, Tensor]]:
@@ -233,6 +260,12 @@ def weighted_views(x: Tensor) -> list[tuple[float, Tensor]]:
     shifted = [padded[:, :, i : i + height, i : i + width] for i in (0, 2)]
     upright = [(1 / 4, x), *((1 / 8, view) for view in shifted)]
     return [*upright, *((weight, view.flip(3)) for weight, view in upright)]
+
+
+def rounded(logits: Tensor) -> Tensor:
+    """Round logits to float16, as predictions.npz holds them, so that every number can be computed
+    again from there. Soon after the start they can lie beyond its range: there they are cut off."""
+    return logits.clamp(-LARGEST_FLOAT16, LARGEST_FLOAT16).half().float()
 
 
 def right_answers(logits: Tensor | np.ndarray, labels: Tensor | np.ndarray) -> np.ndarray:
@@ -249,3 +282,17 @@ def accuracy(logits: Tensor | np.ndarray, labels: Tensor | np.ndarray) -> float:
 def mean_loss(logits: Tensor, labels: Tensor, label_smoothing: float) -> float:
     """Compute the cross-entropy per image, with the smoothing that the run trained with."""
     return float(F.cross_entropy(logits, labels, label_smoothing=label_smoothing))
+
+
+def raise_if_diverged(params: RunParams, row: dict) -> None:
+    """Raise Diverged where an epoch's line of the history holds a loss that is no number."""
+    is_validated = not math.isnan(row["validation_accuracy"])
+    loss = row["validation_loss"] if is_validated else 0
+    if math.isfinite(row["train_loss"]) and math.isfinite(loss):
+        return
+    names = ("learning_rate", "weight_decay", "loss_reduction", "optimizer", "batch_size")
+    causes = ", ".join(f"{name} {getattr(params, name)}" for name in names)
+    raise Diverged(
+        f"the loss of {params.run} is {row['train_loss']} in epoch {row['epoch']}, "
+        f"validation {loss}: try a smaller learning_rate ({causes})"
+    )

@@ -61,7 +61,7 @@ class Scale(nn.Module):
 class Network(nn.Module):
     """Images (N, 3, 32, 32), normalised, to logits (N, 10).
 
-    filters: (24, 3, 2, 2) from ``whitening.filters_from_images``, then frozen while the bias
+    filters: (24, 3, 2, 2) from ``whitening.whitening_filters``, then frozen while the bias
     trains; None (the paper's "No" whitening) leaves the first layer at PyTorch's default
     initialisation, trained."""
 

@@ -18,8 +18,7 @@ PAPER_EPOCHS = 200
 DECAY_EPOCHS = 30  # paper, section 3: the rate falls to a tenth every 30 of 200 epochs
 # airbench94 [1]: the rate at the start, the share of the steps after which it is full, at the end
 TRIANGLE_START, TRIANGLE_PEAK, TRIANGLE_END = 0.2, 0.23, 0.07
-# Images 0 to 39,999 of the training file train and the last 10,000 validate, unless all of them
-# train.
+# images 0 to 39,999 of the training file train, the last 10,000 validate, unless all of them train
 TRAIN_IMAGES, ALL_IMAGES = 40_000, 50_000
 SHORT_NAMES = {"stop_epoch": "stop", "train_images": "images"}  # in the names of folders
 
@@ -56,6 +55,7 @@ class RunParams:
     padding: str = _one_of("reflect", "constant")  # before the random crop
     crop: int = _between(0, 31, 4)  # pixels of padding on each side
     flip: str = _one_of("random", "alternating")  # anew, or drawn once and then every other epoch
+    cutout: int = _between(0, 31, 0)  # pixels a side of the square that becomes zero
     optimizer: str = _one_of("sgd-nesterov", "sgd", "adamw")
     normalization: str = _one_of("channel", "length", "image-channel")  # see make_normalizer
     label_smoothing: float = _between(0.0, 1.0, 0.0)
@@ -85,6 +85,8 @@ class RunParams:
             )
         if self.optimizer == "sgd-nesterov" and self.momentum == 0:
             raise InputError("momentum = 0.0: Nesterov needs momentum; choose optimizer = sgd")
+        if self.cutout and self.augmentation == "none":
+            raise InputError(f"cutout = {self.cutout}: with augmentation = none nothing is cut out")
         if self.stop_epoch is not None and self.stop_epoch > self.epochs:
             raise InputError(
                 f"stop_epoch = {self.stop_epoch} lies beyond epochs = {self.epochs}: "
@@ -187,7 +189,7 @@ def did_you_mean(name: str, known: Sequence[str]) -> str:
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML as a person reads it: a key stands once, and 0100 is a hundred."""
+    """YAML in which a key stands once: PyYAML takes the last one, without a word."""
 
     def construct_mapping(self, node, deep=False):
         lines = {}
@@ -198,15 +200,6 @@ class _Loader(yaml.SafeLoader):
                 raise InputError(f"{key.value!r} stands twice, in lines {first} and {line}")
             lines[key.value] = line
         return super().construct_mapping(node, deep)
-
-    def construct_yaml_int(self, node):
-        try:
-            return int(node.value)
-        except ValueError:
-            return node.value  # 0x10, 1:30: the field's check names it
-
-
-_Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_yaml_int)
 
 
 def _file_name(run: int | str) -> str:
@@ -219,8 +212,6 @@ def _file_name(run: int | str) -> str:
     if name not in known:
         hint = did_you_mean(name, known)
         raise InputError(f"run = {run!r}: there is no params/{name}.yaml; {hint}")
-    if name.split() != [name]:
-        raise InputError(f"params/{name}.yaml: give the file a name without blanks")
     return name
 
 
@@ -232,12 +223,7 @@ def load_params(run: int | str, **overrides) -> RunParams:
     """
     name = _file_name(run)
     path = project_root() / "params" / f"{name}.yaml"
-    fields = [f.name for f in dataclasses.fields(RunParams)]
-    known = [field for field in fields if field not in ("run", "question", "file_settings")]
-    for key in overrides:
-        if key not in known:
-            raise InputError(f"{key!r} is unknown: {did_you_mean(key, known)}")
-    known.remove("seed")
+    _refuse_unknown(overrides)
     try:
         text = path.read_text(encoding="utf-8")
         values = yaml.load(text, _Loader) or {}
@@ -245,9 +231,7 @@ def load_params(run: int | str, **overrides) -> RunParams:
             raise InputError("write one `name: value` a line")
         if "seed" in values:
             raise InputError("a file holds no seed; it is given when a run is trained: seed = 3")
-        for key in values:
-            if key not in known:
-                raise InputError(f"{key!r} is unknown: {did_you_mean(str(key), known)}")
+        _refuse_unknown(values)
         RunParams(name, **values)
     except UnicodeDecodeError:
         raise InputError(f"{path} is not UTF-8: save it as UTF-8") from None
@@ -259,3 +243,12 @@ def load_params(run: int | str, **overrides) -> RunParams:
     question = first.lstrip("# ").strip() if first.startswith("#") else ""
     given = {k: v for k, v in overrides.items() if v is not None}
     return RunParams(name, question, values, **{**values, **given})
+
+
+def _refuse_unknown(values: dict) -> None:
+    about_the_file = ("run", "question", "file_settings")
+    names = [field.name for field in dataclasses.fields(RunParams)]
+    known = [name for name in names if name not in about_the_file]
+    for key in values:
+        if key not in known:
+            raise InputError(f"{key!r} is unknown: {did_you_mean(str(key), known)}")

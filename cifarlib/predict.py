@@ -1,7 +1,7 @@
 """Finished runs at work: which networks, what they say of images, what is written of it."""
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -16,26 +16,12 @@ from cifarlib.data import CLASSES
 from cifarlib.device.choice import pick_device, pick_precision
 from cifarlib.device.convolutions import use_fast
 from cifarlib.images import existing_path
-from cifarlib.loop import accuracy, predict_logits
+from cifarlib.loop import Predictor, accuracy
 from cifarlib.model import Network
 from cifarlib.params import load_params
-from cifarlib.preprocess import Normalizer, make_normalizer
+from cifarlib.preprocess import make_normalizer
 
 MODEL = "model.safetensors"
-
-
-class TrainedNetwork(NamedTuple):
-    """A finished run's network, as ``load_model`` returns it."""
-
-    network: Network  # in evaluation mode, on its device
-    normalizer: Callable[[Tensor], Normalizer]  # of images, on their device
-    dtype: torch.dtype
-
-    def logits(self, images: Tensor, views: bool = False) -> Tensor:
-        """Compute logits (N, 10), on the CPU, of uint8 images (N, 3, 32, 32)."""
-        images = images.to(self.network.first_layer.weight.device)
-        normalizer = self.normalizer(images)
-        return predict_logits(self.network, images, normalizer, self.dtype, views=views).cpu()
 
 
 def find_models(
@@ -68,7 +54,7 @@ def find_models(
     return [longest[seed] for seed in seeds]
 
 
-def load_model(folder: Path, device: str = "auto") -> TrainedNetwork:
+def load_model(folder: Path, device: str = "auto") -> Predictor:
     """Load a finished run's network, in its own precision where that is fast on the device."""
     chosen = pick_device(device)
     precision = records.read_record(folder)["precision"]
@@ -80,8 +66,8 @@ def load_model(folder: Path, device: str = "auto") -> TrainedNetwork:
     use_fast(network, precision)
     mode = description["parameters"]["normalization"]
     statistics = [torch.tensor(description[f"channel_{name}"]) for name in ("mean", "std")]
-    normalizer = partial(make_normalizer, mode=mode, statistics=statistics)
-    return TrainedNetwork(network, normalizer, getattr(torch, precision))
+    normalizer_of = partial(make_normalizer, mode=mode, statistics=statistics)
+    return Predictor(network, normalizer_of, getattr(torch, precision))
 
 
 class Answers(NamedTuple):
@@ -134,7 +120,7 @@ def predict(
     an image's six views where ``views``. A name such as "cat/1.png" holds the label."""
     asked = [f"{folder.parent.name}/{folder.name}" for folder in folders]
     networks = [load_model(folder, device) for folder in folders]
-    answers = [network.logits(images, views).softmax(1) for network in networks]
+    answers = [net.logits(images, views=views).softmax(1).cpu() for net in networks]
     text = f"Class probabilities by {', '.join(asked)}"
     if len(asked) > 1:
         text += ", averaged"

@@ -1,6 +1,7 @@
 """What the network sees of an image: normalised, and cropped and flipped at random, a whole batch
 at once on its device (paper, section 1.2)."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,6 +10,7 @@ from torch import Tensor
 
 from cifarlib import InputError
 
+SIDE = 32  # pixels a side of an image
 BEFORE_TRAINING = 0  # the "epoch" of crops and flips that are drawn once, before epoch 1
 
 
@@ -30,6 +32,12 @@ class Normalizer:
         issue 175189)."""
         layout = torch.contiguous_format if images.device.type == "mps" else torch.channels_last
         return images.contiguous(memory_format=layout).float().sub_(self.mean).div_(self.std)
+
+    def parts(self, images: Tensor, size: int = 1000) -> Iterator[Tensor]:
+        """Yield the images normalised, so many at a time: all at once would take gigabytes."""
+        for start in range(0, len(images), size):
+            part = slice(start, start + size)
+            yield self[part].apply(images[part])
 
     def to(self, device: torch.device) -> "Normalizer":
         return Normalizer(self.mean.to(device), self.std.to(device))
@@ -58,26 +66,26 @@ def make_normalizer(images: Tensor, mode: str, statistics: tuple[Tensor, Tensor]
     dimensions = {"image-channel": (2, 3), "length": (1, 2, 3)}
     if mode not in dimensions:
         raise InputError(f"normalization = {mode!r}: make_normalizer does not know it")
-    std, mean = zip(
-        *(
-            torch.std_mean(part.float(), dim=dimensions[mode], keepdim=True, correction=0)
-            for part in images.split(1000)
-        ),
-        strict=True,
-    )
-    smallest = 1e-3  # an image of one colour becomes zero
-    return Normalizer(torch.cat(mean), torch.cat(std).clamp_min(smallest))
+    over = {"dim": dimensions[mode], "keepdim": True, "correction": 0}
+    parts = [torch.std_mean(part.float(), **over) for part in images.split(1000)]
+    mean = torch.cat([mean for _, mean in parts])
+    std = torch.cat([std for std, _ in parts])
+    return Normalizer(mean, std.clamp_min(1e-3))  # an image of one colour becomes zero
 
 
-def draw_crops(seed: int, epoch: int, n: int, crop: int = 4) -> Tensor:
-    """Draw how each of n images is cropped and flipped in this epoch: int64 (n, 3) of dy, dx in
-    -crop..crop, flip in 0, 1.
+def draw_crops(seed: int, epoch: int, n: int, crop: int = 4, cutout: int = 0) -> Tensor:
+    """Draw how each of n images is cropped, flipped and cut out in this epoch: int64 (n, 3) of
+    dy, dx in -crop..crop, flip in 0, 1; with a cutout (n, 5), the square's first row and column.
 
     A function of (seed, epoch) alone: equal on every device, and a resumed run needs nothing saved.
     """
     generator = np.random.default_rng((seed, epoch, 0))
     shift = generator.integers(-crop, crop + 1, (n, 2))
-    return torch.from_numpy(np.concatenate([shift, generator.integers(0, 2, (n, 1))], axis=1))
+    columns = [shift, generator.integers(0, 2, (n, 1))]
+    if cutout:
+        generator = np.random.default_rng((seed, epoch, 3))  # 1 and 2: order and flips, below
+        columns.append(generator.integers(0, SIDE - cutout + 1, (n, 2)))
+    return torch.from_numpy(np.concatenate(columns, axis=1))
 
 
 def alternating_flips(seed: int, epoch: int, n: int) -> Tensor:
@@ -92,19 +100,28 @@ def draw_order(seed: int, epoch: int, n: int) -> Tensor:
 
 
 def crop_and_flip(
-    images: Tensor, normalizer: Normalizer, index: Tensor, crops: Tensor | None, padding: str
+    images: Tensor,
+    normalizer: Normalizer,
+    index: Tensor,
+    crops: Tensor | None,
+    padding: str,
+    *,
+    cutout: int = 0,
 ) -> Tensor:
-    """Make the batch ``images[index]``, normalised, padded, cropped back and flipped.
+    """Make the batch ``images[index]``, normalised, padded, cropped back, flipped and cut out.
 
     images: uint8 (N, 3, H, W) in channels_last memory format; normalizer: theirs; index: int64
-    (B,); crops: int64 (B, 3), see ``draw_crops``, or None for neither crop nor flip. padding
-    "reflect" mirrors without repeating the edge, "constant" puts zero after normalisation. Returns
-    float32 (B, 3, H, W): one gather of pixels, padding by arithmetic.
+    (B,); crops: int64 (B, 3 or 5), see ``draw_crops``, or None for no augmentation. padding
+    "reflect" mirrors without repeating the edge, "constant" puts zero after normalisation.
+    cutout [1]: a square of so many pixels a side becomes zero. Returns float32 (B, 3, H, W): one
+    gather of pixels, padding by arithmetic.
+    [1] DeVries and Taylor, Improved Regularization with Cutout, 2017.
     """
     c, height, width = images.shape[1:]
     if crops is None:
         crops = torch.zeros(len(index), 3, dtype=torch.int64, device=images.device)
-    dy, dx, flip = (column[:, None] for column in crops.unbind(1))
+        cutout = 0
+    dy, dx, flip = (column[:, None] for column in crops[:, :3].unbind(1))
     y = torch.arange(height, device=images.device) + dy
     x = torch.arange(width, device=images.device)
     x = torch.where(flip.bool(), width - 1 - x, x) + dx
@@ -123,4 +140,14 @@ def crop_and_flip(
     position = (index[:, None] * height + y)[:, :, None] * width + x[:, None, :]
     pixels = images.permute(0, 2, 3, 1).reshape(-1, c).index_select(0, position.flatten())
     batch = normalizer[index].apply(pixels.view(len(index), height, width, c).permute(0, 3, 1, 2))
-    return batch if inside is None else batch.mul_(inside)
+    if inside is not None:
+        batch = batch.mul_(inside)
+    if cutout:
+        rows, columns = (
+            torch.arange(size, device=images.device) - first[:, None]
+            for size, first in zip((height, width), crops[:, 3:].unbind(1), strict=True)
+        )
+        rows = (rows >= 0) & (rows < cutout)
+        columns = (columns >= 0) & (columns < cutout)
+        batch = batch.masked_fill_(rows[:, None, :, None] & columns[:, None, None, :], 0)
+    return batch

@@ -1,4 +1,4 @@
-"""What a result was made with: commit, packages, device, memory."""
+"""What a result was made with: commit, packages, device."""
 
 import datetime
 import functools
@@ -7,10 +7,8 @@ import logging
 import os
 import platform
 import re
-import resource
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -47,9 +45,9 @@ def code_version() -> dict:
     if done.returncode:  # such as: the checkout is another user's
         _warn(" ".join(done.stderr.split()))
         return unknown
-    commit, *lines = done.stdout.splitlines()
-    is_dirty = any(not line.startswith("#") for line in lines)
-    return {"commit": commit.removeprefix("# branch.oid "), "dirty": is_dirty}
+    commit = re.search(r"^# branch.oid (\w+)", done.stdout)  # (initial) where there is none
+    is_dirty = any(not line.startswith("#") for line in done.stdout.splitlines())
+    return {"commit": commit and commit[1], "dirty": is_dirty}
 
 
 def package_versions() -> dict[str, str]:
@@ -73,16 +71,6 @@ def device_name(device: "torch.device") -> str:
     found = re.search(r"^model name\s*: (.+)", text, re.MULTILINE)
     name = found[1] if found else platform.processor() or platform.machine()
     return f"{name}, {plural(torch.get_num_threads(), 'thread')}"
-
-
-def peak_memory_bytes(device: "torch.device") -> int:
-    """Return the peak of CUDA's allocator, else of this process."""
-    if device.type == "cuda":
-        import torch
-
-        return torch.cuda.max_memory_allocated(device)
-    unit = 1 if sys.platform == "darwin" else 1024  # macOS counts bytes, Linux KiB
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def computed_on(record: dict) -> str:

@@ -14,7 +14,9 @@ import json
 import logging
 import os
 import shutil
+import tempfile
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+FREE_BYTES = 100_000_000  # what a run may need: checkpoint and record, each twice for a moment
 HISTORY = {  # column: unit
     "epoch": "1, 2, ...",
     "learning_rate": "of the epoch's last step",
@@ -83,27 +86,46 @@ def write_text(path: Path, text: str) -> None:
     write_atomically(path, lambda file: file.write(text.encode()))
 
 
-def history_csv(history: list[dict]) -> str:
+def write_history(folder: Path, history: list[dict], record: dict | None = None) -> None:
+    """Write history.csv and log.txt; a finished run's log has the results of its record, too."""
     text = io.StringIO()
     writer = csv.DictWriter(text, HISTORY, lineterminator="\n")
     writer.writeheader()
     writer.writerows(history)
-    return text.getvalue()
+    write_text(folder / "history.csv", text.getvalue())
+    write_text(folder / "log.txt", log_text(history, record))
 
 
 def read_history(folder: Path) -> list[dict]:
-    """Read history.csv of a finished run's folder (or of its ``unfinished/``), a dict an epoch."""
-    with open(Path(folder) / "history.csv", newline="", encoding="utf-8") as file:
+    """Read history.csv of a run's folder, or of its ``unfinished/``: a dict an epoch that is saved
+    there."""
+    path = Path(folder) / "history.csv"
+    if not path.exists():
+        return []
+    with open(path, newline="", encoding="utf-8") as file:
         rows = [{k: float(v) for k, v in row.items()} for row in csv.DictReader(file)]
     return [row | {"epoch": int(row["epoch"])} for row in rows]
 
 
-def unfinished_history(folder: Path) -> list[dict]:
-    """Read the epochs that a run under way has saved."""
+def open_folder(name: str, output_folder: str | Path | None = None) -> Path:
+    """Make the folder of a run (``RunParams.folder``) below outputs/, and make sure that it can be
+    written.
+
+    Raises InputError, before anything expensive, where it cannot, or has no room.
+    """
+    output_folder = outputs_folder(output_folder)
+    folder = output_folder / name
     try:
-        return read_history(Path(folder) / "unfinished")
-    except FileNotFoundError:
-        return []
+        (folder / "unfinished").mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder / "unfinished"):
+            free = shutil.disk_usage(folder).free
+    except OSError as error:
+        problem = f"output_folder = {str(output_folder)!r} cannot be written: {error}"
+        raise InputError(problem) from None
+    if free < FREE_BYTES:
+        needed = f"{FREE_BYTES / 1e6:.0f} MB"
+        raise InputError(f"{folder} has {free / 1e6:.0f} MB free, a run needs {needed}")
+    return folder
 
 
 def log_text(history: list[dict], record: dict | None = None) -> str:
@@ -149,14 +171,12 @@ def save_model(path: Path, tensors: "dict[str, Tensor]", description: dict) -> N
 def load_model(path: str | Path) -> "tuple[dict[str, Tensor], dict]":
     """Read the tensors (on the CPU) and the description of ``save_model``; nothing is executed.
 
-    Raises InputError where the file is missing, damaged, no such file, or not the one that
+    Raises InputError where the file is missing, damaged, another kind of file, or not the one that
     record.json beside it names.
     """
     import safetensors.torch
 
     path = Path(path)
-    if not path.is_file():
-        raise InputError(f"no file {path}")
     if (path.parent / "record.json").is_file():
         read_record(path.parent)
     try:
@@ -164,7 +184,7 @@ def load_model(path: str | Path) -> "tuple[dict[str, Tensor], dict]":
             description = json.loads(file.metadata()["about"])
         return safetensors.torch.load_file(path), description
     except Exception as error:  # for a damaged file the library raises several kinds
-        raise InputError(f"{path} is damaged, or no model of this project: {error!r}") from None
+        raise InputError(f"{path} is missing, damaged, or of another kind: {error!r}") from None
 
 
 def _sha256(path: Path) -> str:
@@ -174,22 +194,19 @@ def _sha256(path: Path) -> str:
 def leave(
     folder: Path,
     record: dict,
-    *,
     history: list[dict],
     predictions: dict[str, np.ndarray],
-    tensors: "dict[str, Tensor]",
-    description: dict,
+    network: "tuple[dict[str, Tensor], dict]",
 ) -> None:
-    """Leave a finished run's files: its record, history, log, predictions and network, whose first
-    layer also stands apart."""
+    """Leave a finished run's files: its record, history, log, predictions, and its network's
+    tensors and description, the first layer also apart."""
     staged = folder / "unfinished"
+    tensors, description = network
     first_layer = tensors["net.0.weight"].detach().cpu().contiguous().numpy()
     write_atomically(staged / "first_layer.npy", lambda file: np.save(file, first_layer))
-    write_atomically(
-        staged / "predictions.npz", lambda file: np.savez_compressed(file, **predictions)
-    )
-    write_text(staged / "history.csv", history_csv(history))
-    write_text(staged / "log.txt", log_text(history, record))
+    compress = partial(np.savez_compressed, **predictions)
+    write_atomically(staged / "predictions.npz", compress)
+    write_history(staged, history, record)
     save_model(staged / "model.safetensors", tensors, description)
     finish(folder, record)
 

@@ -30,7 +30,7 @@ class Status(NamedTuple):
 def read(folder: Path, wait: bool = False) -> Status:
     """Read the state of the run in a folder; ``wait``: once no other process trains there."""
     is_running = is_locked(folder, wait)
-    epochs = len(records.unfinished_history(folder))
+    epochs = len(records.read_history(folder / "unfinished"))
     saved = f"{plural(epochs, 'epoch')} saved" if epochs else ""
     if is_running:
         return Status("running", saved)

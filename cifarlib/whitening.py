@@ -9,16 +9,6 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from cifarlib.preprocess import Normalizer
-
-
-def filters_from_images(images: Tensor, normalizer: Normalizer, eps: float = 5e-4) -> Tensor:
-    """Compute the first layer's filters, float32 (24, 3, 2, 2), from uint8 images (N, 3, H, W) and
-    their normalizer."""
-    parts = [slice(start, start + 1000) for start in range(0, len(images), 1000)]
-    covariance = patch_covariance(normalizer[part].apply(images[part]) for part in parts)
-    return whitening_filters(covariance, eps)
-
 
 def patch_covariance(parts: Iterable[Tensor], size: int = 2) -> Tensor:
     """Compute the covariance (D, D), D = C * size * size, of all size x size patches of the images

@@ -55,10 +55,7 @@ def make_record(
     np.savez_compressed(staged / "predictions.npz", **predictions)
     square = torch.randn(12, 12, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
     np.save(staged / "first_layer.npy", whitening_filters(square @ square.T).numpy())
-    records.write_text(staged / "history.csv", records.history_csv(history))
-    records.write_text(
-        staged / "log.txt", records.log_text(history) + "Checkpoint has been created.\n"
-    )
+    records.write_history(staged, history)
     made_on = {
         "device": "cpu",
         "device_name": "a made-up device",

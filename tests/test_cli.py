@@ -104,7 +104,7 @@ def test_ctrl_c_says_what_is_saved_and_the_same_command_goes_on(tmp_path):
         command("train", *given), cwd=project_root(), stdout=subprocess.PIPE, text=True
     )
     folder = tmp_path / "run7" / "seed0-epochs50-images512"
-    while not records.unfinished_history(folder):
+    while not records.read_history(folder / "unfinished"):
         assert first.poll() is None
         time.sleep(0.1)
     first.send_signal(signal.SIGINT)

@@ -46,7 +46,7 @@ def test_the_zip_holds_all_and_the_mean_over_the_seeds_by_views(outputs, private
         assert names >= {f"saved_models/{model}/{file}" for file in ("record.json", predict.MODEL)}
     assert not any("__pycache__" in name or "/." in name for name in names)
     networks = [predict.load_model(folder, "cpu") for folder in folders]
-    single = [net.logits(small.test.images[:50], views=True).softmax(1) for net in networks]
+    single = [net.logits(small.test.images[:50], views=True).softmax(1).cpu() for net in networks]
     np.testing.assert_allclose(np.load(root / "predictions.npy"), sum(single) / 2, atol=1e-6)
     readme = (root / "README.md").read_text()
     assert f"--model ../saved_models/{models[1]} --layout auto --views" in readme

@@ -1,3 +1,5 @@
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -5,11 +7,11 @@ import torch.nn.functional as F
 
 from cifarlib.loop import (
     Lookahead,
+    Predictor,
     accuracy,
     epoch_plan,
     make_optimizer,
     mean_loss,
-    predict_logits,
     right_answers,
     train_step,
 )
@@ -20,6 +22,7 @@ from cifarlib.train import build
 
 LOGITS = np.array([[5.0, 0, 0], [0, 1, 0], [9, 0, 0], [0, 0, 2]], np.float32)
 LABELS = np.array([0, 2, 1, 2])
+BY_LENGTH = partial(make_normalizer, mode="length", statistics=())
 
 
 @pytest.mark.parametrize("kind", [np.asarray, torch.from_numpy], ids=["arrays", "tensors"])
@@ -36,8 +39,8 @@ def test_of_equal_logits_the_first_is_the_answer():
 def test_prediction_depends_on_no_batch_and_leaves_the_mode(device):
     model = build_model(0).to(device).train()
     x = torch.randint(0, 256, (30, 3, 32, 32), dtype=torch.uint8, device=device)
-    normalizer = make_normalizer(x, "length", (torch.zeros(3), torch.ones(3)))
-    one, other = (predict_logits(model, x, normalizer, batch_size=size) for size in (7, 30))
+    predictor = Predictor(model, BY_LENGTH)
+    one, other = (predictor.logits(x, batch_size=size) for size in (7, 30))
     torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
     assert model.training
 
@@ -57,10 +60,9 @@ def test_views_are_the_weighted_mean_of_six_predictions(device):
     image."""
     model = build_model(0).to(device)
     images = torch.randint(0, 256, (20, 3, 32, 32), dtype=torch.uint8, device=device)
-    normalizer = make_normalizer(images, "length", (torch.zeros(3), torch.ones(3)))
-    ours = predict_logits(model, images, normalizer, batch_size=7, views=True)
+    ours = Predictor(model, BY_LENGTH).logits(images, batch_size=7, views=True)
     model.eval()
-    padded = F.pad(normalizer.apply(images), (1, 1, 1, 1), "reflect")
+    padded = F.pad(BY_LENGTH(images).apply(images), (1, 1, 1, 1), "reflect")
     expected = 0
     with torch.no_grad():
         for weight, dy, dx in ((0.5, 1, 1), (0.25, 0, 0), (0.25, 2, 2)):
@@ -80,12 +82,12 @@ def test_an_epochs_plan_flips_each_image_every_other_time():
     assert torch.equal(flips[1] + flips[2], torch.ones(500, dtype=torch.int64))
 
 
-def test_images_augmented_once_keep_crop_and_flip():
-    p = load_params("fast-preprocessed", train_images=500)
+def test_images_augmented_once_keep_crop_flip_and_cutout():
+    p = load_params("fast-preprocessed", train_images=500, cutout=8)
     kept = []
     for epoch in (1, 2):
         order, crops = epoch_plan(p, epoch, 500)
-        kept.append(torch.empty(500, 3, dtype=torch.int64).index_copy(0, order, crops))
+        kept.append(torch.empty(500, 5, dtype=torch.int64).index_copy(0, order, crops))
     assert torch.equal(*kept)
 
 
@@ -164,11 +166,11 @@ def test_a_step_whose_gradients_overflow_float16_is_left_out(small, device):
 
 def test_after_training_in_float16_prediction_is_in_float32(small, device):
     training, _, _ = training_on(load_params(7), small, device, torch.float32)
-    of = {
-        d: predict_logits(training.model, training.images, training.normalizer, d)
-        for d in (torch.float16, torch.float32)
-    }
-    assert torch.equal(of[torch.float16], of[torch.float32])
+    half, full = (
+        Predictor(training.model, BY_LENGTH, dtype).logits(training.images)
+        for dtype in (torch.float16, torch.float32)
+    )
+    assert torch.equal(half, full)
 
 
 def test_lookahead_is_its_authors_update():

@@ -19,28 +19,32 @@ def images():
     )
 
 
-def one_by_one(images, index, draws, padding):
+def one_by_one(images, index, draws, padding, cutout):
     """The same through torch's own padding, an image at a time."""
     out = []
-    for i, (dy, dx, flip) in zip(index.tolist(), draws.tolist(), strict=True):
+    for i, (dy, dx, flip, *corner) in zip(index.tolist(), draws.tolist(), strict=True):
         padded = F.pad(images[i][None], (4, 4, 4, 4), mode=padding)[0]
         crop = padded[:, 4 + dy : 36 + dy, 4 + dx : 36 + dx]
-        out.append(crop.flip(2) if flip else crop)
+        crop = (crop.flip(2) if flip else crop).clone()
+        if cutout:
+            row, column = corner
+            crop[:, row : row + cutout, column : column + cutout] = 0
+            assert (crop[0] == 0).sum() >= cutout**2  # the square lies within the image
+        out.append(crop)
     return torch.stack(out)
 
 
-@pytest.mark.parametrize("padding", ["reflect", "constant"])
+@pytest.mark.parametrize(("padding", "cutout"), [("reflect", 0), ("constant", 0), ("reflect", 9)])
 @pytest.mark.parametrize("mode", ["channel", "length", "image-channel"])
-def test_a_batch_equals_normalise_pad_crop_flip_one_by_one(images, mode, padding, device):
-    index, crops = draw_order(0, 1, 300)[:200], draw_crops(0, 1, 300)[:200]
+def test_a_batch_equals_normalise_pad_crop_flip_one_by_one(images, mode, padding, cutout, device):
+    index, crops = draw_order(0, 1, 300)[:200], draw_crops(0, 1, 300, cutout=cutout)[:200]
     normalizer = make_normalizer(images, mode, channel_statistics(images))
     on_device = images.to(device), normalizer.to(torch.device(device)), index.to(device)
-    batch = crop_and_flip(*on_device, crops.to(device), padding)
-    torch.testing.assert_close(
-        batch.cpu(), one_by_one(normalizer.apply(images), index, crops, padding)
-    )
+    batch = crop_and_flip(*on_device, crops.to(device), padding, cutout=cutout)
+    expected = one_by_one(normalizer.apply(images), index, crops, padding, cutout)
+    torch.testing.assert_close(batch.cpu(), expected)
     assert batch.is_contiguous(memory_format=torch.channels_last)
-    plain = crop_and_flip(*on_device, None, padding)
+    plain = crop_and_flip(*on_device, None, padding, cutout=cutout)
     torch.testing.assert_close(plain.cpu(), normalizer.apply(images)[index])
 
 
@@ -50,6 +54,13 @@ def test_every_shift_and_both_flips_occur_equally_often():
         counts = torch.stack([(draws[:, column] == v).sum() for v in values])
         assert counts.sum() == 81_000
         assert (counts.max() - counts.min()) / counts.float().mean() < 0.06
+
+
+def test_a_cutout_changes_neither_crops_nor_flips_and_lies_anywhere():
+    draws = draw_crops(0, 1, 5000, cutout=12)
+    assert torch.equal(draws[:, :3], draw_crops(0, 1, 5000))
+    for corner in draws[:, 3:].unbind(1):
+        assert sorted(set(corner.tolist())) == list(range(21))
 
 
 def test_draws_depend_on_seed_and_epoch_alone():

@@ -35,10 +35,9 @@ def test_a_change_of_the_code_is_dirty_and_one_elsewhere_is_not(monkeypatch, tmp
     assert provenance.code_version()["dirty"] is True
 
 
-def test_versions_device_and_memory_are_named():
+def test_versions_and_device_are_named():
     assert provenance.package_versions()["torch"] == torch.__version__.partition("+")[0]
     assert f"{torch.get_num_threads()} thread" in provenance.device_name(torch.device("cpu"))
-    assert 50e6 < provenance.peak_memory_bytes(torch.device("cpu")) < 100e9
 
 
 def test_a_checkout_of_another_user_is_said_with_gits_own_way_out(monkeypatch, caplog):

@@ -96,11 +96,9 @@ def test_an_untrusted_model_file_is_refused_without_executing_it(tmp_path):
     torch.save(Evil(), tmp_path / "torch")
     (tmp_path / "pickle").write_bytes(pickle.dumps(Evil()))
     (tmp_path / "json").write_text("{}")
-    for name in ("torch", "pickle", "json"):
-        with pytest.raises(InputError, match="damaged, or no model of this project"):
+    for name in ("torch", "pickle", "json", "missing"):
+        with pytest.raises(InputError, match="missing, damaged, or of another kind"):
             records.load_model(tmp_path / name)
-    with pytest.raises(InputError, match="no file"):
-        records.load_model(tmp_path / "missing")
     assert not Path("/tmp/executed-by-pickle").exists()
 
 

@@ -167,12 +167,12 @@ class Task:
 
     def freeze_after(self, epoch):
         """Stop the training process once that epoch is saved; it stays until something ends it."""
-        until(lambda: len(records.unfinished_history(self.folder)) >= epoch, LONG)
+        until(lambda: len(records.read_history(self.folder / "unfinished")) >= epoch, LONG)
         for process in psutil.process_iter():
             with contextlib.suppress(psutil.Error):
                 if str(self.folder / ".lock") in [file.path for file in process.open_files()]:
                     process.suspend()
-        assert len(records.unfinished_history(self.folder)) == epoch
+        assert len(records.read_history(self.folder / "unfinished")) == epoch
 
     def wait_for_start(self, number):
         def started():

@@ -14,12 +14,12 @@ import torch
 import torch.nn.functional as F
 
 from cifarlib import InputError, records
-from cifarlib.loop import Lookahead, accuracy, mean_loss, train_step
+from cifarlib.loop import Diverged, Lookahead, accuracy, mean_loss, train_step
 from cifarlib.model import build_model
 from cifarlib.params import load_params, run_names
 from cifarlib.predict import load_model
 from cifarlib.preprocess import channel_statistics, make_normalizer
-from cifarlib.train import Diverged, Interrupted, build, train
+from cifarlib.train import Interrupted, build, train
 
 SHORT = {"train_images": 256, "epochs": 3}
 on_cpu = partial(train, device="cpu")
@@ -160,7 +160,7 @@ def test_killed_and_resumed_equals_undisturbed(undisturbed, tmp_path):
     assert [s["first_epoch"] for s in records.read_record(folder)["sessions"]] == [1, 2]
 
 
-@pytest.mark.parametrize("run", [1, 2, 7, "fast"])
+@pytest.mark.parametrize("run", [1, 2, 7, "best"])
 def test_stopped_says_what_is_saved_and_resumes(run, device, small, tmp_path, monkeypatch):
     monkeypatch.setattr(Lookahead, "IMAGES", 128)  # so that it acts in such a short run
     monkeypatch.setattr("cifarlib.train.CHECKPOINT_SECONDS", {device: 0})
@@ -189,7 +189,7 @@ def test_only_what_is_saved_is_promised(small, tmp_path, monkeypatch):
         patched.setattr("cifarlib.train.CHECKPOINT_SECONDS", {"cpu": 1000})
         with pytest.raises(Interrupted, match="nothing was saved"):
             on_cpu(p, small, tmp_path, progress=StopAt(2.5))
-    with pytest.raises(Interrupted, match=r"Epochs 1 to 2 of 3 .*: run it again with resume"):
+    with pytest.raises(Interrupted, match=r"Epochs 1 to 2 of 3 .*: run it again, with resume"):
         on_cpu(p, small, tmp_path, progress=StopAt(2.5), resume=False)
 
 
@@ -217,7 +217,7 @@ def test_an_optimizer_of_ones_own_goes_on_with_all_its_state(small, tmp_path, mo
         trained = [p for p in model.parameters() if p.requires_grad]
         return CountsItself([{"params": trained, "times_rate": 1.0}], params.learning_rate)
 
-    monkeypatch.setattr("cifarlib.train.make_optimizer", make)
+    monkeypatch.setattr("cifarlib.loop.make_optimizer", make)
     p = load_params("run7-mean", **SHORT)
     with pytest.raises(Interrupted):
         on_cpu(p, small, tmp_path / "stopped", progress=StopAt(1.5))
@@ -377,7 +377,7 @@ def unfinished(small, tmp_path):
 
 def test_a_resumed_run_keeps_its_precision(unfinished, small, tmp_path, monkeypatch):
     # as if the machine had become another one
-    monkeypatch.setattr("cifarlib.train.pick_precision", lambda _: "bfloat16")
+    monkeypatch.setattr("cifarlib.device.choice.pick_precision", lambda _: "bfloat16")
     folder = on_cpu(load_params(7, train_images=128, epochs=3), small, tmp_path)
     assert records.read_record(folder)["precision"] == "float32"
 

@@ -31,22 +31,17 @@ PYTORCH, WINOGRAD = "PyTorch", "Winograd"  # as a record names them
 NINE_PRODUCTS = "nine products"  # a method for one layer, used beside Winograd's
 
 
-def use_fast(model: Network, precision: str) -> None:
+def use_fast(model: Network, precision: str) -> str:
     """Swap the 3x3 convolutions of a network on a CPU for faster ones, where there are any; its
-    weights stay as and where they are."""
+    weights stay as and where they are. Returns the word that names them in a record."""
     is_on_cpu = model.first_layer.weight.device.type == "cpu"
     if not is_on_cpu or (precision == "bfloat16" and not faster_in_bfloat16()):
-        return
+        return PYTORCH
     for block in model.net:
         if isinstance(block, Block):
             block.conv1 = FastConvolution(block.conv1, pooled=True)
             block.conv2 = FastConvolution(block.conv2)
-
-
-def in_use(model: Network) -> str:
-    """Name the convolutions of a network in one word, for its record."""
-    is_fast = any(isinstance(module, FastConvolution) for module in model.modules())
-    return WINOGRAD if is_fast else PYTORCH
+    return WINOGRAD
 
 
 def faster_in_bfloat16() -> bool:

@@ -41,28 +41,28 @@ class CapturedEpoch:
         self.losses = torch.empty(steps[0], device=device)
         self.logits = torch.empty(*steps, CLASSES, device=device)
         self.step = torch.empty(1, dtype=torch.int64, device=device)
-        rates = torch.empty(1, len(groups), device=device)
-        for group, rate in zip(groups, rates[0], strict=True):
+        self.rate = torch.empty(1, len(groups), device=device)  # of this step
+        for group, rate in zip(groups, self.rate[0], strict=True):
             group["lr"] = rate
             if "capturable" in group:  # AdamW; the fused SGD reads a rate on the device as it is
                 group["capturable"] = True
 
-        def one_step() -> None:
-            torch.index_select(self.rates, 0, self.step, out=rates)
-            x, y = (t.index_select(0, self.step)[0] for t in (self.batches, self.labels))
-            loss, logits = train_step(training, x.permute(0, 3, 1, 2), y)
-            self.losses.index_copy_(0, self.step, loss[None])
-            self.logits.index_copy_(0, self.step, logits[None])
-            self.step += 1
-
         training.model.train()
         self._lay_out(1)
         before = {tensor: tensor.detach().clone() for tensor in _state(training)}
-        self.replay = capture(one_step, self.step.zero_, device)
+        self.replay = capture(self._one_step, self.step.zero_, device)
         # undone in place, as the graph knows tensors by address; momentum begins at zero
         with torch.no_grad():
             for tensor in _state(training):
                 tensor.copy_(before.get(tensor, torch.zeros_like(tensor)))
+
+    def _one_step(self) -> None:
+        torch.index_select(self.rates, 0, self.step, out=self.rate)
+        x, y = (t.index_select(0, self.step)[0] for t in (self.batches, self.labels))
+        loss, logits = train_step(self.training, x.permute(0, 3, 1, 2), y)
+        self.losses.index_copy_(0, self.step, loss[None])
+        self.logits.index_copy_(0, self.step, logits[None])
+        self.step += 1
 
     def _lay_out(self, epoch: int) -> None:
         """Put what the epoch's steps read where the graph reads it, and the counter to zero."""
@@ -79,7 +79,12 @@ class CapturedEpoch:
             part = slice(start, start + PART)
             crop = None if crops is None else crops[part]
             batches[part] = crop_and_flip(
-                training.images, training.normalizer, order[part], crop, params.padding
+                training.images,
+                training.normalizer,
+                order[part],
+                crop,
+                params.padding,
+                cutout=params.cutout,
             )
         steps = range((epoch - 1) * len(self.rates), epoch * len(self.rates))
         times = [group["times_rate"] for group in training.optimizer.param_groups]

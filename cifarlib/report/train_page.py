@@ -26,7 +26,7 @@ def finished_before(params: RunParams, output_folder: str | Path | None = None) 
     folder = outputs_folder(output_folder) / params.folder
     in_lab = "JPY_SESSION_NAME" in os.environ  # which Jupyter's server sets for its kernels
     is_done = in_lab and status.read(folder).state == "done"
-    begun_afresh = records.unfinished_history(folder)
+    begun_afresh = records.read_history(folder / "unfinished")
     return records.read_record(folder) if is_done and not begun_afresh else None
 
 

@@ -8,7 +8,6 @@ from cifarlib.device.convolutions import (
     WINOGRAD,
     FastConvolution,
     fastest_method,
-    in_use,
     use_fast,
 )
 from cifarlib.model import build_model
@@ -114,8 +113,7 @@ def test_a_network_gets_them_only_where_they_pay(monkeypatch, units, precision, 
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: units)
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
     model = build_model(0).to(device)
-    use_fast(model, precision)
-    assert in_use(model) == expected
+    assert use_fast(model, precision) == expected
 
 
 @pytest.mark.parametrize(

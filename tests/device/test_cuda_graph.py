@@ -13,7 +13,7 @@ RUNS = [
     (1, {}),
     (2, {"batch_size": 256}),
     ("run7-preprocessed", {}),
-    ("fast", {}),
+    ("fast", {"cutout": 8}),
     (5, {"augmentation": "none"}),
 ]
 

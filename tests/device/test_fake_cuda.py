@@ -20,13 +20,13 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 from cifarlib import checkpoint
 from cifarlib.device import cuda_graph
 from cifarlib.device.cuda_graph import CapturedEpoch
-from cifarlib.loop import Lookahead, Training, make_optimizer, predict_logits
+from cifarlib.loop import Lookahead, Predictor, Training, make_optimizer
 from cifarlib.model import build_model
 from cifarlib.params import load_params
 from cifarlib.preprocess import channel_statistics, make_normalizer
 
 CUDA = torch.device("cuda:0")
-RUNS = ["run1", "run2", "run6-image-channel", "run7-mean", "run7-preprocessed", "fast"]
+RUNS = ["run1", "run2", "run6-image-channel", "run7-mean", "run7-preprocessed", "best"]
 CASES = [(run, torch.bfloat16) for run in RUNS] + [("run2", torch.float16), ("run1", torch.float32)]
 
 
@@ -143,13 +143,13 @@ def test_a_run_stays_on_the_device_and_goes_on_from_its_checkpoint(
     to_cpu = partial(tree_map_only, torch.Tensor, torch.Tensor.cpu)  # as torch.load does
     monkeypatch.setattr(torch, "save", lambda state, file: saved.update(to_cpu(state)))
     (tmp_path / "unfinished").mkdir()
-    checkpoint.save(tmp_path, first, {"history": []})
+    checkpoint.save(tmp_path, first.state_dict() | {"history": []})
     for group in saved["optimizer"]["param_groups"]:
         group["lr"] = 0.1  # which loading copies deeply: of a fake tensor that crashes
     copy = lambda self, new: [t.copy_(new[k]) for k, t in self.state_dict().items()]  # noqa: E731
     monkeypatch.setattr(nn.Module, "load_state_dict", copy)
     second = start()
-    checkpoint.restore(saved, second)
+    second.load_state_dict(saved)
     for parameter, state in second.optimizer.state.items():
         assert all(
             t.device == CUDA and (not t.dim() or t.stride() == parameter.stride())
@@ -158,7 +158,8 @@ def test_a_run_stays_on_the_device_and_goes_on_from_its_checkpoint(
     CapturedEpoch(second)(2)
 
     chosen = small.validation.images[:50].to(CUDA)
-    normalizer = make_normalizer(chosen, p.normalization, statistics)
+    normalizer_of = partial(make_normalizer, mode=p.normalization, statistics=statistics)
+    predictor = Predictor(second.model, normalizer_of, dtype)
     for views in (False, True):
-        logits = predict_logits(second.model, chosen, normalizer, dtype, views=views)
+        logits = predictor.logits(chosen, views=views)
         assert (logits.device, logits.dtype, logits.shape) == (CUDA, torch.float32, (50, 10))
