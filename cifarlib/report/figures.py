@@ -123,11 +123,11 @@ def loss_curves(histories: pd.DataFrame) -> Figure:
     """Training loss above, validation accuracy below, a column a run: the mean of its seeds, where
     it ends, and in grey the other runs. histories: of all records, with run and label_smoothing."""
     histories = histories.assign(validation_accuracy=100 * histories["validation_accuracy"])
-    measures = {"train_loss": (0.85, "training loss (nats)")}
+    measures = {"train_loss": (0.85, "loss (nats)")}
     measures |= {"validation_accuracy": (0.06, "validation (%)")}
     means = histories.groupby(["run", "epoch"])[[*measures]].mean().unstack("run")
     floors = histories.groupby("run")["label_smoothing"].first().map(smoothing_floor)
-    figure = new_figure(2.6, f"Loss and accuracy by epoch, of {', '.join(floors.index)}.")
+    figure = new_figure(2.3, f"Loss and accuracy by epoch, of {', '.join(floors.index)}.")
     grid = figure.subplots(2, len(floors), sharex=True, sharey="row", squeeze=False)
     for panels, (measure, (height, label)) in zip(grid, measures.items(), strict=True):
         panels[0].set_ylabel(label)
