@@ -199,17 +199,6 @@ def test_a_click_on_a_citation_or_a_number_goes_there(opened, page, project):
         page.wait_for_function(seen, arg=place, timeout=20_000)
 
 
-def test_the_menu_offers_the_exporters_and_nothing_that_fails(lab, page):
-    page.locator(".lm-MenuBar-item", has_text="File").first.click()
-    page.locator(".lm-Menu-item", has_text="Save and Export Notebook As").first.hover()
-    page.locator(".lm-Menu-item", has_text="Paper").first.wait_for()
-    offered = page.locator(".lm-Menu").last.inner_text().split("\n")
-    page.keyboard.press("Escape")
-    page.keyboard.press("Escape")
-    assert {"Article", "Paper", "Paper_tex", "HTML", "LaTeX"} <= {name.strip() for name in offered}
-    assert not {"Webpdf", "Qtpdf", "Qtpng"} & {name.strip() for name in offered}
-
-
 def scroll_to(page, notebook, text):
     index = next(i for i, cell in enumerate(notebook.before.cells) if text in cell.source)
     page.evaluate("i => jupyterapp.shell.currentWidget.content.scrollToItem(i, 'start')", index)

@@ -14,7 +14,6 @@ from cifarlib import project_root, records
 
 NOTEBOOKS = sorted((project_root() / "notebooks").glob("*.ipynb"))
 TRAIN = project_root() / "notebooks" / "train.ipynb"
-ARTICLES = ("explore", "whitening", "train")
 OWN = pytest.mark.parametrize("name", ["start", "explore", "whitening"])
 SMALL = {"run": 7, "epochs": 2, "train_images": 128}
 FOLDER = "run7/seed0-epochs2-images128"
@@ -52,29 +51,13 @@ def test_notebooks_are_stored_clean_and_thin(path):
     assert all(len(cell.source.splitlines()) <= 13 for cell in code[1:] if path.stem != "report")
 
 
-@pytest.mark.parametrize("name", ARTICLES)
-def test_a_sentence_stands_before_every_figure_and_a_conclusion_at_the_end(name):
-    cells = nbformat.read(TRAIN.with_stem(name), as_version=4).cells
-    is_introduced = False
-    for cell in cells:
-        if re.search(r"display\.(show|explore)\(", cell.source):
-            assert is_introduced, cell.source
-            is_introduced = False
-        elif cell.cell_type == "markdown" or "display.Text(" in cell.source:
-            is_introduced = True
-    titles = [cell.source for cell in cells if cell.cell_type == "markdown"]
-    assert titles[-1] == "## What this showed"
-    if name != "train":  # exercises, each with its answer folded away
-        (exercises,) = [text for text in titles if text.startswith("## Exercises")]
-        assert exercises.count("<details><summary>Answer</summary>\n\n") == 3
-
-
 def test_each_notebook_leads_to_the_next_and_the_first_to_all():
     linked = {
         path.stem: set(re.findall(r"\((\w+)\.ipynb\)", path.read_text())) for path in NOTEBOOKS
     }
     assert linked["start"] == {path.stem for path in NOTEBOOKS} - {"start"}
-    for this, following in itertools.pairwise(("start", *ARTICLES, "predict")):
+    chain = ("start", "explore", "whitening", "train", "predict", "report")
+    for this, following in itertools.pairwise(chain):
         assert following in linked[this]
 
 
@@ -141,7 +124,7 @@ def test_the_executed_notebook_shows_what_a_learner_and_a_reader_expect(executed
         "1,972,792",
         record["data_sha256"],
         f"{100 * record['test_accuracy']:.2f} %",
-        "cannot be compared",
+        "This run had 2 epochs on 128 images.",
         "near chance",
         f"`model = '{folder}'`",
     ):
@@ -164,11 +147,9 @@ def test_the_terminal_gets_ten_lines_before_training_and_one_of_progress(execute
 @pytest.mark.parametrize(
     ("parameters", "says"),
     [
-        ({"run": 8}, "run = 8"),
         ({"epoch": 5}, "'epoch' is unknown: did you mean 'epochs'?"),
-        ({"epochs": "ten"}, "epochs = 'ten': give a value of type int"),
         ({"device": "cuda:7"}, "device = 'cuda:7' is not there: choose one of auto, "),
-        ({"data_folder": "nowhere/x"}, "data_folder = 'nowhere/x': there is no "),
+        ({"data_folder": "nowhere/x"}, "data_folder = 'nowhere/x' cannot be used"),
     ],
 )
 def test_bad_input_is_one_clear_error_before_any_work(parameters, says, tmp_path):

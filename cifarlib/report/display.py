@@ -138,7 +138,7 @@ def provenance(device: str, data_sha256: str, record: dict | None = None) -> Tab
     rows = {"device": f"{chosen.type}: {device_name(chosen)}"}
     if record:
         rows["the run's device"] = computed_on(record)
-    rows["code"] = version["commit"] or "of no commit"
+    rows["code"] = version["commit"] or "no commit"
     if version["dirty"]:
         rows["code"] += ", with changes that are not committed"
     rows["packages"] = ", ".join(" ".join(package) for package in package_versions().items())

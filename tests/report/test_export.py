@@ -20,6 +20,7 @@ from pathlib import Path
 from urllib.request import Request, urlopen
 
 import nbformat
+import pandas as pd
 import pytest
 from nbconvert.exporters import get_exporter
 from nbconvert.writers import FilesWriter
@@ -74,16 +75,10 @@ def words_of(path: Path) -> str:
 PNG = picture("PNG")
 PASTED = {"kept.png": {"image/png": PNG}}
 SVG = '<svg width="9" height="9"><rect width="9" height="9"/></svg>'
-FRAME = (
-    '<table class="dataframe"><tr><th>seen</th><th>told</th></tr>'
-    "<tr><td>1.5</td><td>20</td></tr></table>"
-)
-INDEX = (
-    '<table class="dataframe"><thead><tr><th></th><th colspan="2">both</th></tr><tr><th>at</th>'
-    "<th>left</th><th>right</th></tr></thead><tbody><tr><th rowspan='2'>first</th><td>11</td>"
-    "<td>12</td></tr><tr><td>21</td><td>22</td></tr></tbody></table>"
-)
-STYLER = '<style>#T_1 {color: red;}</style><table id="T_1"><tr><td>styled</td></tr></table>'
+FRAME = pd.DataFrame({"seen": [1.5], "told": [20]})
+BOTH, FIRST = (pd.MultiIndex.from_product([[n], list("lr")]) for n in ("both", "first"))
+INDEX = pd.DataFrame([[11, 12], [21, 22]], FIRST, BOTH).to_html()
+STYLER = pd.DataFrame({"styled": [3]}).style.to_html()
 SCRIPT = "<div><script>draw()</script></div>"
 INTERACTIVE = {"application/vnd.plotly.v1+json": {}, "text/html": SCRIPT}
 TRACEBACK = ["\x1b[0;31mZeroDivisionError\x1b[0m: by zero"]
@@ -115,7 +110,7 @@ CELLS = [
     code(image__png=PNG, text__plain="<Figure>"),
     code(image__gif=picture("GIF"), text__plain="<GIF>"),
     code(**{"image__svg+xml": SVG, "text__plain": "<SVG>"}),
-    code(text__html=FRAME),
+    code(text__html=FRAME.to_html()),
     code(text__html=INDEX),
     code(text__html=STYLER),
     text(f"{OPEN}\n\n| x | y |\n|-|-|\n| $P$ | - z |"),
@@ -153,7 +148,7 @@ First 😀 "quoted" É | Ada "A" L; B_1_ @c 1 May, code | Of \U0001d518, 😀 an
 Method, 2. Data, place, lost. | after a rule | one item | two items | after a heading |
 here @name, @torch.no_grad(), me@example.org, [@he2016] | macro | $\\nosuchmacro{k}$ |
 C:\\Users\\new\\x.txt, init.py, bold.step, a.Name, a``b | [lost: gone.png] | ``` ```` |
-</pre> | seen told 1.5 20 | both at left right | first | 11 | 12 | 21 22 | styled |
+</pre> | seen told 0 1.5 20 | both l r | first | l 11 12 | r 21 22 | styled |
 open cells | 1. a - table | x y | - z | 100% | Signature: f(x) | ZeroDivisionError: by zero |
 [interactive output, not shown here] | [application/vnd.some+json: not shown here] |
 IntSlider(value=7) | éőł αβ Жд | Answer folded away below it | never closed | Last
@@ -219,7 +214,7 @@ def test_the_latex_compiles_and_counts_by_itself(exported, tmp_path):
     folder = shutil.copytree(exported["paper_tex"].parent, tmp_path / "any")
     cells = [cell for cell in CELLS if "nosuchmacro" not in cell.source]
     said = compiled(export(write(folder, *cells), "paper_tex"))
-    assert "both at left right" in said
+    assert "both l r" in said
     assert "inputenc Warning: no font for Ж" in said
 
 
