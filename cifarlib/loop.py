@@ -222,7 +222,7 @@ class Predictor:
     """A network with what it needs to answer about images."""
 
     model: nn.Module
-    normalizer_of: Callable[[Tensor], Normalizer]  # of images: see preprocess.make_normalizer
+    normalize: Callable[[Tensor], Tensor]  # of uint8 images: see preprocess.normalize
     dtype: torch.dtype = torch.float32  # of autocast; after training in float16 float32 is used
 
     @torch.no_grad()
@@ -236,12 +236,12 @@ class Predictor:
         """
         dtype = torch.float32 if self.dtype == torch.float16 else self.dtype
         images = images.to(next(self.model.parameters()).device)
-        normalizer = self.normalizer_of(images)
         was_training = self.model.training
         self.model.eval()
         logits = [torch.zeros(0, OUTPUTS, device=images.device)]
         batch_size = batch_size or (250 if images.device.type == "cpu" else 2000)
-        for x in normalizer.parts(images, batch_size):
+        for part in images.split(batch_size):
+            x = self.normalize(part)
             weighted = weighted_views(x) if views else [(1, x)]
             logits.append(sum(w * forward(self.model, view, dtype) for w, view in weighted))
         self.model.train(was_training)

@@ -73,6 +73,11 @@ def make_normalizer(images: Tensor, mode: str, statistics: tuple[Tensor, Tensor]
     return Normalizer(mean, std.clamp_min(1e-3))  # an image of one colour becomes zero
 
 
+def normalize(images: Tensor, mode: str, statistics: tuple[Tensor, Tensor]) -> Tensor:
+    """Normalise uint8 images (N, 3, 32, 32) to float32: see ``make_normalizer``."""
+    return make_normalizer(images, mode, statistics).apply(images)
+
+
 def draw_crops(seed: int, epoch: int, n: int, crop: int = 4, cutout: int = 0) -> Tensor:
     """Draw how each of n images is cropped, flipped and cut out in this epoch: int64 (n, 3) of
     dy, dx in -crop..crop, flip in 0, 1; with a cutout (n, 5), also the first row and the first

@@ -18,7 +18,7 @@ from cifarlib.device import choice, convolutions
 from cifarlib.device.cuda_graph import CapturedEpoch
 from cifarlib.model import build_model
 from cifarlib.params import TRAIN_IMAGES, RunParams
-from cifarlib.preprocess import channel_statistics, make_normalizer
+from cifarlib.preprocess import channel_statistics, make_normalizer, normalize
 
 log = logging.getLogger(__name__)
 
@@ -160,7 +160,7 @@ def prepare(
         raise InputError(f"train_images = {params.train_images}: the data hold {len(split)}")
     statistics = channel_statistics(split.images)
     training = build(params, split, statistics, device, precision)
-    normalizer_of = partial(make_normalizer, mode=params.normalization, statistics=statistics)
+    as_trained = partial(normalize, mode=params.normalization, statistics=statistics)
     if saved["history"]:
         training.load_state_dict(saved)
         log.info("going on in %s after epoch %d", folder, len(saved["history"]))
@@ -177,7 +177,7 @@ def prepare(
         folder=folder,
         data=data,
         training=training,
-        predictor=loop.Predictor(training.model, normalizer_of, training.dtype),
+        predictor=loop.Predictor(training.model, as_trained, training.dtype),
         statistics=statistics,
         identity=saved["identity"] | {"precision": precision},
         sessions=[*saved["sessions"], session],
