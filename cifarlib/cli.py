@@ -12,7 +12,7 @@ import click
 
 from cifarlib import InputError, __version__, outputs_folder
 from cifarlib.params import SHORT_NAMES, load_params, run_names
-from cifarlib.status import read, report, text_table
+from cifarlib.status import as_text, read, report
 
 
 def numbers(text: str) -> list[int]:
@@ -35,8 +35,6 @@ OPTIONS = {
     "layout": {"default": "auto", "help": "Of flat rows: auto, chw or hwc."},
     "views": {"is_flag": True, "help": "Average over six views of each image: slower, better."},
 }
-
-
 SCHEDULE = "epochs stop_epoch train_images"
 SHORT = SHORT_NAMES | {"data_folder": "data", "output_folder": "outputs"}
 
@@ -102,7 +100,7 @@ def results(output_folder: str | None, figure: str | None) -> None:
         click.echo(textwrap.fill(line, 100, subsequent_indent="  "))
     summary = results.summary(frame)
     summary["run"] += summary.pop("changes").map(lambda changes: changes and f" ({changes})")
-    click.echo("\n" + text_table(summary, 22))
+    click.echo("\n" + as_text(summary))
     if figure:
         from cifarlib.report import figures
 
@@ -110,7 +108,8 @@ def results(output_folder: str | None, figure: str | None) -> None:
         Path(figure).write_text(drawn, encoding="utf-8")
 
 
-@commands.command(params=options("images run seeds views layout device output_folder"))
+@commands.command(params=options("run seeds views layout device output_folder"))
+@click.option("--images", required=True, help=OPTIONS["images"]["help"])
 @click.option("--model", multiple=True, help="A folder with a network, instead of a run.")
 @click.option("--predictions", default="predictions.npy", help="The file to write.")
 @click.option("--submission", is_flag=True, help="Write Kaggle's submission.csv, too.")

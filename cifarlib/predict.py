@@ -130,9 +130,7 @@ def predict(
     labels = pd.Index(CLASSES).get_indexer([Path(name).parent.name.lower() for name in names])
     known = labels >= 0
     if known.any():
-        shares = [100 * accuracy(each[known], labels[known]) for each in answers]
-        right = ", ".join(
-            f"{share:.2f} % by {who}" for share, who in zip(shares, asked, strict=True)
-        )
-        text += f" Right of {plural(known.sum(), 'image')} with a label: {right}."
+        shares = [accuracy(each[known], labels[known]) for each in answers]
+        right = [f"{share:.2%} by {who}" for share, who in zip(shares, asked, strict=True)]
+        text += f" Right of {plural(known.sum(), 'image')} with a label: {', '.join(right)}."
     return Answers(names, answers[-1], text)

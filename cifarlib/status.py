@@ -7,7 +7,6 @@ import math
 import textwrap
 from collections import Counter
 from collections.abc import Sequence
-from itertools import zip_longest
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,11 +16,9 @@ from filelock import Timeout
 from cifarlib import InputError, plural, records
 from cifarlib.params import SHORT_NAMES, RunParams, load_params
 
-STATES = ("done", "running", "unfinished", "stale", "missing")
-
 
 class Status(NamedTuple):
-    """How far a run is; ``state`` is one of STATES and ``reason`` says why."""
+    """How far a run is: "done", "running", "unfinished", "stale" or "missing", and why."""
 
     state: str
     reason: str = ""
@@ -40,6 +37,19 @@ def read(folder: Path, wait: bool = False) -> Status:
     return Status("stale" if changes else "done", "; ".join(changes) or saved)
 
 
+def is_locked(folder: Path, wait: bool = False) -> bool:
+    """Tell whether a process trains there; ``wait``: until none does."""
+    try:
+        if (folder / ".lock").exists():
+            with records.locked(folder, timeout=-1 if wait else 0):
+                return False
+    except Timeout:
+        return True
+    except InputError:  # somebody else's folder, or a file system without locks
+        return False
+    return False
+
+
 def _changes(folder: Path) -> list[str]:
     """Name why a record is not its run's of today: damaged, a copy, of an older params file."""
     try:
@@ -51,21 +61,6 @@ def _changes(folder: Path) -> list[str]:
     if not folder.match(now.folder):
         return ["a copy"]
     return now.changes_since(then)
-
-
-def is_locked(folder: Path, wait: bool = False) -> bool:
-    """Tell whether a process is training there, or about to; ``wait``: until none is."""
-    # held by the training itself, and from its start by the process that executes the notebook
-    for path in (folder / "unfinished", folder):
-        try:
-            if (path / ".lock").exists():
-                with records.locked(path, timeout=-1 if wait else 0):
-                    pass
-        except Timeout:
-            return True
-        except InputError:  # somebody else's folder, or a file system without locks
-            continue
-    return False
 
 
 def report(wanted: Sequence[RunParams], output_folder: Path, every: bool = False) -> str:
@@ -80,29 +75,23 @@ def report(wanted: Sequence[RunParams], output_folder: Path, every: bool = False
             seed, _, settings = folder.name.removeprefix("seed").partition("-")
             record = records.read_record(folder, verify=False) if state == "done" else {}
             shares = [record.get(f"{part}_accuracy") or math.nan for part in ("validation", "test")]
-            rows.append([run, settings, state, reason, seed, *(100 * share for share in shares)])
-    columns = ["run", "settings", "state", "reason"]
+            rows.append([run, settings, seed, *(100 * share for share in shares), state, reason])
     accuracies = ["validation %", "test %"]
-    frame = pd.DataFrame(rows, columns=[*columns, "seeds", *accuracies])
+    frame = pd.DataFrame(rows, columns=["run", "settings", "seeds", *accuracies, "state", "reason"])
     there = set(frame["run"] + "/" + frame["seeds"])
     missing = [name for name in (f"{p.run}/{p.seed}" for p in wanted) if name not in there]
-    counts = Counter({"missing": len(missing), **Counter(frame["state"])})
-    lines = [", ".join(f"{counts[state]} {state}" for state in STATES if counts[state])]
+    lines = []
+    if rows:
+        groups = frame.groupby(["run", "settings", "state", "reason"], sort=False, as_index=False)
+        means = groups.agg({"seeds": " ".join} | dict.fromkeys(accuracies, "mean"))
+        lines.append(as_text(means[frame.columns]))
     if missing:
-        text = f"missing: {', '.join(missing)}"
-        lines.insert(0, textwrap.fill(text, 100, subsequent_indent="  "))
-    if len(frame):
-        how = {"seeds": " ".join} | dict.fromkeys(accuracies, "mean")
-        lines.insert(0, text_table(frame.groupby(columns, sort=False).agg(how).reset_index()))
+        lines.append(textwrap.fill(f"missing: {', '.join(missing)}", 100, subsequent_indent="  "))
+    counts = Counter(frame["state"]) + Counter(missing=len(missing))
+    lines.append(", ".join(f"{count} {state}" for state, count in counts.items()))
     return "\n".join(lines)
 
 
-def text_table(frame: pd.DataFrame, width: int = 30) -> str:
-    """Set a DataFrame in columns of texts, "-" for nan; a text longer than ``width`` goes on
-    below."""
-    texts = frame.map(lambda value: f"{value:.2f}" if isinstance(value, float) else str(value))
-    lines = []
-    for row in [tuple(frame), *texts.replace("nan", "-").itertuples(index=False)]:
-        lines += zip_longest(*(textwrap.wrap(text, width) for text in row), fillvalue="")
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    return "\n".join("  ".join(map(str.ljust, line, widths)).rstrip() for line in lines)
+def as_text(frame: pd.DataFrame) -> str:
+    """Set a DataFrame in columns for a terminal, "-" for nan."""
+    return frame.to_string(index=False, na_rep="-", float_format="%.2f")

@@ -27,21 +27,20 @@ def train(unless_done: bool = False, **parameters) -> None:
     names = ("run", "seed", "epochs", "stop_epoch", "train_images")
     params = load_params(**{name: parameters[name] for name in names})
     folder = outputs_folder(parameters["output_folder"]) / params.folder
-    before = status.read(folder, wait=unless_done)
-    if unless_done and before.state == "done":
+    state = status.read(folder, wait=unless_done).state
+    if unless_done and state == "done":
         return
-    if before.state == "running":
+    if state == "running":
         raise InputError(f"another process is training in {folder}: wait, or take another seed")
-    (folder / "unfinished").mkdir(parents=True, exist_ok=True)
-    with records.locked(folder / "unfinished", timeout=0):  # refuses a second start at once
-        click.echo(f"{params.run} seed {params.seed}: {params.question}")
-        click.echo(f"record and executed notebook: {folder} (Ctrl-C stops it, the same goes on)")
-        try:
-            _execute(folder / "train.ipynb", parameters | SWITCHES)
-        except KeyboardInterrupt:
-            saved = status.read(folder).reason or "nothing saved yet"
-            click.echo(f"\nStopped: {saved} in {folder}; the same command goes on from there")
-            raise
+    folder.mkdir(parents=True, exist_ok=True)
+    click.echo(f"{params.run} seed {params.seed}: {params.question}")
+    click.echo(f"record and executed notebook: {folder} (Ctrl-C stops it, the same goes on)")
+    try:
+        _execute(folder / "train.ipynb", parameters | SWITCHES)
+    except KeyboardInterrupt:
+        saved = status.read(folder, wait=True).reason or "nothing saved yet"
+        click.echo(f"\nStopped: {saved} in {folder}; the same command goes on from there")
+        raise
     record = records.read_record(folder, verify=False)
     reached = f"test {100 * record['test_accuracy']:.2f} %"
     if record["validation_accuracy"] is not None:

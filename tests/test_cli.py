@@ -117,9 +117,9 @@ def test_ctrl_c_says_what_is_saved_and_the_same_command_goes_on(tmp_path):
 
 def test_a_second_start_is_refused_and_overwrites_nothing(tmp_path):
     folder = tmp_path / "run7" / "seed0"
-    (folder / "unfinished").mkdir(parents=True)
+    folder.mkdir(parents=True)
     (folder / "train.ipynb").write_text("of the first")
-    with FileLock(folder / "unfinished" / ".lock"):
+    with FileLock(folder / ".lock"):
         done = cifarlib("train", "--run", 7, "--outputs", tmp_path)
     assert done.stderr.startswith(f"error: another process is training in {folder}: wait")
     assert (folder / "train.ipynb").read_text(encoding="utf-8") == "of the first"

@@ -23,7 +23,6 @@ SBIN = os.pathsep.join([os.environ["PATH"], "/usr/sbin", "/sbin"])
 if not all(shutil.which(name, path=SBIN) for name in ("munged", "slurmctld", "slurmd", "sbatch")):
     pytest.skip("no Slurm here: slurmctld slurmd slurm-client munge", allow_module_level=True)
 
-
 CONF = """
 ClusterName=tests
 SlurmctldHost={host}(127.0.0.1)
@@ -67,23 +66,20 @@ class OneNode:
         dropped = ("MAKE", "MFLAGS", "SLURM", "SBATCH")
         kept = {k: v for k, v in os.environ.items() if not k.startswith(dropped)}
         self.environment = kept | {"SLURM_CONF": str(folder / "slurm.conf"), "PATH": SBIN}
-        # one thread a run: they share few cores, and sums come out the same in all of them
-        self.environment["OMP_NUM_THREADS"] = "1"
         (folder / "state").mkdir()
         (folder / "spool").mkdir()
         (folder / "munge.key").touch(0o600)
         (folder / "munge.key").write_bytes(os.urandom(128))
-        user = pwd.getpwuid(os.geteuid()).pw_name
         host = platform.node().partition(".")[0]
-        with (
-            socket.create_server(("127.0.0.1", 0)) as one,
-            socket.create_server(("127.0.0.1", 0)) as two,
-        ):
-            ports = one.getsockname()[1], two.getsockname()[1]
+        servers = [socket.create_server(("127.0.0.1", 0)) for _ in range(2)]
+        ports = [server.getsockname()[1] for server in servers]
+        for server in servers:
+            server.close()
         # one pretend GPU: --gpus=1 is one job at a time
         (folder / "gres.conf").write_text("Name=gpu File=/dev/zero\n")
-        conf = folder / "slurm.conf"
-        conf.write_text(CONF.format(host=host, user=user, ports=ports, folder=folder))
+        user = pwd.getpwuid(os.geteuid()).pw_name
+        values = {"host": host, "user": user, "ports": ports, "folder": folder}
+        (folder / "slurm.conf").write_text(CONF.format(**values))
 
     def start(self, name: str, options: str) -> None:
         command = [shutil.which(name, path=SBIN), *options.split()]
