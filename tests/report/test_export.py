@@ -291,8 +291,7 @@ def test_a_committed_notebook_is_a_paper_and_fits_a_phone(name, tmp_path, caplog
     assert sum(len(alt) > 20 for alt in alts) == figures > 0
     sync_api = pytest.importorskip("playwright.sync_api")
     with sync_api.sync_playwright() as browsers:
-        options = {"executable_path": shutil.which("chromium"), "args": ["--no-sandbox"]}
-        browser = browsers.chromium.launch(**options)
+        browser = browsers.chromium.launch(executable_path=shutil.which("chromium"))
         tab = browser.new_page(viewport={"width": 390, "height": 844})
         asked = []
         tab.on("request", lambda r: None if r.url.startswith("data:") else asked.append(r.url))
