@@ -65,11 +65,8 @@ def test_the_steps_are_taken_apart_as_far_as_runs_are_there(both, none, tmp_path
     assert frame["result"].tolist() == ["open", "above"]
 
 
-def test_the_sentences_numbers_are_those_of_the_records(both, none):
-    said = "94.20 % of the validation and 93.70 % of the test images"
-    assert tables.reached(both.paper, "run7") == said
+def test_times_are_medians(both, none):
     assert tables.times(both.fast, "fast") == "162 s on a made-up device"
-    assert tables.reached(none.paper, "run7").startswith("– % of")
     assert tables.times(none.fast, "fast") == "–"
 
 
@@ -135,20 +132,13 @@ def test_the_report_of_the_committed_records_has_no_warning_and_every_figure():
     assert all(f"Table {number}." in text for number in range(1, 7))
 
 
-def test_the_report_shows_the_runs_that_take_two_changes_apart(tmp_path):
-    make_grid(tmp_path)
-    make_record(tmp_path, "run7-mean", accuracy=0.935, stop_epoch=95)
-    make_record(tmp_path, "run6-sum", accuracy=0.918, stop_epoch=95)
-    text = executed(tmp_path)
-    assert "smoothing alone, the loss averaged (7-mean − 6)" in text
-    assert "We have not trained the runs that make only one of these changes" not in text
-
-
-def test_the_report_builds_with_one_record_and_says_so(tmp_path):
-    make_record(tmp_path, "run7")
+def test_the_report_builds_with_other_records_and_says_so(tmp_path):
+    for run in ("run6", "run7", "run7-mean"):
+        make_record(tmp_path, run)
     text = executed(tmp_path)
     assert text.count(WARNING) >= 2  # above the results and above the discussion
     assert "the paper’s 200 epochs, where the text has 95 of the paper’s" in text
     assert "SGD ends above AdamW: without records" in text
     assert "not so: AdamW’s training loss is below SGD’s in each of the first 30 epochs" in text
     assert "Left out: there is no record of fast yet" in text
+    assert "smoothing alone, the loss averaged (7-mean − 6)" in text
