@@ -31,34 +31,24 @@ def plural(count: int, noun: str) -> str:
     return f"{count:,} {noun}{ending}"
 
 
-def _is_checkout(folder: Path) -> bool:
-    return (folder / "params" / "run1.yaml").is_file()
-
-
 def project_root() -> Path:
-    """Find the folder that holds params/ and notebooks/.
+    """Return the checkout that this package lies in: the folder of params/ and notebooks/.
 
-    It is the checkout that this package lies in, else (installed without ``-e``) one above the
-    working directory, as JupyterLab and papermill start kernels in different folders. Raises
-    InputError where there is none, and where the working directory lies in another checkout: its
-    notebooks would run this one's code.
+    Raises InputError where it lies in none, and where the working directory is in another checkout,
+    as a kernel may start anywhere: that one's notebooks would run this one's code.
     """
-    package = Path(__file__).resolve().parents[1]
+    root = Path(__file__).resolve().parents[1]
+    if not (root / "params").is_dir():
+        raise InputError("run from a clone of the project, installed with `pip install -e .`")
     working = Path.cwd()
-    around = next((p for p in (working, *working.parents) if _is_checkout(p)), None)
-    if not _is_checkout(package):
-        if around is None:
-            raise InputError(
-                f"no project found in {working} or above it: "
-                "run from a clone, installed with `pip install -e .`"
-            )
-        return around
-    if around is not None and around.resolve() != package:
+    checkouts = (f for f in (working, *working.parents) if (f / "params" / "run1.yaml").is_file())
+    around = next(checkouts, root)
+    if around.resolve() != root:
         raise InputError(
-            f"this runs in {around}, but the code of cifarlib comes from {package}: "
+            f"this runs in {around}, but the code of cifarlib comes from {root}: "
             f"give {around} an environment of its own (make setup there)"
         )
-    return package
+    return root
 
 
 def user_path(name: str, value: str | Path | None) -> Path | None:
@@ -67,7 +57,7 @@ def user_path(name: str, value: str | Path | None) -> Path | None:
     Raises InputError for a number, which papermill makes of ``-p output_folder 2026``, and for an
     address or a drive, which would become a folder of that name.
     """
-    if value is None:
+    if value in (None, ""):
         return None
     if not isinstance(value, (str, Path)):
         raise InputError(f"{name} = {value!r}: give a path, in quotes, or ./{value}")
@@ -75,7 +65,7 @@ def user_path(name: str, value: str | Path | None) -> Path | None:
         raise InputError(
             f"{name} = {str(value)!r}: give a folder of this machine (C:\\x is /mnt/c/x under WSL)"
         )
-    return Path(os.path.expanduser(value)) if value else None
+    return Path(value).expanduser()
 
 
 def outputs_folder(output_folder: str | Path | None = None) -> Path:

@@ -283,15 +283,10 @@ def mean_loss(logits: Tensor, labels: Tensor, label_smoothing: float) -> float:
 
 def raise_if_diverged(params: RunParams, row: dict) -> None:
     """Raise Diverged where a loss in an epoch's line of the history is not finite."""
-    losses = {"training": row["train_loss"], "validation": row["validation_loss"]}
+    losses = [row["train_loss"], row["validation_loss"]]
     if math.isnan(row["validation_accuracy"]):  # no image validates
-        del losses["validation"]
-    if all(map(math.isfinite, losses.values())):
-        return
-    text = ", ".join(f"{loss} in {part}" for part, loss in losses.items())
-    names = ("learning_rate", "weight_decay", "loss_reduction", "optimizer", "batch_size")
-    causes = ", ".join(f"{name} {getattr(params, name)}" for name in names)
-    raise Diverged(
-        f"the loss of {params.run} is {text}, in epoch {row['epoch']}: "
-        f"try a smaller learning_rate ({causes})"
-    )
+        losses.pop()
+    if not all(map(math.isfinite, losses)):
+        text = f"the loss of {params.run} is {' and '.join(map(str, losses))} in epoch "
+        text += f"{row['epoch']}: give a learning_rate below {params.learning_rate:g}"
+        raise Diverged(f"{text}, or weight_decay below {params.weight_decay:g}")

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 FREE_BYTES = 100_000_000  # what a run may need: checkpoint and record, each twice for a moment
-HISTORY = {  # column: unit
+HISTORY = {  # column: what it holds
     "epoch": "1, 2, ...",
     "learning_rate": "of the epoch's last step",
     "train_loss": "mean per image over the epoch, while training",
@@ -171,14 +171,11 @@ def save_model(path: Path, tensors: "dict[str, Tensor]", description: dict) -> N
 def load_model(path: str | Path) -> "tuple[dict[str, Tensor], dict]":
     """Read the tensors (on the CPU) and the description of ``save_model``; nothing is executed.
 
-    Raises InputError where the file is missing, damaged, another kind of file, or not the one that
-    record.json beside it names.
+    Raises InputError where the file is missing, damaged or of another kind.
     """
     import safetensors.torch
 
     path = Path(path)
-    if (path.parent / "record.json").is_file():
-        read_record(path.parent)
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             description = json.loads(file.metadata()["about"])
@@ -211,7 +208,7 @@ def leave(
     finish(folder, record)
 
 
-def finish(folder: Path, record: dict) -> dict:
+def finish(folder: Path, record: dict) -> None:
     """Move all of unfinished/ but the checkpoint into place, then write record.json with the
     files' SHA-256.
 
@@ -226,7 +223,6 @@ def finish(folder: Path, record: dict) -> dict:
         os.replace(path, folder / path.name)
     write_text(folder / "record.json", json.dumps(record, indent=1) + "\n")
     shutil.rmtree(folder / "unfinished")
-    return record
 
 
 def read_record(folder: str | Path, verify: bool = True) -> dict:
