@@ -148,7 +148,7 @@ def test_training_takes_this_interpreter_and_nothing_of_an_edited_cell(copy_of_p
     record = records.read_record(folder)
     lines = done.stdout.splitlines()
     assert "executed notebook: " in done.stdout
-    assert lines[-1].startswith(f"validation {100 * record['validation_accuracy']:.2f} %, test ")
+    assert lines[-1].startswith(f"validation {record['validation_accuracy']:.2%}, test ")
     assert len(lines) <= 10
     assert [path.name for path in outputs.glob("*/*/train.ipynb")] == ["train.ipynb"]
     assert not (project / "outputs").exists()
