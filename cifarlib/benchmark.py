@@ -8,7 +8,6 @@ round, so that a ratio compares neighbours in time and the machine's drift cance
 import json
 import multiprocessing
 import os
-import random
 import re
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
@@ -21,8 +20,7 @@ from timeit import repeat, timeit
 import numpy as np
 import pandas as pd
 import torch
-from PIL import Image
-from torch.utils.data import DataLoader, RandomSampler
+from torch.utils.data import DataLoader
 from torchvision import datasets, transforms
 
 from cifarlib import InputError, outputs_folder, provenance
@@ -36,9 +34,8 @@ from cifarlib.preprocess import channel_statistics
 from cifarlib.records import write_text
 from cifarlib.train import build
 
-NAMES = SINGLE, PLAIN, BEST, BASE, ONCE = (
-    "NumPy, one by one",  # a loop over single images: cropped, flipped, normalised; float32
-    "DataLoader",  # with torchvision's transforms, as it comes: float32, no workers
+NAMES = PLAIN, BEST, BASE, ONCE = (
+    "DataLoader",  # of single images that torchvision transforms, as it comes: float32, no workers
     "DataLoader, best",  # with the best number of workers, our precision and channels_last
     "ours",  # as train prepares it
     "ours, once",  # the same with images cropped and flipped once, before training
@@ -116,13 +113,14 @@ def compete(
     """
     split = load_cifar10(data_folder).train
     training = make_training(name, params, split, device)
-    if name in (BASE, ONCE):
-        is_cuda = device.type == "cuda"
-        trains = {None: CapturedEpoch(training) if is_cuda else partial(train_epoch, training)}
-    else:
+    if name in (PLAIN, BEST):
         numbers = WORKERS if name == BEST else [0]
-        loaders = {n: make_loader(name, split, training, n) for n in numbers}
+        loaders = {n: make_loader(split, training, n) for n in numbers}
         trains = {n: partial(train_on, loader, training) for n, loader in loaders.items()}
+    elif device.type == "cuda":
+        trains = {None: CapturedEpoch(training)}
+    else:
+        trains = {None: partial(train_epoch, training)}
     # the first epoch is not counted
     second = {n: repeat(partial(train, 1), number=1, repeat=2)[1] for n, train in trains.items()}
     workers = min(second, key=second.get)
@@ -136,14 +134,13 @@ def compete(
 def make_training(name: str, params: RunParams, split: Split, device: torch.device) -> Training:
     """Prepare ours as train does, for the others the same network as PyTorch has it."""
     make_repeatable(False)
-    is_ours = name in (BASE, ONCE)
-    if is_ours and device.type == "cpu":
-        keep_freed_memory()
     if name == ONCE:
         params = replace(params, augmentation="once")
-    precision = "float32" if name in (SINGLE, PLAIN) else pick_precision(device)
+    precision = "float32" if name == PLAIN else pick_precision(device)
     training = build(params, split, channel_statistics(split.images), device, precision)
-    if is_ours:
+    if name in (BASE, ONCE):
+        if device.type == "cpu":
+            keep_freed_memory()
         return training
     filters = training.model.first_layer.weight.detach()
     model = build_model(params.seed, filters, params.dirac).to(device)
@@ -161,32 +158,17 @@ class Pictures(datasets.CIFAR10):
         self.targets = split.labels.tolist()
 
 
-def make_loader(name: str, split: Split, training: Training, workers: int) -> DataLoader:
+def make_loader(split: Split, training: Training, workers: int) -> DataLoader:
     params = training.params
     normalizer = training.normalizer.to("cpu")
     mean, std = (values.flatten() / 255 for values in (normalizer.mean, normalizer.std))
-    if name == SINGLE:
-        transform = partial(numpy_transform, crop=params.crop, mean=mean.numpy(), std=std.numpy())
-    else:
-        crop = transforms.RandomCrop(32, padding=params.crop, padding_mode="reflect")
-        flip = transforms.RandomHorizontalFlip()
-        steps = [crop, flip, transforms.ToTensor(), transforms.Normalize(mean, std)]
-        transform = transforms.Compose(steps)
-    pictures = Pictures(split, transform)
-    sampler = RandomSampler(pictures, num_samples=params.train_images)
-    options = {"num_workers": workers, "persistent_workers": workers > 0, "drop_last": True}
-    options["pin_memory"] = name == BEST and training.images.is_cuda
-    return DataLoader(pictures, params.batch_size, sampler=sampler, **options)
-
-
-def numpy_transform(image: Image.Image, crop: int, mean: np.ndarray, std: np.ndarray) -> np.ndarray:
-    """Crop, flip and normalise an image to float32 (3, 32, 32)."""
-    pixels = np.pad(image, ((crop, crop), (crop, crop), (0, 0)), mode="reflect")
-    y, x = random.choices(range(2 * crop + 1), k=2)
-    pixels = pixels[y : y + 32, x : x + 32]
-    if random.choice((True, False)):
-        pixels = pixels[:, ::-1]
-    return ((pixels / np.float32(255) - mean) / std).transpose(2, 0, 1)
+    crop = transforms.RandomCrop(32, padding=params.crop, padding_mode="reflect")
+    flip = transforms.RandomHorizontalFlip()
+    steps = [crop, flip, transforms.ToTensor(), transforms.Normalize(mean, std)]
+    pictures = Pictures(split.head(params.train_images), transforms.Compose(steps))
+    options = {"num_workers": workers, "persistent_workers": workers > 0}
+    options |= {"shuffle": True, "drop_last": True, "pin_memory": training.images.is_cuda}
+    return DataLoader(pictures, params.batch_size, **options)
 
 
 def train_on(loader: DataLoader, training: Training, epoch: int) -> None:

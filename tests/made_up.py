@@ -12,6 +12,10 @@ from cifarlib.whitening import whitening_filters
 IMAGES = 1000
 
 
+MADE_ON = {"device": "cpu", "device_name": "a made-up device"}
+MADE_ON |= {"precision": "float32", "convolutions": "PyTorch"}
+
+
 def make_record(
     output_folder: Path, run: str, seed: int = 0, accuracy: float = 0.9, **overrides
 ) -> Path:
@@ -24,70 +28,38 @@ def make_record(
     staged = folder / "unfinished"
     staged.mkdir(parents=True)
     rng = np.random.default_rng([seed, *run.encode()])
-    predictions, shares = {}, {}
+    predictions = {}
+    shares = {}
     for part, share in (("validation", accuracy), ("test", accuracy - 0.005)):
         labels = rng.integers(0, 10, IMAGES)
         right = np.arange(IMAGES) < round(share * IMAGES)
         logits = rng.normal(0, 0.5, (IMAGES, 10))
-        logits[
-            np.arange(IMAGES), np.where(right, labels, (labels + rng.integers(1, 10, IMAGES)) % 10)
-        ] += 4 + rng.random(IMAGES)
-        predictions[part], predictions[f"{part}_labels"] = (
-            logits.astype(np.float16),
-            labels.astype(np.uint8),
-        )
-        shares[f"{part}_accuracy"], shares[f"{part}_loss"] = float(right.mean()), 0.5
-    history = [
-        {
-            "epoch": e,
-            "learning_rate": 0.08,
-            "train_loss": 0.9 + 1.2 * 0.7**e + 0.01 * rng.random(),
-            "train_accuracy": 0.8,
-            "last_batch_loss": 1.0,
-            "validation_loss": 1.0,
-            "validation_accuracy": shares["validation_accuracy"] * (1 - 0.5**e),
-            "train_seconds": 13.0,
-            "validation_seconds": 0.5,
-        }
-        for e in range(1, p.last_epoch + 1)
-    ]
+        answers = np.where(right, labels, (labels + rng.integers(1, 10, IMAGES)) % 10)
+        logits[np.arange(IMAGES), answers] += 4 + rng.random(IMAGES)
+        predictions[part] = logits.astype(np.float16)
+        predictions[f"{part}_labels"] = labels.astype(np.uint8)
+        shares |= {f"{part}_accuracy": float(right.mean()), f"{part}_loss": 0.5}
+    row = {"learning_rate": 0.08, "train_accuracy": 0.8, "last_batch_loss": 1.0}
+    row |= {"validation_loss": 1.0, "train_seconds": 13.0, "validation_seconds": 0.5}
+    history = []
+    for epoch in range(1, p.last_epoch + 1):
+        loss = 0.9 + 1.2 * 0.7**epoch + 0.01 * rng.random()
+        reached = shares["validation_accuracy"] * (1 - 0.5**epoch)
+        row = row | {"epoch": epoch, "train_loss": loss, "validation_accuracy": reached}
+        history.append(row)
     history[-1]["validation_accuracy"] = shares["validation_accuracy"]
     np.savez_compressed(staged / "predictions.npz", **predictions)
     square = torch.randn(12, 12, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
     np.save(staged / "first_layer.npy", whitening_filters(square @ square.T).numpy())
     records.write_history(staged, history)
-    made_on = {
-        "device": "cpu",
-        "device_name": "a made-up device",
-        "precision": "float32",
-        "convolutions": "PyTorch",
-    }
-    records.finish(
-        folder,
-        {
-            "run": run,
-            "question": p.question,
-            "seed": seed,
-            "epochs": p.epochs,
-            "stop_epoch": p.stop_epoch,
-            "epochs_trained": p.last_epoch,
-            "train_images": p.train_images,
-            "validation_images": IMAGES,
-            "test_images": IMAGES,
-            **shares,
-            "train_loss": history[-1]["train_loss"],
-            "loss_reduction": p.loss_reduction,
-            **made_on,
-            "sessions": [{"first_epoch": 1, **made_on}],
-            "data_sha256": "0" * 64,
-            "commit": "1" * 40,
-            "dirty": False,
-            "finished": "2026-11-28T12:00:00Z",
-            "parameters": p.settings(),
-            "packages": {"torch": "0"},
-            "epoch_seconds": [13.5] * p.last_epoch,
-        },
-    )
+    names = ("run", "question", "seed", "epochs", "stop_epoch", "train_images", "loss_reduction")
+    record = {name: getattr(p, name) for name in names} | shares | MADE_ON
+    record |= {"parameters": p.settings(), "epochs_trained": p.last_epoch}
+    record |= {"validation_images": IMAGES, "test_images": IMAGES}
+    record |= {"train_loss": history[-1]["train_loss"], "epoch_seconds": [13.5] * p.last_epoch}
+    record |= {"sessions": [{"first_epoch": 1, **MADE_ON}], "packages": {"torch": "0"}}
+    record |= {"commit": "1" * 40, "dirty": False, "data_sha256": "0" * 64}
+    records.finish(folder, record | {"finished": "2026-11-28T12:00:00Z"})
     return folder
 
 

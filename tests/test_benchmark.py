@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from cifarlib import InputError, benchmark, project_root, records
-from cifarlib.benchmark import BASE, BEST, NAMES, ONCE, PLAIN, SINGLE
+from cifarlib.benchmark import BASE, BEST, NAMES, ONCE, PLAIN
 from cifarlib.device.choice import pick_precision
 from cifarlib.loop import train_epoch
 from cifarlib.params import load_params
@@ -33,7 +33,7 @@ def test_all_start_from_one_network_and_train_as_many_images(made, small):
         if name in (BASE, ONCE):
             train_epoch(training, 1)
         else:
-            loader = benchmark.make_loader(name, small.train.head(16), training, 0)
+            loader = benchmark.make_loader(small.train, training, 0)
             benchmark.train_on(loader, training, 1)
         assert training.model.net[2].norm1.num_batches_tracked == 2, name
         assert not training.model.state_dict()["net.7.weight"].equal(start["net.7.weight"]), name
@@ -42,7 +42,7 @@ def test_all_start_from_one_network_and_train_as_many_images(made, small):
 def test_each_is_what_it_is_called(made):
     ours = getattr(torch, pick_precision(torch.device("cpu")))
     dtypes = [training.dtype for training in made.values()]
-    assert dtypes == [torch.float32, torch.float32, ours, ours, ours]
+    assert dtypes == [torch.float32, ours, ours, ours]
     assert made[BEST].model.net[3].conv1.weight.is_contiguous(memory_format=torch.channels_last)
     assert made[PLAIN].model.net[3].conv1.weight.is_contiguous()
     assert "FastConvolution" not in repr(made[BEST].model)
@@ -56,13 +56,12 @@ def test_ours_trains_a_runs_own_epoch_bit_for_bit(made, small, tmp_path):
     assert all(v.equal(trained[k]) for k, v in made[BASE].model.state_dict().items())
 
 
-@pytest.mark.parametrize("name", [SINGLE, PLAIN])
-def test_the_others_make_our_crops(name, made, small):
-    few, normalizer = small.train.head(4), made[name].normalizer
-    every = torch.cartesian_prod(*(torch.arange(*ends) for ends in ((4,), (-4, 5), (-4, 5), (2,))))
+def test_a_loader_makes_our_crops(made, small):
+    few, normalizer = small.train.head(8), made[PLAIN].normalizer
+    every = torch.cartesian_prod(*(torch.arange(*ends) for ends in ((8,), (-4, 5), (-4, 5), (2,))))
     images = few.images.contiguous(memory_format=torch.channels_last)
     ours = crop_and_flip(images, normalizer, every[:, 0], every[:, 1:], "reflect").flatten(1)
-    loader = benchmark.make_loader(name, few, made[name], 0)
+    loader = benchmark.make_loader(few, made[PLAIN], 0)
     seen = set()
     for x, y in [*loader, *loader]:
         distances = torch.cdist(x.flatten(1), ours, compute_mode="donot_use_mm_for_euclid_dist")
@@ -81,7 +80,7 @@ def test_a_contestant_ends_with_a_measurement_that_is_killed():
             time.sleep(0.1)
             children = psutil.Process(process.pid).children()
         process.kill()
-    assert psutil.wait_procs(children, timeout=60)[1] == []
+    assert psutil.wait_procs(children, timeout=300)[1] == []
 
 
 @pytest.mark.parametrize("wrong", [{"rounds": 0}, {"images": 5}, {"device": "tpu"}])
@@ -91,16 +90,16 @@ def test_bad_input_is_refused_before_anything_is_measured(wrong):
 
 
 def test_ratios_compare_neighbours_in_time():
-    record = {"images_per_second": {SINGLE: [50.0, 50.0, 100.0], BASE: [200.0, 100.0, 400.0]}}
-    assert benchmark.ratios(record)[SINGLE].tolist() == [4, 2, 4]
+    record = {"images_per_second": {PLAIN: [50.0, 50.0, 100.0], BASE: [200.0, 100.0, 400.0]}}
+    assert benchmark.ratios(record)[PLAIN].tolist() == [4, 2, 4]
     assert benchmark.epoch_seconds(record)[BASE].tolist() == [200, 400, 100]
-    assert benchmark.table(record).loc[SINGLE, "ours is faster by"] == "4.00 (2.00 to 4.00)"
+    assert benchmark.table(record).loc[PLAIN, "ours is faster by"] == "4.00 (2.00 to 4.00)"
 
 
 def test_the_committed_records_can_be_read():
     committed = benchmark.recorded()
     assert {record["device_name"] for record in committed} >= {"AMD EPYC, 2 threads"}
-    assert all(list(benchmark.table(record).index) == list(NAMES) for record in committed)
+    assert all(set(benchmark.table(record).index) >= set(NAMES) for record in committed)
 
 
 def test_the_notebook_shows_a_short_measurement_which_is_not_recorded(tmp_path):

@@ -25,10 +25,11 @@ def test_a_change_of_the_code_is_dirty_and_one_elsewhere_is_not(monkeypatch, tmp
     module = tmp_path / "cifarlib" / "provenance.py"
     module.touch()
     git("init")
-    git("add", ".")
-    git("commit", "-m", "first")
     monkeypatch.setattr(provenance, "project_root", lambda: tmp_path)
     monkeypatch.setattr(provenance, "__file__", str(module))
+    assert provenance.code_version()["commit"] is None
+    git("add", ".")
+    git("commit", "-m", "first")
     (tmp_path / "notes.txt").touch()
     assert provenance.code_version()["dirty"] is False
     (tmp_path / "cifarlib" / "new.py").touch()

@@ -123,11 +123,11 @@ def loss_curves(histories: pd.DataFrame) -> Figure:
     """Training loss above, validation accuracy below, a column a run: the mean of its seeds, where
     it ends, and in grey the other runs. histories: of all records, with run and label_smoothing."""
     histories = histories.assign(validation_accuracy=100 * histories["validation_accuracy"])
-    measures = {"train_loss": (0.85, "training loss (nats)")}
+    measures = {"train_loss": (0.85, "loss (nats)")}
     measures |= {"validation_accuracy": (0.06, "validation (%)")}
     means = histories.groupby(["run", "epoch"])[[*measures]].mean().unstack("run")
     floors = histories.groupby("run")["label_smoothing"].first().map(smoothing_floor)
-    figure = new_figure(2.9, f"Loss and accuracy by epoch, of {', '.join(floors.index)}.")
+    figure = new_figure(2.3, f"Loss and accuracy by epoch, of {', '.join(floors.index)}.")
     grid = figure.subplots(2, len(floors), sharex=True, sharey="row", squeeze=False)
     for panels, (measure, (height, label)) in zip(grid, measures.items(), strict=True):
         panels[0].set_ylabel(label)
@@ -173,7 +173,7 @@ def claims(judged: pd.DataFrame) -> Figure:
     rows = judged.dropna(subset="estimate")
     rows = rows.assign(y=range(len(rows)), half=(rows["high"] - rows["low"]) / 2)
     alt = "; ".join(f"{row.says} {row.estimate:+.2f}" for row in rows.itertuples())
-    figure = new_figure(0.8 + 0.24 * len(rows), f"Differences in points of accuracy: {alt}.")
+    figure = new_figure(0.8 + 0.2 * len(rows), f"Differences in points of accuracy: {alt}.")
     axes = figure.subplots()
     alike = rows.loc[rows["sign"] == 0, "y"]
     axes.barh(alike, 2 * MARGIN, left=-MARGIN, color=GREY, label=f"±{MARGIN:g} points")
@@ -221,12 +221,12 @@ def _class_accuracy(axes: Axes, logits: np.ndarray, labels: np.ndarray) -> None:
 def _calibration(axes: Axes, logits: np.ndarray, labels: np.ndarray) -> None:
     """Draw how often answers of a given probability are right, with 95 % intervals."""
     curve = calibration_curve(logits, labels)
-    axes.plot([0, 100], [0, 100], color=BLACK, linestyle=":", label="right as often as it says")
+    axes.plot([0, 100], [0, 100], color=BLACK, linestyle=":", label="perfect calibration")
     shown = curve[curve["count"] >= 20]  # the interval of fewer says nothing
     look = {"yerr": _share_bars(shown["right"], shown["count"]), "fmt": "o", "markersize": 4}
     look |= {"color": BLUE, "label": f"calibration error {100 * calibration_error(curve):.1f} %"}
     axes.errorbar(100 * shown["probability"], 100 * shown["right"], **look)
-    axes.set(xlabel="probability of the answer (%)", ylabel="right answers (%)")
+    axes.set(xlabel="probability of the prediction (%)", ylabel="correct predictions (%)")
     axes.set(title="Calibration", xlim=(0, 101), ylim=(0, 102))
     axes.legend()
 
@@ -238,8 +238,8 @@ def run_panels(
     """Draw accuracy over the epochs (A), and of the answers confusion (B), accuracy of each class
     (C) and calibration (D). layout: a mosaic of these letters, rows apart by ";"."""
     right = right_answers(logits, labels)
-    alt = f"Charts of {len(right):,} answers, of which {right.sum():,} are right."
-    figure = new_figure(0.4 + 2.4 * len(layout.split(";")), alt)
+    alt = f"Charts of {len(right):,} predictions, of which {right.sum():,} are correct."
+    figure = new_figure(0.4 + 2.1 * len(layout.split(";")), alt)
     panels = figure.subplot_mosaic(layout)
     if "A" in panels:
         _curves(panels["A"], history, "accuracy", 100)
@@ -279,7 +279,7 @@ def architecture(model: nn.Module) -> Figure:
             count = sum(p.numel() for p in stage.parameters())
             stages.append((names[type(stage).__name__], output.shape[1:], count))
     alt = "The network's layers from left to right, from the image to ten logits."
-    figure = new_figure(2.1, alt)
+    figure = new_figure(1.7, alt)
     axes = figure.subplots()
     for x, (name, shape, count) in enumerate(stages):
         width = 0.25 + 0.06 * np.log2(shape[0])

@@ -25,7 +25,8 @@ LENGTH = ("seed", "epochs", "stop_epoch", "train_images")  # no change of a run'
 
 
 def table(output_folder: str | Path | None = None) -> pd.DataFrame:
-    """Read all finished runs below outputs/ (default: the project's), a row a record.
+    """Read all finished runs below outputs/ (default: the project's), a row a record: those on the
+    paper's schedule, around the fast recipe, others, toy runs.
 
     Accuracies are shares, losses means per image; held_out_accuracy is of validation and test
     images together. device, device_name, precision, convolutions: of all sessions where they
@@ -35,7 +36,8 @@ def table(output_folder: str | Path | None = None) -> pd.DataFrame:
     frame = pd.DataFrame([_row(record) for record in records.finished(output_folder)])
     frame = frame.reindex(columns=frame.columns.union(COLUMNS, sort=False))
     # a run that validates on nothing has None there, which becomes nan
-    return frame.astype({"stop_epoch": "Int64", "toy": bool} | dict.fromkeys(SHARES, float))
+    frame = frame.astype({"stop_epoch": "Int64", "toy": bool} | dict.fromkeys(SHARES, float))
+    return pd.concat([of_paper(frame), of_fast(frame), others(frame), frame[frame["toy"]]])
 
 
 def _row(record: dict) -> dict:
@@ -124,12 +126,11 @@ def summary(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def markdown(frame: pd.DataFrame) -> str:
-    """Write the README's table of results, the paper's schedule first, the toy runs last."""
-    parts = [of_paper(frame), of_fast(frame), others(frame), frame[frame["toy"]]]
+    """Write the table of results that the first notebook shows, a line a run and length."""
     columns = ["run", "what it asks", "trained for", "n", "validation % (± sd)", "test %"]
     columns += ["test %, with views", "paper, validation %"]
     lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
-    for row in summary(pd.concat(parts)).itertuples():
+    for row in summary(frame).itertuples():
         means = [row.validation, row.test, row.views, row.paper]
         cells = ["–" if math.isnan(mean) else f"{mean:.2f}" for mean in means]
         if row.n > 1:

@@ -63,13 +63,6 @@ def reached(compared: pd.DataFrame, run: str) -> str:
     return f"{validation} % of the validation and {test} % of the test images"
 
 
-def lead(paper: pd.DataFrame) -> str:
-    """Say by how many points our runs end above the paper's: "0.3 to 2.5"."""
-    ours = results.summary(paper).set_index("run")["validation"]
-    gaps = ours - pd.Series(published()["validation_accuracy"])
-    return f"{gaps.min():.1f} to {gaps.max():.1f}"
-
-
 def early_gaps(paper: pd.DataFrame) -> pd.Series:
     """Compute by how much AdamW's training loss (run 1) lies below SGD's (run 2) in each epoch of
     the paper's first phase."""
@@ -169,8 +162,8 @@ def all_runs(frame: pd.DataFrame, caption: str) -> Table:
     fast["what is different"] = fast["run"].map(_arm)
     settings = others["changes"].map(lambda changes: changes and f"; {changes}")
     others["what is different"] = others["trained_for"] + settings
-    names = {"validation": "validation %", "sd": "deviation", "test": "test %"}
-    names |= {"held_out": "both %", "views": "test %, with views"}
+    names = {"validation": "validation %", "sd": "SD", "test": "test %"}
+    names |= {"held_out": "both %", "views": "views %"}
     columns = ["run", "what is different", "n", *names]
     rows = pd.concat([fast, others], ignore_index=True)[columns]
     rows = rows.assign(**rows.select_dtypes("float").map(number)).rename(columns=names)

@@ -1,4 +1,3 @@
-import json
 import math
 
 import numpy as np
@@ -141,17 +140,3 @@ def test_the_claims_file_compares_runs_that_exist_and_the_paper_has_their_number
     paper = claims.judge(empty)["paper"]
     assert paper["optimizer"] == pytest.approx(3.03)
     assert paper["largest"] == pytest.approx(0.57)
-
-
-def test_the_reports_text_has_the_verdicts_of_the_committed_records():
-    path = project_root() / "notebooks" / "report.ipynb"
-    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
-    source = next("".join(c["source"]) for c in cells if "EXPECTED =" in "".join(c["source"]))
-    names = {}
-    exec(source.partition("guard =")[0], names)  # assignments of plain values
-    frame = results.table()
-    paper = results.of_paper(frame)
-    assert set(paper["trained_for"].str.replace("'", "’")) == {names["LENGTH"]}
-    assert claims.surprises(claims.judge(paper), names["MARKS"]) == []
-    judged = claims.judge(results.of_fast(frame), recipe="fast")
-    assert claims.surprises(judged, names["EXPECTED"]) == []
