@@ -38,7 +38,8 @@ def train(unless_done: bool = False, **parameters) -> None:
     try:
         _execute(folder / "train.ipynb", parameters | SWITCHES)
     except KeyboardInterrupt:
-        saved = status.read(folder, wait=True).reason or "nothing saved yet"
+        now = status.read(folder, wait=True)
+        saved = now.reason or {"missing": "nothing saved yet"}.get(now.state, now.state)
         click.echo(f"\nStopped: {saved} in {folder}; the same command goes on from there")
         raise
     record = records.read_record(folder, verify=False)

@@ -99,11 +99,12 @@ def test_a_failing_cell_is_one_line(tmp_path, monkeypatch):
 
 
 def test_ctrl_c_says_what_is_saved_and_the_same_command_goes_on(tmp_path):
-    given = ("--run", 7, "--epochs", 50, "--images", 512, "--outputs", tmp_path)
-    first = subprocess.Popen(
-        command("train", *given), cwd=project_root(), stdout=subprocess.PIPE, text=True
-    )
-    folder = tmp_path / "run7" / "seed0-epochs50-images512"
+    given = ("--run", 7, "--epochs", 50, "--images", 128, "--outputs", tmp_path)
+    options = {"cwd": project_root(), "stdout": subprocess.PIPE, "text": True}
+    # pytest itself may run where it is ignored, as behind a shell's "&"
+    options["preexec_fn"] = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)
+    first = subprocess.Popen(command("train", *given), **options)
+    folder = tmp_path / "run7" / "seed0-epochs50-images128"
     while not records.read_history(folder / "unfinished"):
         assert first.poll() is None
         time.sleep(0.1)
