@@ -30,12 +30,13 @@ def save(folder: Path, state: dict) -> None:
         ) from None
 
 
-def begin(folder: Path, params: RunParams, conditions: dict, resume: bool) -> dict:
+def read_or_new(folder: Path, params: RunParams, conditions: dict, resume: bool) -> dict:
     """Read the state to go on from, on the CPU, as ``save`` wrote it; where there is none, or not
-    ``resume``, that of a run of no epoch yet.
+    ``resume``, make that of a run without an epoch.
 
-    conditions: what the identity holds beside the settings; a precision of "auto" takes any. Raises
-    InputError where the file is damaged, or of a run of another identity.
+    Its identity is ``params.settings()`` and conditions: device, determinism, data, precision. A
+    precision of "auto" accepts the checkpoint's. Raises InputError where the file is damaged, or of
+    a run of another identity.
     """
     path = folder / "unfinished" / FILE
     if not (resume and path.exists()):
@@ -51,7 +52,7 @@ def begin(folder: Path, params: RunParams, conditions: dict, resume: bool) -> di
         raise InputError(f"{path} is damaged: {error}. {way_out}") from None
     different = params.changes_since({k: v for k, v in theirs.items() if k not in conditions})
     for name, value in conditions.items():
-        if value not in ("auto", theirs.get(name)):
+        if value != theirs.get(name) and value != "auto":
             different.append(f"{name} {theirs.get(name)!r}, now {value!r}")
     if different:
         reason = f"{path} belongs to a run of other parameters ({'; '.join(different)})"

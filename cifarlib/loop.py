@@ -9,24 +9,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cifarlib import InputError, PlainMessage
-from cifarlib.model import CLASSES, BatchNorm
+from cifarlib import InputError, PlainMessage, preprocess
+from cifarlib.model import OUTPUTS, BatchNorm
 from cifarlib.params import RunParams
-from cifarlib.preprocess import (
-    BEFORE_TRAINING,
-    Normalizer,
-    alternating_flips,
-    crop_and_flip,
-    draw_crops,
-    draw_order,
-)
+from cifarlib.preprocess import Normalizer
 
 LARGEST_FLOAT16 = torch.finfo(torch.float16).max
-BATCH_SIZES = {"cpu": 250, "cuda": 2000, "mps": 2000}  # of predictions: fast, and little memory
 
 
 class Diverged(PlainMessage, ArithmeticError):
-    """The loss is not a number any more."""
+    """The loss is no longer finite."""
 
 
 @dataclass
@@ -41,7 +33,7 @@ class Training:
     normalizer: Normalizer  # of the images
     dtype: torch.dtype  # of autocast; float32: none
     lookahead: "Lookahead | None" = None
-    convolutions: str = "PyTorch"  # of the model, in the word of its record
+    convolutions: str = "PyTorch"  # which kind the model has, as convolutions.use_fast names it
 
     def __post_init__(self) -> None:
         # float16 has no numbers below 6e-8: unscaled, up to 41 % of a layer's gradients would be
@@ -51,6 +43,13 @@ class Training:
         self.scale = 128.0 * batch
         is_float16 = self.dtype == torch.float16
         self.scaler = torch.amp.GradScaler(self.images.device.type, self.scale, enabled=is_float16)
+
+    def batch(self, index: Tensor, crops: Tensor) -> Tensor:
+        """Make the batch of the images at ``index``, augmented: see preprocess.crop_and_flip."""
+        padding, cutout = self.params.padding, self.params.cutout
+        return preprocess.crop_and_flip(
+            self.images, self.normalizer, index, crops, padding, cutout=cutout
+        )
 
     def state_dict(self) -> dict:
         """Return all that training changes, for a checkpoint."""
@@ -70,11 +69,11 @@ class Training:
 
 
 class Lookahead:
-    """Reference [1]'s running average of a network's weights and statistics, to which they return
-    every ``IMAGES``; it forgets ever more slowly, and at the end of the schedule the average
-    remains."""
+    """airbench94's running average of a network's weights and statistics. After every ``IMAGES``
+    training images it takes in the weights, ever less of them, and the weights are set to it; at
+    the end of the schedule the average remains."""
 
-    IMAGES = 5120
+    IMAGES = 5120  # five of its steps
 
     def __init__(self, params: RunParams, model: nn.Module):
         self.model = model
@@ -85,26 +84,27 @@ class Lookahead:
 
     @torch.no_grad()
     def after(self, step: int) -> None:
-        """Update, when ``step`` steps of the schedule are done."""
+        """Update after ``step`` steps of the schedule."""
         if step % self.interval == 0 or step == self.total:
             keep = 1.0 if step == self.total else 0.95**5 * (step / self.total) ** 3
             state = self.model.state_dict()
             for name, average in self.averages.items():
-                state[name].copy_(average.lerp_(state[name], 1 - keep))
+                average.lerp_(state[name], 1 - keep)
+                state[name].copy_(average)
 
 
 def make_optimizer(params: RunParams, model: nn.Module) -> torch.optim.Optimizer:
     """Make SGD, SGD with Nesterov momentum (coupled weight decay) or AdamW (decoupled), over what
     is trained.
 
-    A group's ``times_rate`` is how many times the rate of a step it learns with: 1, and
-    ``bias_rate`` for BatchNorm's biases, whose weight decay is divided by it.
+    A group learns at ``times_rate`` times the step's rate: 1, or ``bias_rate`` for BatchNorm's
+    biases, whose weight decay is divided by it, so that the product is the same.
     """
     biases = []
     if params.bias_rate != 1:
         biases = [m.bias for m in model.modules() if isinstance(m, BatchNorm)]
     trained = [p for p in model.parameters() if p.requires_grad]
-    others = [p for p in trained if not any(p is bias for bias in biases)]
+    others = [p for p in trained if not any(p is bias for bias in biases)]  # `in` compares values
     groups = [{"params": others, "times_rate": 1.0}]
     if biases:
         decay = params.weight_decay / params.bias_rate
@@ -146,26 +146,26 @@ def train_step(training: Training, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor
     training.optimizer.zero_grad(set_to_none=True)
     training.scaler.scale(loss).backward()
     training.scaler.step(training.optimizer)
-    training.scaler.update(training.scale)
+    training.scaler.update(training.scale)  # it stays as it is
     return loss.detach(), logits.detach()
 
 
-def epoch_plan(params: RunParams, epoch: int, n: int) -> tuple[Tensor, Tensor | None]:
+def epoch_plan(params: RunParams, epoch: int, n: int) -> tuple[Tensor, Tensor]:
     """Plan what epoch 1, 2, ... does with n images, on the CPU: their order (n,) and in that order
-    what ``draw_crops`` says of them, None without augmentation."""
-    order = draw_order(params.seed, epoch, n)
+    what ``draw_crops`` says of them, zeros without augmentation."""
+    order = preprocess.draw_order(params.seed, epoch, n)
     if params.augmentation == "none":
-        return order, None
+        return order, torch.zeros(n, 3, dtype=torch.int64)
     if params.augmentation == "once":  # each image's one crop and flip, in this epoch's order
-        drawn = BEFORE_TRAINING
-        crops = draw_crops(params.seed, drawn, n, params.crop, params.cutout)[order]
+        drawn = preprocess.BEFORE_TRAINING
+        crops = preprocess.draw_crops(params.seed, drawn, n, params.crop, params.cutout)[order]
     elif params.augmentation == "per_epoch":
         drawn = epoch
-        crops = draw_crops(params.seed, drawn, n, params.crop, params.cutout)
+        crops = preprocess.draw_crops(params.seed, drawn, n, params.crop, params.cutout)
     else:
         raise InputError(f"augmentation = {params.augmentation!r}: epoch_plan does not know it")
     if params.flip == "alternating":
-        crops[:, 2] = alternating_flips(params.seed, drawn, n)[order]
+        crops[:, 2] = preprocess.alternating_flips(params.seed, drawn, n)[order]
     elif params.flip != "random":
         raise InputError(f"flip = {params.flip!r}: epoch_plan does not know it")
     return order, crops
@@ -178,11 +178,11 @@ def epoch_row(
     waits for the device."""
     steps = params.steps_per_epoch
     images = steps * params.batch_size
-    losses = {"sum": images, "mean": steps}[params.loss_reduction]
+    divisor = images if params.loss_reduction == "sum" else steps
     return {
         "epoch": epoch,
         "learning_rate": params.learning_rate_at(epoch * steps - 1),
-        "train_loss": loss_sum.item() / losses,
+        "train_loss": loss_sum.item() / divisor,
         "train_accuracy": right.item() / images,
         "last_batch_loss": last_loss.item(),
     }
@@ -193,25 +193,21 @@ def train_epoch(
 ) -> dict:
     """Train epoch 1, 2, ...; the device is read once, at the end. Returns the epoch's line of the
     history. ``on_step(steps done)`` is called after every step."""
-    params, images = training.params, training.images
-    steps, size = params.steps_per_epoch, params.batch_size
-    order, crops = epoch_plan(params, epoch, len(images))
-    order = order.to(images.device)
-    crops = None if crops is None else crops.to(images.device)
-    loss_sum = torch.zeros((), device=images.device)
-    right = torch.zeros((), dtype=torch.int64, device=images.device)
+    params = training.params
+    steps = params.steps_per_epoch
+    size = params.batch_size
+    device = training.images.device
+    order, crops = (part.to(device) for part in epoch_plan(params, epoch, len(training.images)))
+    loss_sum = torch.zeros((), device=device)
+    right = torch.zeros((), dtype=torch.int64, device=device)
     training.model.train()
     for step in range(steps):
         for group in training.optimizer.param_groups:
             rate = params.learning_rate_at((epoch - 1) * steps + step)
             group["lr"] = group["times_rate"] * rate
         batch = slice(step * size, (step + 1) * size)
-        index = order[batch]
-        crop = None if crops is None else crops[batch]
-        x = crop_and_flip(
-            images, training.normalizer, index, crop, params.padding, cutout=params.cutout
-        )
-        y = training.labels[index]
+        x = training.batch(order[batch], crops[batch])
+        y = training.labels[order[batch]]
         loss, logits = train_step(training, x, y)
         loss_sum += loss
         right += (logits.argmax(1) == y).sum()
@@ -226,7 +222,7 @@ class Predictor:
     """A network with what it needs to answer about images."""
 
     model: nn.Module
-    normalizer_of: Callable[[Tensor], Normalizer]  # of images: see preprocess.make_normalizer
+    normalize: Callable[[Tensor], Tensor]  # of uint8 images: see preprocess.normalize
     dtype: torch.dtype = torch.float32  # of autocast; after training in float16 float32 is used
 
     @torch.no_grad()
@@ -240,11 +236,12 @@ class Predictor:
         """
         dtype = torch.float32 if self.dtype == torch.float16 else self.dtype
         images = images.to(next(self.model.parameters()).device)
-        normalizer = self.normalizer_of(images)
         was_training = self.model.training
         self.model.eval()
-        logits = [torch.zeros(0, CLASSES, device=images.device)]
-        for x in normalizer.parts(images, batch_size or BATCH_SIZES[images.device.type]):
+        logits = [torch.zeros(0, OUTPUTS, device=images.device)]
+        batch_size = batch_size or (250 if images.device.type == "cpu" else 2000)
+        for part in images.split(batch_size):
+            x = self.normalize(part)
             weighted = weighted_views(x) if views else [(1, x)]
             logits.append(sum(w * forward(self.model, view, dtype) for w, view in weighted))
         self.model.train(was_training)
@@ -252,9 +249,9 @@ class Predictor:
 
 
 def weighted_views(x: Tensor) -> list[tuple[float, Tensor]]:
-    """Make reference [1]'s six views of images (B, 3, H, W), with their weights: the images, and
-    shifted by one pixel up and left and down and right, the rim mirrored, each of the three also
-    flipped left to right."""
+    """Make airbench94's six views of images (B, 3, H, W), each with its weight: the images (1/4),
+    and shifted by one pixel up-left and down-right, the rim mirrored (1/8 each); and the mirror
+    image of each with the same weight."""
     height, width = x.shape[2:]
     padded = F.pad(x, (1, 1, 1, 1), "reflect")
     shifted = [padded[:, :, i : i + height, i : i + width] for i in (0, 2)]
@@ -270,8 +267,8 @@ def rounded(logits: Tensor) -> Tensor:
 
 def right_answers(logits: Tensor | np.ndarray, labels: Tensor | np.ndarray) -> np.ndarray:
     """Tell of which images the largest logit (ties: the first) is that of the label: (N,) bool."""
-    logits, labels = (x.cpu() if isinstance(x, Tensor) else x for x in (logits, labels))
-    return np.asarray(logits).argmax(1) == np.asarray(labels)
+    answers = torch.as_tensor(logits).cpu().argmax(1)
+    return (answers == torch.as_tensor(labels).cpu()).numpy()
 
 
 def accuracy(logits: Tensor | np.ndarray, labels: Tensor | np.ndarray) -> float:
@@ -285,14 +282,16 @@ def mean_loss(logits: Tensor, labels: Tensor, label_smoothing: float) -> float:
 
 
 def raise_if_diverged(params: RunParams, row: dict) -> None:
-    """Raise Diverged where an epoch's line of the history holds a loss that is no number."""
-    is_validated = not math.isnan(row["validation_accuracy"])
-    loss = row["validation_loss"] if is_validated else 0
-    if math.isfinite(row["train_loss"]) and math.isfinite(loss):
+    """Raise Diverged where a loss in an epoch's line of the history is not finite."""
+    losses = {"training": row["train_loss"], "validation": row["validation_loss"]}
+    if math.isnan(row["validation_accuracy"]):  # no image validates
+        del losses["validation"]
+    if all(map(math.isfinite, losses.values())):
         return
+    text = ", ".join(f"{loss} in {part}" for part, loss in losses.items())
     names = ("learning_rate", "weight_decay", "loss_reduction", "optimizer", "batch_size")
     causes = ", ".join(f"{name} {getattr(params, name)}" for name in names)
     raise Diverged(
-        f"the loss of {params.run} is {row['train_loss']} in epoch {row['epoch']}, "
-        f"validation {loss}: try a smaller learning_rate ({causes})"
+        f"the loss of {params.run} is {text}, in epoch {row['epoch']}: "
+        f"try a smaller learning_rate ({causes})"
     )

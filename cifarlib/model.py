@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 WIDTHS = (64, 256, 256)  # output channels of the three blocks
 FILTERS = 24  # first layer: 12 eigenvectors of the 2x2x3 patch covariance and their negatives
-CLASSES = 10
+OUTPUTS = 10  # classes
 
 
 def convolution3x3(c_in: int, c_out: int, dirac: bool) -> nn.Conv2d:
@@ -29,6 +29,7 @@ class BatchNorm(nn.BatchNorm2d):
     """Batch normalisation whose scale stays at 1 and whose bias is trained (paper, section 1.1)."""
 
     def __init__(self, channels: int):
+        # airbench94's, whose momentum 0.6 counts the other way
         super().__init__(channels, eps=1e-12, momentum=0.4)
         self.weight.requires_grad_(False)
 
@@ -76,7 +77,7 @@ class Network(nn.Module):
             Block(c2, c3, dirac),
             nn.MaxPool2d(3),
             nn.Flatten(),
-            nn.Linear(c3, CLASSES, bias=False),
+            nn.Linear(c3, OUTPUTS, bias=False),
             Scale(),
         )
         if filters is not None:

@@ -16,7 +16,7 @@ from cifarlib import InputError, project_root
 TRAINING_VERSION = 1
 PAPER_EPOCHS = 200
 DECAY_EPOCHS = 30  # paper, section 3: the rate falls to a tenth every 30 of 200 epochs
-# airbench94 [1]: the rate at the start, the share of the steps after which it is full, at the end
+# airbench94: the rate begins at 0.2, is full after 23 % of the steps, and ends at 0.07 of its peak
 TRIANGLE_START, TRIANGLE_PEAK, TRIANGLE_END = 0.2, 0.23, 0.07
 # images 0 to 39,999 of the training file train, the last 10,000 validate, unless all of them train
 TRAIN_IMAGES, ALL_IMAGES = 40_000, 50_000
@@ -45,7 +45,7 @@ class RunParams:
     file_settings: dict = dataclasses.field(default_factory=dict, compare=False, repr=False)
 
     seed: int = _between(0, 2**32 - 1, 0)
-    epochs: int = _between(1, 100_000, PAPER_EPOCHS)  # of the schedule; fewer squeeze it
+    epochs: int = _between(1, 100_000, PAPER_EPOCHS)  # the schedule's length; fewer squeeze it
     stop_epoch: int | None = _between(1, 100_000, None)  # end after so many epochs of the schedule
     train_images: int = _between(1, ALL_IMAGES, TRAIN_IMAGES)  # above 40,000 none validates
 
@@ -53,8 +53,8 @@ class RunParams:
     whitening: bool = True  # first layer: frozen whitening filters, or default init and trained
     dirac: bool = True  # 3x3 convolutions: begin as the identity, or default initialisation
     padding: str = _one_of("reflect", "constant")  # before the random crop
-    crop: int = _between(0, 31, 4)  # pixels of padding on each side
-    flip: str = _one_of("random", "alternating")  # anew, or drawn once and then every other epoch
+    crop: int = _between(0, 31, 4)  # largest shift in pixels; each side is padded by as many
+    flip: str = _one_of("random", "alternating")  # drawn anew, or once and turned every epoch
     cutout: int = _between(0, 31, 0)  # pixels a side of the square that becomes zero
     optimizer: str = _one_of("sgd-nesterov", "sgd", "adamw")
     normalization: str = _one_of("channel", "length", "image-channel")  # see make_normalizer
@@ -68,7 +68,7 @@ class RunParams:
     lookahead: bool = False  # weights return to their running average: see loop.Lookahead
     weight_decay: float = _between(0.0, 1e3, 0.02)  # of every trained parameter; AdamW: decoupled
     momentum: float = _between(0.0, 1.0, 0.9)
-    whitening_eps: float = _between(0.0, 1e3, 5e-4)  # added to each eigenvalue [1]
+    whitening_eps: float = _between(0.0, 1e3, 5e-4)  # added to each eigenvalue (airbench94)
 
     def __post_init__(self) -> None:
         types = typing.get_type_hints(type(self))
@@ -110,7 +110,8 @@ class RunParams:
         """
         steps = self.epochs * self.steps_per_epoch
         if self.schedule == "step":
-            return self.learning_rate / 10 ** (PAPER_EPOCHS * step // (DECAY_EPOCHS * steps))
+            falls = PAPER_EPOCHS * step // (DECAY_EPOCHS * steps)
+            return self.learning_rate / 10**falls
         if self.schedule != "triangle":
             raise InputError(f"schedule = {self.schedule!r}: learning_rate_at does not know it")
         if step < TRIANGLE_PEAK * steps:
@@ -167,8 +168,8 @@ def _checked(field: dataclasses.Field, hint: type, value: object) -> object:
         is_text = float in allowed and isinstance(value, str)
         note = " (YAML reads 1e-3 as text: write 0.001)" if is_text else ""
         raise InputError(f"{field.name} = {value!r}: give a value of type {kind}{note}")
-    choices = field.metadata.get("choices", (value,))
-    if value not in choices:
+    choices = field.metadata.get("choices")
+    if choices and value not in choices:
         raise InputError(f"{field.name} = {value!r}: choose one of {', '.join(choices)}")
     if "range" in field.metadata:
         low, high = field.metadata["range"]
@@ -189,7 +190,7 @@ def did_you_mean(name: str, known: Sequence[str]) -> str:
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML in which a key stands once: PyYAML takes the last one, without a word."""
+    """YAML as a person reads it: a key stands once, and 0100 is a hundred."""
 
     def construct_mapping(self, node, deep=False):
         lines = {}
@@ -200,6 +201,12 @@ class _Loader(yaml.SafeLoader):
                 raise InputError(f"{key.value!r} stands twice, in lines {first} and {line}")
             lines[key.value] = line
         return super().construct_mapping(node, deep)
+
+    def construct_yaml_int(self, node):
+        return int(node.value) if node.value.isdecimal() else super().construct_yaml_int(node)
+
+
+_Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_yaml_int)
 
 
 def _file_name(run: int | str) -> str:
@@ -212,12 +219,14 @@ def _file_name(run: int | str) -> str:
     if name not in known:
         hint = did_you_mean(name, known)
         raise InputError(f"run = {run!r}: there is no params/{name}.yaml; {hint}")
+    if name.split() != [name]:
+        raise InputError(f"params/{name}.yaml: give the file a name without blanks")
     return name
 
 
 def load_params(run: int | str, **overrides) -> RunParams:
     """Return the parameters of params/<run>.yaml. run: 1 to 7, or the name of a file there. An
-    override of None is none.
+    override of None changes nothing.
 
     Raises InputError for an unknown run or key and for a value of the wrong type or out of range.
     """
@@ -232,7 +241,7 @@ def load_params(run: int | str, **overrides) -> RunParams:
         if "seed" in values:
             raise InputError("a file holds no seed; it is given when a run is trained: seed = 3")
         _refuse_unknown(values)
-        RunParams(name, **values)
+        RunParams(name, **values)  # its checks: their message then names the file
     except UnicodeDecodeError:
         raise InputError(f"{path} is not UTF-8: save it as UTF-8") from None
     except yaml.YAMLError as error:

@@ -19,7 +19,7 @@ from cifarlib.images import existing_path
 from cifarlib.loop import Predictor, accuracy
 from cifarlib.model import Network
 from cifarlib.params import load_params
-from cifarlib.preprocess import make_normalizer
+from cifarlib.preprocess import normalize
 
 MODEL = "model.safetensors"
 
@@ -66,8 +66,8 @@ def load_model(folder: Path, device: str = "auto") -> Predictor:
     use_fast(network, precision)
     mode = description["parameters"]["normalization"]
     statistics = [torch.tensor(description[f"channel_{name}"]) for name in ("mean", "std")]
-    normalizer_of = partial(make_normalizer, mode=mode, statistics=statistics)
-    return Predictor(network, normalizer_of, getattr(torch, precision))
+    as_trained = partial(normalize, mode=mode, statistics=statistics)
+    return Predictor(network, as_trained, getattr(torch, precision))
 
 
 class Answers(NamedTuple):

@@ -73,9 +73,15 @@ def make_normalizer(images: Tensor, mode: str, statistics: tuple[Tensor, Tensor]
     return Normalizer(mean, std.clamp_min(1e-3))  # an image of one colour becomes zero
 
 
+def normalize(images: Tensor, mode: str, statistics: tuple[Tensor, Tensor]) -> Tensor:
+    """Normalise uint8 images (N, 3, 32, 32) to float32: see ``make_normalizer``."""
+    return make_normalizer(images, mode, statistics).apply(images)
+
+
 def draw_crops(seed: int, epoch: int, n: int, crop: int = 4, cutout: int = 0) -> Tensor:
     """Draw how each of n images is cropped, flipped and cut out in this epoch: int64 (n, 3) of
-    dy, dx in -crop..crop, flip in 0, 1; with a cutout (n, 5), the square's first row and column.
+    dy, dx in -crop..crop, flip in 0, 1; with a cutout (n, 5), also the first row and the first
+    column of the square.
 
     A function of (seed, epoch) alone: equal on every device, and a resumed run needs nothing saved.
     """
@@ -91,6 +97,7 @@ def draw_crops(seed: int, epoch: int, n: int, crop: int = 4, cutout: int = 0) ->
 def alternating_flips(seed: int, epoch: int, n: int) -> Tensor:
     """Tell which of images 0 to n-1 are flipped in this epoch, int64 (n,) of 0, 1: a coin each,
     drawn once, and in every other epoch its other side."""
+    # numpy reads (seed, 2) as (seed, 2, 0), the crops of epoch 2: a slip, kept for the records
     return (torch.from_numpy(np.random.default_rng((seed, 2)).integers(0, 2, n)) + epoch) % 2
 
 
@@ -103,30 +110,26 @@ def crop_and_flip(
     images: Tensor,
     normalizer: Normalizer,
     index: Tensor,
-    crops: Tensor | None,
+    crops: Tensor,
     padding: str,
     *,
     cutout: int = 0,
 ) -> Tensor:
     """Make the batch ``images[index]``, normalised, padded, cropped back, flipped and cut out.
 
-    images: uint8 (N, 3, H, W) in channels_last memory format; normalizer: theirs; index: int64
-    (B,); crops: int64 (B, 3 or 5), see ``draw_crops``, or None for no augmentation. padding
-    "reflect" mirrors without repeating the edge, "constant" puts zero after normalisation.
-    cutout [1]: a square of so many pixels a side becomes zero. Returns float32 (B, 3, H, W): one
-    gather of pixels, padding by arithmetic.
-    [1] DeVries and Taylor, Improved Regularization with Cutout, 2017.
+    images: uint8 (N, 3, H, W) in channels_last memory format; normalizer: of all N images; index:
+    int64 (B,); crops: int64 (B, 3 or 5), see ``draw_crops``. padding "reflect" mirrors without
+    repeating the edge, "constant" puts zero after normalisation. cutout: a square of so many pixels
+    a side becomes zero, as in airbench96, which always lies within the image. Returns float32
+    (B, 3, H, W): one gather of pixels, padding by arithmetic.
     """
     c, height, width = images.shape[1:]
-    if crops is None:
-        crops = torch.zeros(len(index), 3, dtype=torch.int64, device=images.device)
-        cutout = 0
     dy, dx, flip = (column[:, None] for column in crops[:, :3].unbind(1))
     y = torch.arange(height, device=images.device) + dy
     x = torch.arange(width, device=images.device)
     x = torch.where(flip.bool(), width - 1 - x, x) + dx
     inside = None
-    if padding == "reflect":
+    if padding == "reflect":  # -1 becomes 1, height becomes height - 2
         y = height - 1 - (height - 1 - y.abs()).abs()
         x = width - 1 - (width - 1 - x.abs()).abs()
     elif padding == "constant":
@@ -137,17 +140,17 @@ def crop_and_flip(
         x = x.clamp(0, width - 1)
     else:
         raise InputError(f"padding = {padding!r}: crop_and_flip does not know it")
+    # of each pixel (B, H, W) in the images as rows of c values
     position = (index[:, None] * height + y)[:, :, None] * width + x[:, None, :]
     pixels = images.permute(0, 2, 3, 1).reshape(-1, c).index_select(0, position.flatten())
     batch = normalizer[index].apply(pixels.view(len(index), height, width, c).permute(0, 3, 1, 2))
     if inside is not None:
         batch = batch.mul_(inside)
     if cutout:
-        rows, columns = (
-            torch.arange(size, device=images.device) - first[:, None]
-            for size, first in zip((height, width), crops[:, 3:].unbind(1), strict=True)
-        )
-        rows = (rows >= 0) & (rows < cutout)
-        columns = (columns >= 0) & (columns < cutout)
+        first_row, first_column = (column[:, None] for column in crops[:, 3:].unbind(1))
+        y = torch.arange(height, device=images.device)
+        x = torch.arange(width, device=images.device)
+        rows = (y >= first_row) & (y < first_row + cutout)
+        columns = (x >= first_column) & (x < first_column + cutout)
         batch = batch.masked_fill_(rows[:, None, :, None] & columns[:, None, None, :], 0)
     return batch

@@ -55,7 +55,7 @@ def locked(folder: Path, timeout: float = -1) -> Iterator[None]:
     lock = FileLock(folder / ".lock", timeout=timeout)
     try:
         lock.acquire()
-    except Timeout:
+    except Timeout:  # an OSError, too
         raise
     except (OSError, NotImplementedError) as error:
         raise InputError(

@@ -18,13 +18,13 @@ from cifarlib.device import choice, convolutions
 from cifarlib.device.cuda_graph import CapturedEpoch
 from cifarlib.model import build_model
 from cifarlib.params import TRAIN_IMAGES, RunParams
-from cifarlib.preprocess import channel_statistics, make_normalizer
+from cifarlib.preprocess import channel_statistics, make_normalizer, normalize
 
 log = logging.getLogger(__name__)
 
 PRECISIONS = ("auto", "float32", "bfloat16", "float16")
-# A checkpoint is at most so old; a CPU's epochs are long: every one is saved.
-CHECKPOINT_SECONDS = {"cpu": 0, "cuda": 10, "mps": 10}
+# at least so many lie between two checkpoints; a CPU's epochs are long, and each is saved
+CHECKPOINT_SECONDS = 10
 # beside all parameters together, where a reader of record.json looks first
 NAMED_IN_RECORD = (
     *("run", "question", "seed", "epochs", "stop_epoch", "train_images", "loss_reduction"),
@@ -97,7 +97,7 @@ def train(
     folder = records.open_folder(params.folder, output_folder)
     try:
         with records.locked(folder, timeout=0.5):  # status holds it for a moment
-            saved = checkpoint.begin(folder, params, conditions, resume)
+            saved = checkpoint.read_or_new(folder, params, conditions, resume)
             run = prepare(params, data, folder, saved, chosen)
             fit(run, progress, capture)
             leave_record(run)
@@ -127,7 +127,7 @@ def build(
         covariance = whitening.patch_covariance(normalizer.parts(images))
         filters = whitening.whitening_filters(covariance, params.whitening_eps)
     model = build_model(params.seed, filters, params.dirac).to(device)
-    word = convolutions.use_fast(model, precision)
+    kind = convolutions.use_fast(model, precision)
     if device.type == "cuda":  # a CPU's convolutions reorder their weights anyway
         model = model.to(memory_format=torch.channels_last)
     return loop.Training(
@@ -139,7 +139,7 @@ def build(
         normalizer=normalizer,
         dtype=getattr(torch, precision),
         lookahead=loop.Lookahead(params, model) if params.lookahead else None,
-        convolutions=word,
+        convolutions=kind,
     )
 
 
@@ -150,17 +150,17 @@ def prepare(
     or at its start, where precision "auto" becomes what is fast on the device."""
     if device.type == "cpu":
         choice.keep_freed_memory()
-    if device.type == "cuda":
-        torch.cuda.init()  # a fresh process that resumes has not used it yet
     precision = saved["identity"]["precision"]
     if precision == "auto":
         precision = choice.pick_precision(device)
     if params.train_images > TRAIN_IMAGES:
         data = data.all_for_training()
     split = data.train.head(params.train_images)
+    if len(split) < params.train_images:
+        raise InputError(f"train_images = {params.train_images}: the data hold {len(split)}")
     statistics = channel_statistics(split.images)
     training = build(params, split, statistics, device, precision)
-    normalizer_of = partial(make_normalizer, mode=params.normalization, statistics=statistics)
+    as_trained = partial(normalize, mode=params.normalization, statistics=statistics)
     if saved["history"]:
         training.load_state_dict(saved)
         log.info("going on in %s after epoch %d", folder, len(saved["history"]))
@@ -177,7 +177,7 @@ def prepare(
         folder=folder,
         data=data,
         training=training,
-        predictor=loop.Predictor(training.model, normalizer_of, training.dtype),
+        predictor=loop.Predictor(training.model, as_trained, training.dtype),
         statistics=statistics,
         identity=saved["identity"] | {"precision": precision},
         sessions=[*saved["sessions"], session],
@@ -187,7 +187,8 @@ def prepare(
 
 def fit(run: Run, progress: Progress, capture: bool) -> None:
     """Train the epochs that are left, validate after each and save checkpoints."""
-    params, history = run.training.params, run.history
+    params = run.training.params
+    history = run.history
     images = run.data.validation.images.to(run.device)
     labels = run.data.validation.labels.to(run.device)
     train_one = partial(loop.train_epoch, run.training)
@@ -210,7 +211,7 @@ def fit(run: Run, progress: Progress, capture: bool) -> None:
         loop.raise_if_diverged(params, row)
         history.append(row)
         run.validation_logits = logits
-        is_due = time.perf_counter() - last_save >= CHECKPOINT_SECONDS[run.device.type]
+        is_due = run.device.type == "cpu" or time.perf_counter() - last_save >= CHECKPOINT_SECONDS
         if is_due or epoch == params.last_epoch:
             about = {"identity": run.identity, "sessions": run.sessions, "history": history}
             checkpoint.save(run.folder, run.training.state_dict() | about)
@@ -221,20 +222,21 @@ def fit(run: Run, progress: Progress, capture: bool) -> None:
 def leave_record(run: Run) -> None:
     """Read the test set, for the first and only time, and leave the record.
 
-    What a split without images cannot say is None. On part of the data the views would take longer
-    than training: None.
+    A result is None where there is none: all of a split without images, and the accuracy with views
+    where part of the data trained, as the views would take longer than the training.
     """
     params = run.training.params
     splits = {"validation": run.data.validation, "test": run.data.test}
     saved = {"validation": run.validation_logits}  # none if killed between last epoch and record
-    results, predictions = {}, {}
+    results = {}
+    predictions = {}
     for part, split in splits.items():
         logits = saved.get(part)
         if logits is None:
             logits = loop.rounded(run.predictor.logits(split.images))
         predictions[part] = logits.half().cpu().numpy()
         predictions[f"{part}_labels"] = split.labels.numpy().astype(np.uint8)
-        share, loss, with_views = None, None, None
+        share = loss = with_views = None
         if len(split):  # where all images train, none validate
             share = loop.accuracy(logits, split.labels)
             loss = loop.mean_loss(logits.cpu(), split.labels, params.label_smoothing)
@@ -253,7 +255,8 @@ def leave_record(run: Run) -> None:
 
 def make_record(run: Run, results: dict) -> dict:
     """Gather record.json: what ran, what came out, and what it was made with."""
-    params, session = run.training.params, run.sessions[-1]
+    params = run.training.params
+    session = run.sessions[-1]
     dirty = [s["dirty"] for s in run.sessions]
     return {
         **{name: getattr(params, name) for name in NAMED_IN_RECORD},

@@ -1,6 +1,6 @@
 """Patch whitening: the covariance of 2x2x3 patches, its eigenvectors, the first layer's 24 filters.
 
-After reference [1] (airbench94): a filter is an eigenvector divided by sqrt(eigenvalue + eps), so
+As in airbench94: a filter is an eigenvector divided by sqrt(eigenvalue + eps), so
 that the responses over the training images are uncorrelated with variance l / (l + eps).
 """
 

@@ -133,6 +133,11 @@ def test_an_own_experiment_needs_only_a_file(tmp_path, monkeypatch):
     p = load_params("own", seed=3)
     assert (p.question, p.batch_size, p.learning_rate) == ("Does it?", 64, 1.0)
     assert p.folder == "own/seed3"
+    (tmp_path / "params" / "8.yaml").write_text("batch_size: 0100")
+    assert load_params(8).batch_size == 100
+    (tmp_path / "params" / "my exp.yaml").write_text("")
+    with pytest.raises(InputError, match="without blanks"):
+        load_params("my exp")
 
 
 @pytest.mark.parametrize(

@@ -15,8 +15,7 @@ import torch
 from torch import Tensor
 
 from cifarlib.loop import Training, epoch_plan, epoch_row, train_step
-from cifarlib.model import CLASSES
-from cifarlib.preprocess import crop_and_flip
+from cifarlib.model import OUTPUTS
 
 # steps before the capture, which must not meet a first call: libraries load, buffers are made
 WARM_UP = 3
@@ -39,7 +38,7 @@ class CapturedEpoch:
         self.labels = torch.empty(steps, dtype=training.labels.dtype, device=device)
         self.rates = torch.empty(steps[0], len(groups), device=device)
         self.losses = torch.empty(steps[0], device=device)
-        self.logits = torch.empty(*steps, CLASSES, device=device)
+        self.logits = torch.empty(*steps, OUTPUTS, device=device)
         self.step = torch.empty(1, dtype=torch.int64, device=device)
         self.rate = torch.empty(1, len(groups), device=device)  # of this step
         for group, rate in zip(groups, self.rate[0], strict=True):
@@ -69,23 +68,12 @@ class CapturedEpoch:
         training = self.training
         params = training.params
         plan = epoch_plan(params, epoch, len(training.images))
-        order, crops = (
-            None if part is None else part[: self.labels.numel()].to(self.step.device)
-            for part in plan
-        )
+        order, crops = (part[: self.labels.numel()].to(self.step.device) for part in plan)
         torch.index_select(training.labels, 0, order, out=self.labels.view(-1))
         batches = self.batches.flatten(0, 1).permute(0, 3, 1, 2)
         for start in range(0, len(order), PART):
             part = slice(start, start + PART)
-            crop = None if crops is None else crops[part]
-            batches[part] = crop_and_flip(
-                training.images,
-                training.normalizer,
-                order[part],
-                crop,
-                params.padding,
-                cutout=params.cutout,
-            )
+            batches[part] = training.batch(order[part], crops[part])
         steps = range((epoch - 1) * len(self.rates), epoch * len(self.rates))
         times = [group["times_rate"] for group in training.optimizer.param_groups]
         self.rates.copy_(

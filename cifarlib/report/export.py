@@ -162,7 +162,8 @@ class PaperTex(Paper):
                 pdf = _set(f'{sheet}#image("{file.name}")', folder)
                 file = file.with_suffix(".pdf")
                 file.write_bytes(pdf)
-            resources.setdefault("outputs", {})[file.name] = file.read_bytes()
+            # nbconvert's writer makes each file's folder, and fails where a name has none
+            resources.setdefault("outputs", {})[f"./{file.name}"] = file.read_bytes()
         return text
 
 

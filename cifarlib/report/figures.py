@@ -253,16 +253,12 @@ def run_panels(
 @styled
 def benchmark_bars(seconds: pd.DataFrame) -> Figure:
     """Each contestant's median of seconds, a row a repeat, from the fastest to the slowest."""
-    medians = seconds.median()
-    alt = ", ".join(f"{name} {value:.3g}" for name, value in medians.items())
-    figure = new_figure(0.6 + 0.25 * len(medians), f"Seconds an epoch: {alt}.")
+    alt = ", ".join(f"{name} {value:.3g}" for name, value in seconds.median().items())
+    figure = new_figure(0.6 + 0.25 * seconds.shape[1], f"Seconds an epoch: {alt}.")
     axes = figure.subplots()
-    reach = [medians - seconds.min(), seconds.max() - medians]
-    bars = axes.barh(seconds.columns, medians, xerr=reach, color=SKY, error_kw={"linewidth": 1})
-    axes.bar_label(bars, fmt="%.3g", padding=4)
+    look = {"color": SKY, "err_kws": {"color": BLACK, "linewidth": 1}}
+    sns.barplot(seconds, orient="h", estimator="median", errorbar=("pi", 100), **look, ax=axes)
     axes.set_xlabel("seconds an epoch")
-    axes.invert_yaxis()
-    axes.grid(axis="y", visible=False)
     return figure
 
 

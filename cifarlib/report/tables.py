@@ -11,7 +11,7 @@ from IPython.display import display
 from torch import Tensor
 
 from cifarlib import InputError, benchmark, records
-from cifarlib.params import DECAY_EPOCHS, load_params
+from cifarlib.params import load_params
 from cifarlib.report import claims, results
 from cifarlib.report.claims import PAPER_RUNS, points, published
 from cifarlib.report.display import Table, Text, duration
@@ -54,20 +54,6 @@ def first_of(compared: pd.DataFrame, run: str) -> pd.Series:
 def number(value: float) -> str:
     """Write a number, or a dash for nan."""
     return "–" if math.isnan(value) else f"{value:.2f}"
-
-
-def reached(compared: pd.DataFrame, run: str) -> str:
-    """Say what a run reached: "93.52 % of the validation and 93.42 % of the test images"."""
-    means = results.summary(compared).set_index("run").reindex([run]).iloc[0]
-    validation, test = map(number, means[["validation", "test"]])
-    return f"{validation} % of the validation and {test} % of the test images"
-
-
-def early_gaps(paper: pd.DataFrame) -> pd.Series:
-    """Compute by how much AdamW's training loss (run 1) lies below SGD's (run 2) in each epoch of
-    the paper's first phase."""
-    losses = histories(paper).pivot_table("train_loss", "epoch", "run")[:DECAY_EPOCHS]
-    return losses.reindex(columns=["run1", "run2"]).diff(axis=1)["run2"]
 
 
 def times(compared: pd.DataFrame, run: str) -> str:

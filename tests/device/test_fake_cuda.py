@@ -23,7 +23,7 @@ from cifarlib.device.cuda_graph import CapturedEpoch
 from cifarlib.loop import Lookahead, Predictor, Training, make_optimizer
 from cifarlib.model import build_model
 from cifarlib.params import load_params
-from cifarlib.preprocess import channel_statistics, make_normalizer
+from cifarlib.preprocess import channel_statistics, make_normalizer, normalize
 
 CUDA = torch.device("cuda:0")
 RUNS = ["run1", "run2", "run6-image-channel", "run7-mean", "run7-preprocessed", "best"]
@@ -158,8 +158,8 @@ def test_a_run_stays_on_the_device_and_goes_on_from_its_checkpoint(
     CapturedEpoch(second)(2)
 
     chosen = small.validation.images[:50].to(CUDA)
-    normalizer_of = partial(make_normalizer, mode=p.normalization, statistics=statistics)
-    predictor = Predictor(second.model, normalizer_of, dtype)
+    normalised = partial(normalize, mode=p.normalization, statistics=statistics)
+    predictor = Predictor(second.model, normalised, dtype)
     for views in (False, True):
         logits = predictor.logits(chosen, views=views)
         assert (logits.device, logits.dtype, logits.shape) == (CUDA, torch.float32, (50, 10))
