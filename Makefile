@@ -13,7 +13,6 @@
 SHELL := bash
 PYTHON ?= python3
 VENV ?= .venv
-# in an environment of your own: make ... SETUP= BIN="$CONDA_PREFIX/bin"
 SETUP := $(VENV)/.installed
 BIN := $(VENV)/bin
 OUTPUTS := outputs

@@ -80,7 +80,7 @@ def status(*, runs, seeds, output_folder, todo, **schedule) -> None:
     wanted = [load_params(name, seed=seed, **schedule) for name, seed in pairs]
     folder = outputs_folder(output_folder)
     if not todo:
-        click.echo(report(wanted, folder, every=runs == OPTIONS["runs"]["default"]))
+        click.echo(report(wanted, folder))
         return
     for params in wanted:
         if read(folder / params.folder).state != "done":

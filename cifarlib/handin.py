@@ -11,11 +11,12 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+import torch
 
-from cifarlib import InputError, outputs_folder, plural, project_root
+from cifarlib import InputError, outputs_folder, plural, project_root, records
 from cifarlib.data import CLASSES, load_cifar10
 from cifarlib.images import existing_path, read_images
-from cifarlib.predict import find_models, load_model, predict
+from cifarlib.predict import accuracies, find_models, load_model, predict
 from cifarlib.report.display import duration
 
 CODE = ("cifarlib", "notebooks", "params", "slurm", "tests", "docs", "Makefile", "README.md")
@@ -71,7 +72,10 @@ def hand_in(
         answers = predict(pixels, names, folders, True, "cpu")
         answers.write(root / "predictions.npy")
         readme = Path(__file__).with_suffix(".md").read_text(encoding="utf-8")
+        saved = [records.read_predictions(folder) for folder in folders]
+        tested = [torch.tensor(each["test"]).softmax(1) for each in saved]
         told = {"name": name, "images": images.name, "predictions": answers.text}
+        told["tested"] = accuracies(folders, tested, saved[0]["test_labels"])
         (root / "README.md").write_text(readme.format(**told, options=" ".join(options)), "utf-8")
         archive = Path(shutil.make_archive(root, "zip", temporary, root.name))
         _predict_again(archive, images, options)

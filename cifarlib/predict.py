@@ -118,19 +118,28 @@ def predict(
 ) -> Answers:
     """Predict class probabilities: the mean over the runs' networks, each by the mean logits over
     an image's six views where ``views``. A name such as "cat/1.png" holds the label."""
-    asked = [f"{folder.parent.name}/{folder.name}" for folder in folders]
     networks = [load_model(folder, device) for folder in folders]
     answers = [net.logits(images, views=views).softmax(1).cpu() for net in networks]
-    text = f"Class probabilities by {', '.join(asked)}"
-    if len(asked) > 1:
-        text += ", averaged"
-        asked.append("their average")
-        answers.append(torch.stack(answers).mean(0))
+    text = f"Class probabilities by {', '.join(_names(folders))}"
+    text += ", averaged" if len(folders) > 1 else ""
     text += "; each image was seen in six views." if views else "."
     labels = pd.Index(CLASSES).get_indexer([Path(name).parent.name.lower() for name in names])
     known = labels >= 0
     if known.any():
-        shares = [accuracy(each[known], labels[known]) for each in answers]
-        right = [f"{share:.2%} by {who}" for share, who in zip(shares, asked, strict=True)]
-        text += f" Right of {plural(known.sum(), 'image')} with a label: {', '.join(right)}."
-    return Answers(names, answers[-1], text)
+        right = accuracies(folders, [each[known] for each in answers], labels[known])
+        text += f" Right of {plural(known.sum(), 'image')} with a label: {right}."
+    return Answers(names, torch.stack(answers).mean(0), text)
+
+
+def _names(folders: list[Path]) -> list[str]:
+    return [f"{folder.parent.name}/{folder.name}" for folder in folders]
+
+
+def accuracies(folders: list[Path], answers: list[Tensor], labels: np.ndarray) -> str:
+    """Name apart the accuracy of each network's probabilities and, of several, of their mean."""
+    names = _names(folders)
+    if len(folders) > 1:
+        names.append("their average")
+        answers = [*answers, torch.stack(answers).mean(0)]
+    shares = [accuracy(each, labels) for each in answers]
+    return ", ".join(f"{share:.2%} by {name}" for share, name in zip(shares, names, strict=True))

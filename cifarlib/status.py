@@ -39,15 +39,15 @@ def read(folder: Path, wait: bool = False) -> Status:
 
 def is_locked(folder: Path, wait: bool = False) -> bool:
     """Tell whether a process trains there; ``wait``: until none does."""
+    if not (folder / ".lock").exists():
+        return False
     try:
-        if (folder / ".lock").exists():
-            with records.locked(folder, timeout=-1 if wait else 0):
-                return False
+        with records.locked(folder, timeout=-1 if wait else 0):
+            return False
     except Timeout:
         return True
     except InputError:  # somebody else's folder, or a file system without locks
         return False
-    return False
 
 
 def _changes(folder: Path) -> list[str]:
@@ -63,19 +63,18 @@ def _changes(folder: Path) -> list[str]:
     return now.changes_since(then)
 
 
-def report(wanted: Sequence[RunParams], output_folder: Path, every: bool = False) -> str:
-    """List what exists of the runs wanted (of all: ``every``), at whatever length, with the mean
-    accuracies of what is done; then name what has nothing at any length."""
+def report(wanted: Sequence[RunParams], output_folder: Path) -> str:
+    """List all that exists, at whatever length, with the mean accuracies of what is done; then name
+    of the runs wanted what has nothing at any length."""
     rows = []
-    names = {params.run for params in wanted}
     for folder in sorted(output_folder.glob("*/seed*")):
-        run = folder.parent.name
         state, reason = read(folder)
-        if state != "missing" and (every or run in names):
+        if state != "missing":
             seed, _, settings = folder.name.removeprefix("seed").partition("-")
             record = records.read_record(folder, verify=False) if state == "done" else {}
             shares = [record.get(f"{part}_accuracy") or math.nan for part in ("validation", "test")]
-            rows.append([run, settings, seed, *(100 * share for share in shares), state, reason])
+            means = [100 * share for share in shares]
+            rows.append([folder.parent.name, settings, seed, *means, state, reason])
     accuracies = ["validation %", "test %"]
     frame = pd.DataFrame(rows, columns=["run", "settings", "seeds", *accuracies, "state", "reason"])
     there = set(frame["run"] + "/" + frame["seeds"])

@@ -38,14 +38,14 @@ def train(unless_done: bool = False, **parameters) -> None:
     try:
         _execute(folder / "train.ipynb", parameters | SWITCHES)
     except KeyboardInterrupt:
-        saved = status.read(folder, wait=True).reason or "nothing saved yet"
+        now = status.read(folder, wait=True)
+        saved = now.reason or {"missing": "nothing saved yet"}.get(now.state, now.state)
         click.echo(f"\nStopped: {saved} in {folder}; the same command goes on from there")
         raise
     record = records.read_record(folder, verify=False)
-    reached = f"test {100 * record['test_accuracy']:.2f} %"
-    if record["validation_accuracy"] is not None:
-        reached = f"validation {100 * record['validation_accuracy']:.2f} %, {reached}"
-    click.echo(f"{reached}; more in {folder}/train.ipynb (make lab)")
+    shares = {part: record[f"{part}_accuracy"] for part in ("validation", "test")}
+    reached = [f"{part} {share:.2%}" for part, share in shares.items() if share is not None]
+    click.echo(f"{', '.join(reached)}; more in {folder}/train.ipynb (make lab)")
 
 
 def _execute(output: Path, parameters: dict) -> None:
