@@ -32,14 +32,17 @@ def save(folder: Path, state: dict) -> None:
 
 def read_or_new(folder: Path, params: RunParams, conditions: dict, resume: bool) -> dict:
     """Read the state to go on from, on the CPU, as ``save`` wrote it; where there is none, or not
-    ``resume``, make that of a run without an epoch.
+    ``resume``, make that of a run without an epoch, and what an older one saved there goes.
 
     Its identity is ``params.settings()`` and conditions: device, determinism, data, precision. A
     precision of "auto" accepts the checkpoint's. Raises InputError where the file is damaged, or of
     a run of another identity.
     """
     path = folder / "unfinished" / FILE
-    if not (resume and path.exists()):
+    if not resume:  # or a stop would promise the older epochs
+        path.unlink(missing_ok=True)
+        path.with_name("history.csv").unlink(missing_ok=True)
+    if not path.exists():
         return {"identity": params.settings() | conditions, "sessions": [], "history": []}
     way_out = "Give resume = False to start afresh, or move it away."
     try:

@@ -46,7 +46,8 @@ class Training:
 
     def batch(self, index: Tensor, crops: Tensor) -> Tensor:
         """Make the batch of the images at ``index``, augmented: see preprocess.crop_and_flip."""
-        padding, cutout = self.params.padding, self.params.cutout
+        padding = self.params.padding
+        cutout = self.params.cutout
         return preprocess.crop_and_flip(
             self.images, self.normalizer, index, crops, padding, cutout=cutout
         )

@@ -17,9 +17,12 @@ TRAINING_VERSION = 1
 PAPER_EPOCHS = 200
 DECAY_EPOCHS = 30  # paper, section 3: the rate falls to a tenth every 30 of 200 epochs
 # airbench94: the rate begins at 0.2, is full after 23 % of the steps, and ends at 0.07 of its peak
-TRIANGLE_START, TRIANGLE_PEAK, TRIANGLE_END = 0.2, 0.23, 0.07
+TRIANGLE_START = 0.2
+TRIANGLE_PEAK = 0.23
+TRIANGLE_END = 0.07
 # images 0 to 39,999 of the training file train, the last 10,000 validate, unless all of them train
-TRAIN_IMAGES, ALL_IMAGES = 40_000, 50_000
+TRAIN_IMAGES = 40_000
+ALL_IMAGES = 50_000
 SHORT_NAMES = {"stop_epoch": "stop", "train_images": "images"}  # in the names of folders
 
 

@@ -137,7 +137,8 @@ def log_text(history: list[dict], record: dict | None = None) -> str:
         return text
     text += "Checkpoint has been created.\n"
     for part in ("validation", "test"):
-        accuracy, loss = record[f"{part}_accuracy"], record[f"{part}_loss"]
+        accuracy = record[f"{part}_accuracy"]
+        loss = record[f"{part}_loss"]
         if accuracy is None:  # all images trained
             continue
         if record["loss_reduction"] == "sum":
@@ -251,10 +252,12 @@ def finished(output_folder: str | Path | None = None) -> list[dict]:
     """Read the records of all finished runs below outputs/ (default: the project's), in the order
     of their folders, each with its ``folder``.
 
-    A copy of a record and one of parameters that this code does not know are left out and named in
-    a warning.
+    Copies of records, and records with parameters that this code does not know, are left out and
+    named in a warning.
     """
-    records, seen, left_out = [], [], []
+    found = []
+    seen = []
+    left_out = []
     for path in sorted(outputs_folder(output_folder).glob("*/seed*/record.json")):
         folder = path.parent
         record = read_record(folder) | {"folder": folder}
@@ -268,8 +271,8 @@ def finished(output_folder: str | Path | None = None) -> list[dict]:
         elif record["files"] in seen:
             left_out.append(f"{folder} (its files are those of another record)")
         else:
-            records.append(record)
+            found.append(record)
             seen.append(record["files"])
     if left_out:
         log.warning("%s left out: %s", plural(len(left_out), "record"), "; ".join(left_out))
-    return records
+    return found

@@ -17,7 +17,7 @@ def patch_covariance(parts: Iterable[Tensor], size: int = 2) -> Tensor:
     A patch counts channel by channel, then row by row, as a convolution's weight does. Patches
     overlap (stride 1). In float64, on the images' device; MPS has no float64.
     """
-    total, products, count = 0, 0, 0
+    total = products = count = 0
     for images in parts:
         images = images.cpu() if images.device.type == "mps" else images
         patches = (
