@@ -123,19 +123,3 @@ def summary(frame: pd.DataFrame) -> pd.DataFrame:
     rows.columns = ["validation", "test", "held_out", "views"]
     rows = rows.assign(n=groups.size(), sd=100 * groups["validation_accuracy"].std()).reset_index()
     return rows.assign(paper=rows["run"].map(published()["validation_accuracy"]))
-
-
-def markdown(frame: pd.DataFrame) -> str:
-    """Write the table of results that the first notebook shows, a line a run and length."""
-    columns = ["run", "what it asks", "trained for", "n", "validation % (± sd)", "test %"]
-    columns += ["test %, with views", "paper, validation %"]
-    lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
-    for row in summary(frame).itertuples():
-        means = [row.validation, row.test, row.views, row.paper]
-        cells = ["–" if math.isnan(mean) else f"{mean:.2f}" for mean in means]
-        if row.n > 1:
-            cells[0] += f" ± {row.sd:.2f}"
-        name = f"{row.run} ({row.changes})" if row.changes else row.run
-        asks = load_params(row.run).question if row.run in run_names() else "–"
-        lines.append(f"| {' | '.join([name, asks, row.trained_for, str(row.n), *cells])} |")
-    return "\n".join(lines) if len(frame) else "There is no record yet."

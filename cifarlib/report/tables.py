@@ -11,7 +11,7 @@ from IPython.display import display
 from torch import Tensor
 
 from cifarlib import InputError, benchmark, records
-from cifarlib.params import load_params
+from cifarlib.params import load_params, run_names
 from cifarlib.report import claims, results
 from cifarlib.report.claims import PAPER_RUNS, points, published
 from cifarlib.report.display import Table, Text, duration
@@ -138,6 +138,15 @@ def speed(output_folder: str | None, caption: str) -> Table:
         device = f"{record['device_name']} ({record['precision']})"
         rows.append([device, *times, f"{saved} %", benchmark.spread(ratios[benchmark.BEST])])
     return Table(pd.DataFrame(rows, columns=columns), caption, "tbl-speed")
+
+
+def overview(frame: pd.DataFrame) -> pd.DataFrame:
+    """List the means of all runs, per cent, with the question of each."""
+    rows = results.summary(frame)
+    asks = [load_params(run).question if run in run_names() else "" for run in rows["run"]]
+    rows.insert(1, "what it asks", asks)
+    rows = rows.assign(**rows.select_dtypes("float").map(number))
+    return rows.rename(columns={"trained_for": "trained for", "held_out": "both"})
 
 
 def all_runs(frame: pd.DataFrame, caption: str) -> Table:

@@ -11,13 +11,11 @@ from IPython.display import clear_output, display
 
 from cifarlib import outputs_folder, plural, records, status
 from cifarlib.device.choice import pick_device
-from cifarlib.params import PAPER_EPOCHS, TRAIN_IMAGES, RunParams
-from cifarlib.provenance import computed_on
+from cifarlib.params import TRAIN_IMAGES, RunParams
 from cifarlib.report import figures
 from cifarlib.report.display import NumberedFigure, Text, duration
 
 CAPTION = "Loss per image and accuracy; those of training are met during the epoch, on crops."
-NEAR_CHANCE = 0.25  # chance is 0.1
 
 
 def finished_before(params: RunParams, output_folder: str | Path | None = None) -> dict | None:
@@ -28,20 +26,6 @@ def finished_before(params: RunParams, output_folder: str | Path | None = None) 
     is_done = in_lab and status.read(folder).state == "done"
     begun_afresh = records.read_history(folder / "unfinished")
     return records.read_record(folder) if is_done and not begun_afresh else None
-
-
-def announce(params: RunParams, finished: dict | None = None) -> Text:
-    """Say what is about to be trained; of a ``finished`` run, how to train it again."""
-    if finished:
-        return Text(
-            f"**This run is finished** ({finished['finished'][:10]}, {computed_on(finished)}). "
-            "Below is its record. To train it again, set `resume = False` in the cell above."
-        )
-    return Text(
-        f"**{plural(params.last_epoch, 'epoch')} will be trained.** The line below the curves says "
-        "how long that takes here. It can be stopped at any time: run all cells again, and it goes "
-        "on."
-    )
 
 
 def source(thing: Callable) -> None:
@@ -124,20 +108,3 @@ class Progress:
             left = self.params.last_epoch - self.epochs + evaluation
             text += f", {duration(seconds * left / (self.epochs - self.first))} left"
         return text
-
-
-def result(record: dict, published: dict) -> Text:
-    """Say what this run reached after how much training, and the paper's after how much."""
-    text = ""
-    for part in ("validation", "test"):
-        if record[f"{part}_images"]:
-            text += f"**{100 * record[f'{part}_accuracy']:.2f} %** of the {part} images are right. "
-    if record["test_accuracy"] < NEAR_CHANCE:
-        text += "**That is near chance, 10 %**: the note below says why. "
-    paper = published["validation_accuracy"]
-    name = record["run"] if record["run"] in paper else "best run"
-    reached = paper.get(name, max(paper.values()))
-    text += f"This run had {plural(record['epochs_trained'], 'epoch')} on "
-    text += f"{record['train_images']:,} images. The paper's {name} reaches {reached:.2f} % of its "
-    text += f"validation images after {PAPER_EPOCHS} epochs on {TRAIN_IMAGES:,}."
-    return Text(text)

@@ -5,7 +5,7 @@ import pytest
 from made_up import IMAGES, make_fast, make_grid, make_record
 
 from cifarlib import project_root
-from cifarlib.report import claims, results
+from cifarlib.report import claims, results, tables
 
 
 def edit(folder, **changes):
@@ -28,7 +28,7 @@ def test_a_table_without_records_can_be_worked_with(tmp_path):
     frame = results.table(tmp_path)
     for part in (results.of_paper(frame), results.of_fast(frame), results.others(frame)):
         assert part.empty
-    assert results.markdown(frame) == "There is no record yet."
+    assert tables.overview(frame).empty
 
 
 def test_an_older_record_has_the_defaults_and_all_its_sessions_are_named(tmp_path):
@@ -70,9 +70,9 @@ def test_toy_runs_are_not_compared_and_are_listed_last(tmp_path):
     frame = results.table(tmp_path)
     for part in (results.of_paper, results.of_fast, results.others):
         assert part(frame)["folder"].tolist() == part(before)["folder"].tolist()
-    *table, toy = results.markdown(frame).splitlines()
-    assert table == results.markdown(before).splitlines()
-    assert "| 2 epochs, on 1,024 images | 1 | 8.00 |" in toy
+    *others, toy = tables.overview(frame).astype(str).to_numpy().tolist()
+    assert others == tables.overview(before).astype(str).to_numpy().tolist()
+    assert "2 epochs, on 1,024 images" in toy
 
 
 def test_only_runs_of_one_length_are_compared_and_the_others_stand_apart(tmp_path):
@@ -111,11 +111,13 @@ def test_an_experiment_of_ones_own_and_one_whose_file_is_gone_stand_among_the_ot
     make_record(tmp_path / "outputs", "wide-crop", accuracy=0.91)
     frame = results.table(tmp_path / "outputs")
     assert results.others(frame)["run"].tolist() == ["wide-crop"]
-    assert "| wide-crop | Does run 6 gain from larger shifts? |" in results.markdown(frame)
+    assert tables.overview(frame)["what it asks"].item() == "Does run 6 gain from larger shifts?"
     own.unlink()
     frame = results.table(tmp_path / "outputs")
     assert results.others(frame)["changes"].tolist() == ["there is no params/wide-crop.yaml"]
-    assert "| 91.00 | 90.50 |" in results.markdown(frame)
+    assert tables.overview(frame)[["validation", "test"]].to_numpy().tolist() == [
+        ["91.00", "90.50"]
+    ]
 
 
 def test_a_line_of_the_summary_is_of_a_run_and_length_over_its_seeds(tmp_path):
@@ -125,5 +127,5 @@ def test_a_line_of_the_summary_is_of_a_run_and_length_over_its_seeds(tmp_path):
     assert (row.n, row.paper) == (2, 93.20)
     assert row.validation == pytest.approx(93.5)
     assert row.sd == pytest.approx(0.7071, abs=1e-4)
-    line = results.markdown(results.table(tmp_path)).splitlines()[2]
-    assert line.endswith("| 2 | 93.50 ± 0.71 | 93.00 | – | 93.20 |")
+    shown = tables.overview(results.table(tmp_path)).iloc[0]
+    assert (shown["validation"], shown["sd"], shown["views"]) == ("93.50", "0.71", "–")

@@ -56,20 +56,3 @@ def test_a_line_is_closed_when_the_run_ends_or_is_stopped(clock, capsys):
     out = capsys.readouterr().out
     assert "evaluating on the held-out images" in out
     assert "Complete: 1 epoch trained" in out
-
-
-@pytest.mark.parametrize(
-    ("run", "accuracy", "says"),
-    [
-        ("run7", 0.935, "**93.50 %** of the test images are right. This run had 95 epochs on 40,"),
-        ("run7", 0.935, "The paper's run7 reaches 93.20 % of its validation images after 200 ep"),
-        ("fast", 0.935, "The paper's best run reaches 93.20 %"),
-        ("fast", 0.09, "**That is near chance, 10 %**"),
-    ],
-)
-def test_a_result_says_what_it_may_be_set_beside(run, accuracy, says):
-    record = {"run": run, "epochs_trained": 95, "train_images": 40_000}
-    record |= {"validation_images": 0, "test_images": 10_000, "test_accuracy": accuracy}
-    text = train_page.result(record, {"validation_accuracy": {"run7": 93.2}}).data
-    assert says in text
-    assert ("near chance" in text) == (accuracy < 0.25)
