@@ -172,15 +172,6 @@ def test_stopped_says_what_is_saved_and_resumes(run, device, small, tmp_path, mo
     assert outcome(train_it(tmp_path / "stopped")) == outcome(train_it(tmp_path / "whole"))
 
 
-def test_uncaptured_it_comes_to_the_same(small, device, tmp_path):
-    train_it = partial(train, load_params(7, **SHORT), small, device=device, deterministic=True)
-    captured, eager = (train_it(tmp_path / str(c), capture=c) for c in (True, False))
-    expected = pytest.approx(
-        [row["train_loss"] for row in history_of(eager)], rel=0.05 if device == "cuda" else 0
-    )
-    assert [row["train_loss"] for row in history_of(captured)] == expected
-
-
 def test_only_what_is_saved_is_promised(small, tmp_path, monkeypatch):
     p = load_params(7, **SHORT)
     with pytest.raises(Interrupted, match="nothing was saved"):
