@@ -60,7 +60,7 @@ predict: setup
 	@$(CIFARLIB) predict $(call options,IMAGES RUN SEEDS LAYOUT DEVICE OUTPUTS) $(if $(filter VIEWS,$(GIVEN)),--views)
 report: setup
 	@mkdir -p "$$REPORT" && $(PAPERMILL) $(call parameter,AUTHORS,authors) notebooks/report.ipynb "$$REPORT/report.ipynb"
-	@$(EXPORT) article "$$REPORT/report.ipynb" && $(EXPORT) paper "$$REPORT/report.ipynb"
+	@for to in article paper; do $(EXPORT) $$to --output-dir "$$REPORT/.new" "$$REPORT/report.ipynb" || exit; done; mv "$$REPORT"/.new/* "$$REPORT" && rmdir "$$REPORT/.new"
 notebooks: report
 	@[ -f "$$OUTPUTS/fast/seed0/train.ipynb" ] || $(TRAIN) --run fast
 	@mkdir -p "$$OUTPUTS/notebooks" && cp "$$REPORT/report.ipynb" "$$OUTPUTS/fast/seed0/train.ipynb" "$$OUTPUTS/notebooks"
