@@ -307,11 +307,14 @@ def test_a_diverged_loss_is_one_error_and_keeps_the_checkpoint(small, tmp_path):
         ({"precision": "half"}, "precision = 'half'"),
         ({"output_folder": 2026}, "output_folder = 2026: give a path"),
         ({"output_folder": "/proc/no"}, "output_folder = '/proc/no'"),
+        ({"params": load_params(7)}, "train_images = 40000: the data hold 512"),
     ],
 )
 def test_what_cannot_be_is_named_before_training(given, says, small, tmp_path):
     with pytest.raises(InputError, match=says):
-        train(load_params(7, **SHORT), small, **{"output_folder": tmp_path, **given})
+        train(
+            **{"params": load_params(7, **SHORT), "data": small, "output_folder": tmp_path} | given
+        )
 
 
 def test_a_full_disk_is_named_before_training(small, tmp_path, monkeypatch):
@@ -412,13 +415,14 @@ def test_every_fast_arm_trains_and_is_evaluated_with_and_without_views(
         assert 0 <= record[f"{part}_accuracy_views"] <= 1
 
 
-def test_all_images_may_train_and_then_nothing_is_validated(small, tmp_path):
-    p = dataclasses.replace(load_params("fast94"), batch_size=128, epochs=2)
+def test_all_images_may_train_and_then_nothing_is_validated(small, tmp_path, monkeypatch):
     # 512 + 100 images, as the whole file has 40,000 + 10,000
+    monkeypatch.setattr("cifarlib.train.TRAIN_IMAGES", 512)
+    p = dataclasses.replace(load_params("fast94"), batch_size=128, epochs=2, train_images=612)
     folder = on_cpu(p, small, tmp_path)
     record = records.read_record(folder)
     named = record["train_images"], record["validation_images"], record["validation_accuracy"]
-    assert named == (50_000, 0, None)
+    assert named == (612, 0, None)
     assert record["test_accuracy"] >= 0
     assert all(np.isnan(row["validation_accuracy"]) for row in history_of(folder))
     assert len(records.read_predictions(folder)["validation"]) == 0

@@ -14,6 +14,7 @@ def row(epoch):
 @pytest.fixture
 def clock(monkeypatch):
     now = [0.0]
+    monkeypatch.delenv("CIFARLIB_LOG", raising=False)
     monkeypatch.setattr(train_page.time, "perf_counter", lambda: now[0])
     monkeypatch.setattr(train_page.Progress, "draw", lambda self: None)
     return now
