@@ -12,7 +12,7 @@ local function formula(math) -- knows the macros of those before
   end)
   for _, macro in ipairs(macros) do if text:find(macro[2]) then text = macro[1] .. text end end
   math.text = text
-  return text:find '%S' and math or {}
+  return text:find '%S' and (meta.spelled and pandoc.Code(text) or math) or {}
 end
 
 local function picture(image) -- its text and address where it is not on this machine

@@ -50,6 +50,10 @@ class _Renderer(IPythonRenderer):
     def latex_environment(self, name: str, body: str) -> str:
         return self.block_math(f"\\begin{{{name}}}{body}\\end{{{name}}}")
 
+    def _embed_image_or_attachment(self, src: str) -> str:
+        known = src.removeprefix("attachment:") in self.attachments  # article.lua names a lost one
+        return super()._embed_image_or_attachment(src) if known else src
+
 
 def _markdown2html(source: str, attachments: dict | None = None) -> str:
     renderer = _Renderer(escape=False, attachments=attachments or {}, anchor_link_text="")
@@ -129,7 +133,12 @@ class Paper(Article):
 
     def write(self, page: str, resources: dict, folder: Path) -> bytes:
         self.name_missing(page, _typst_characters(), "; pip install manimgx-fonts-cjk brings CJK")
-        return _set(self.pandoc(page, resources, folder, f"--extract-media={folder}"), folder)
+        media = f"--extract-media={folder}"
+        try:
+            return _set(self.pandoc(page, resources, folder, media), folder)
+        except RuntimeError as error:
+            self.log.warning("a formula cannot be set, the source of all is shown: %s", error)
+            return _set(self.pandoc(page, resources, folder, media, "-Mspelled:true"), folder)
 
     def name_missing(self, page: str, known: Iterable[set[str]], hint: str = "") -> None:
         """Log the characters of the text that no font has: boxes stand in their place."""

@@ -22,6 +22,7 @@ from urllib.request import Request, urlopen
 import nbformat
 import pandas as pd
 import pytest
+import typst
 from nbconvert.exporters import get_exporter
 from nbconvert.writers import FilesWriter
 from PIL import Image
@@ -254,6 +255,25 @@ def test_characters_without_a_font_are_named_with_their_package(tmp_path, caplog
         caplog.clear()
         export(write(tmp_path, text("λ → \U00012000 漢 „ő“")), to)
         assert caplog.messages == [said + hint]
+
+
+def test_a_formula_that_typst_refuses_shows_its_source_and_a_lost_attachment_its_text(
+    tmp_path, caplog, monkeypatch
+):
+    typeset = typst.compile
+
+    def refuse(source, **options):
+        if b"psi" in source and b"`\\psi`" not in source:
+            raise RuntimeError("unknown thing")
+        return typeset(source, **options)
+
+    monkeypatch.setattr(typst, "compile", refuse)
+    said = words_of(
+        export(write(tmp_path, text(r"A $\psi$ ![lost](attachment:gone.png)")), "paper")
+    )
+    assert "\\psi" in said
+    assert "lost" in said
+    assert "a formula cannot be set, the source of all is shown: unknown thing" in caplog.messages
 
 
 def test_a_notebook_that_was_not_executed_says_so(tmp_path, caplog):
