@@ -138,8 +138,7 @@ def loss_curves(histories: pd.DataFrame) -> Figure:
             axes.text(0.95, height, f"{end:.2f}", ha="right", transform=axes.transAxes)
     for axes, (run, floor) in zip(grid[0], floors.items(), strict=True):
         axes.axhline(floor, color=BLACK, linestyle=":", linewidth=1)
-        axes.xaxis.set_major_locator(MaxNLocator(2, integer=True))
-        axes.set(title=run, ylim=(0, None))
+        axes.set(title=run, ylim=(0, None), xticks=(30, 60, 90))
     figure.supxlabel("epoch", fontsize=8)
     return figure
 
@@ -337,7 +336,7 @@ def feature_maps(image: Tensor, name: str, maps: dict[str, Tensor], each: int = 
     for block, output in maps.items():
         chosen = output.mean((1, 2)).topk(each).indices
         shown += [image, *(output[chosen] / output[chosen].abs().max())]
-        titles += [f"{block}:", *(f"channel {c}" for c in chosen.tolist())]
+        titles += [f"{block}:", *(f"channel {c + 1}" for c in chosen.tolist())]
     return gallery(shown, titles, each + 1, f"Feature maps of {', '.join(maps)} for a {name}.")
 
 

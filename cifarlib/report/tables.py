@@ -146,6 +146,8 @@ def overview(frame: pd.DataFrame) -> pd.DataFrame:
     asks = [load_params(run).question if run in run_names() else "" for run in rows["run"]]
     rows.insert(1, "what it asks", asks)
     rows = rows.assign(**rows.select_dtypes("float").map(number))
+    if not rows["changes"].any():
+        del rows["changes"]
     return rows.rename(columns={"trained_for": "trained for", "held_out": "both"})
 
 

@@ -15,7 +15,11 @@ from cifarlib.params import TRAIN_IMAGES, RunParams
 from cifarlib.report import figures
 from cifarlib.report.display import NumberedFigure, Text, duration
 
-CAPTION = "Loss per image and accuracy; those of training are met during the epoch, on crops."
+CAPTION = (
+    "Loss per image and accuracy. Those of training are collected during the epoch, on cropped "
+    "images, while the network still changes, so validation can be better. Dotted: with smoothed "
+    "labels no loss is lower."
+)
 
 
 def finished_before(params: RunParams, output_folder: str | Path | None = None) -> dict | None:
