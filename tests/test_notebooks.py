@@ -157,3 +157,13 @@ def test_bad_input_is_one_clear_error_before_any_work(parameters, says, tmp_path
     assert "cifarlib/params.py" not in done.stdout  # no traceback through the package
     assert not list(tmp_path.glob("out/**/*.*"))
     assert not (tmp_path / "nowhere").exists()
+
+
+def test_the_executed_copies_are_of_the_notebooks_as_they_are():
+    copies = sorted((project_root() / "outputs" / "notebooks").glob("*.ipynb"))
+    assert [copy.stem for copy in copies] == ["explore", "predict", "report", "train", "whitening"]
+    for copy in copies:
+        notebook = nbformat.read(project_root() / "notebooks" / copy.name, as_version=4)
+        executed = nbformat.read(copy, as_version=4)
+        sources = [cell.source for cell in notebook.cells]
+        assert [cell.source for cell in executed.cells] == sources, f"make notebooks: {copy.stem}"
