@@ -91,9 +91,8 @@ class Answers(NamedTuple):
         table = self.table()
         table.to_csv(path.with_suffix(".csv"), index=False, errors="replace")
         if submission:
-            kaggle = pd.DataFrame(
-                {"id": [Path(n).stem for n in self.names], "label": table["class"]}
-            )
+            ids = [Path(name).stem for name in self.names]
+            kaggle = pd.DataFrame({"id": ids, "label": table["class"]})
             kaggle.to_csv(path.with_name("submission.csv"), index=False)
         return path
 
@@ -121,7 +120,8 @@ def predict(
     networks = [load_model(folder, device) for folder in folders]
     answers = [net.logits(images, views=views).softmax(1).cpu() for net in networks]
     text = f"Class probabilities by {', '.join(_names(folders))}"
-    text += ", averaged" if len(folders) > 1 else ""
+    if len(folders) > 1:
+        text += ", averaged"
     text += "; each image was seen in six views." if views else "."
     labels = pd.Index(CLASSES).get_indexer([Path(name).parent.name.lower() for name in names])
     known = labels >= 0

@@ -21,7 +21,7 @@ from torchvision.utils import make_grid
 from cifarlib.data import CLASSES
 from cifarlib.loop import right_answers
 from cifarlib.params import RunParams
-from cifarlib.preprocess import crop_and_flip, draw_crops, make_normalizer
+from cifarlib.preprocess import crop_and_flip, draw_crops, make_normalizer, normalize
 from cifarlib.report.claims import LEVEL, MARGIN, pooled_variance, starred
 
 WIDTH = 6.3  # inches: the text of the PDF, so that type has its printed size
@@ -375,7 +375,7 @@ def value_histograms(images: Tensor, statistics: tuple) -> Figure:
     """Values of uint8 images by colour channel: as they are and under each normalisation."""
     shown = {"as they are": images.float()}
     for mode in MODES:
-        shown[f"by {mode}"] = make_normalizer(images, mode, statistics).apply(images)
+        shown[f"by {mode}"] = normalize(images, mode, statistics)
     figure = new_figure(2.0, f"Histograms of pixel values by colour: {', '.join(shown)}.")
     look = {"color": [VERMILION, GREEN, BLUE], "style": ["--", "-.", "-"]}
     for axes, (title, values) in zip(figure.subplots(1, 4), shown.items(), strict=True):
