@@ -10,8 +10,7 @@ from pathlib import Path
 from IPython.display import clear_output, display
 
 from cifarlib import outputs_folder, plural, records, status
-from cifarlib.device.choice import pick_device
-from cifarlib.params import TRAIN_IMAGES, RunParams
+from cifarlib.params import RunParams
 from cifarlib.report import figures
 from cifarlib.report.display import NumberedFigure, Text, duration
 
@@ -45,13 +44,10 @@ class Progress:
     def __init__(self, params: RunParams):
         self.params = params
         self.history: list[dict] = []
-        self.epochs = self.first = 0.0
+        self.epochs = 0.0
         self.start = time.perf_counter()
         self.drawn = self.printed = -math.inf
         self.is_log = "CIFARLIB_LOG" in os.environ  # train_notebook: what is printed goes to a file
-        self.every = 10 if pick_device().type == "cpu" else 2  # seconds
-        if self.is_log:
-            self.every = 60
         self.figure = NumberedFigure(CAPTION)
 
     def __enter__(self) -> "Progress":
@@ -61,17 +57,15 @@ class Progress:
 
     def __call__(self, epochs: float, history: list[dict]) -> None:
         now = time.perf_counter()
-        if self.printed == -math.inf:  # the first call
-            self.start = now
-            self.first = epochs
         is_new = len(history) > len(self.history)
         self.epochs = epochs
         self.history = list(history)
         if is_new and now - self.drawn > 5:
             self.draw()
         is_last = is_new and len(history) == self.params.last_epoch
-        if is_last or now - self.printed > self.every:
-            text = self.line(now - self.start)
+        every = 60 if self.is_log else 10  # seconds
+        if is_last or now - self.printed > every:
+            text = self.line()
             print(f"{text}\n" if self.is_log else f"\r{text}\033[K", end="", flush=True)
             self.printed = now
 
@@ -95,20 +89,19 @@ class Progress:
         self.figure.draw(figures.training_curves(self.history, p.last_epoch, p.label_smoothing))
         self.drawn = time.perf_counter()
 
-    def line(self, seconds: float) -> str:
-        """Say in one line how far it is after so many seconds of this session."""
+    def line(self) -> str:
+        """Say in one line how far it is and, once there was an epoch, how long it takes."""
         text = f"epoch {self.epochs:.1f} of {self.params.last_epoch}"
-        if self.history:
-            row = self.history[-1]
-            text += f", loss {row['train_loss']:.4f}"
-            if not math.isnan(row["validation_accuracy"]):
-                text += f", validation {100 * row['validation_accuracy']:.2f} %"
-            text += f", {row['train_seconds'] + row['validation_seconds']:.1f} s an epoch"
+        if not self.history:
+            return text
+        row = self.history[-1]
+        text += f", loss {row['train_loss']:.4f}"
+        if not math.isnan(row["validation_accuracy"]):
+            text += f", validation {100 * row['validation_accuracy']:.2f} %"
+        seconds = row["train_seconds"] + row["validation_seconds"]
+        text += f", {seconds:.1f} s an epoch"
         if len(self.history) == self.params.last_epoch:
             return f"{text}, evaluating on the held-out images"
-        if self.epochs > self.first:
-            # on whole splits, six views of all held-out images take as long as an epoch
-            evaluation = 1 if self.params.train_images >= TRAIN_IMAGES else 0
-            left = self.params.last_epoch - self.epochs + evaluation
-            text += f", {duration(seconds * left / (self.epochs - self.first))} left"
-        return text
+        # six views of all held-out images take as long as an epoch
+        left = seconds * (self.params.last_epoch - self.epochs + 1)
+        return f"{text}, {duration(left)} left"
