@@ -4,7 +4,6 @@
 ``table().groupby(["run", "trained_for"]).held_out_accuracy.mean()``.
 """
 
-import math
 from pathlib import Path
 
 import numpy as np
@@ -30,23 +29,21 @@ def table(output_folder: str | Path | None = None) -> pd.DataFrame:
 
     Accuracies are shares, losses means per image; held_out_accuracy is of validation and test
     images together. device, device_name, precision, convolutions: of all sessions where they
-    differ. trained_for: how long, in words. changes: what differs from the run's params file, apart
-    from seed and length. toy: see ``_is_toy``.
+    differ. changes: what differs from the run's params file, apart from seed and length. toy: of
+    part of the data or of too few epochs to stand beside others.
     """
     frame = pd.DataFrame([_row(record) for record in records.finished(output_folder)])
     frame = frame.reindex(columns=frame.columns.union(COLUMNS, sort=False))
-    # a run that validates on nothing has None there, which becomes nan
     frame = frame.astype({"stop_epoch": "Int64", "toy": bool} | dict.fromkeys(SHARES, float))
     return pd.concat([of_paper(frame), of_fast(frame), others(frame), frame[frame["toy"]]])
 
 
 def _row(record: dict) -> dict:
     row = SETTINGS | record["parameters"] | record
-    row["held_out_accuracy"] = math.nan
-    if record["validation_accuracy"] is not None:
-        images = [record["validation_images"], record["test_images"]]
-        shares = [record["validation_accuracy"], record["test_accuracy"]]
-        row["held_out_accuracy"] = np.average(shares, weights=images)
+    images = [record["validation_images"], record["test_images"]]
+    # without validation images the share is None, and that of both becomes nan
+    shares = np.array([record["validation_accuracy"], record["test_accuracy"]], float)
+    row["held_out_accuracy"] = np.average(shares, weights=images)
     row["training_seconds"] = sum(record["epoch_seconds"])
     for name in MADE_ON:
         row[name] = " / ".join(dict.fromkeys(session[name] for session in record["sessions"]))
@@ -57,7 +54,8 @@ def _row(record: dict) -> dict:
         own = load_params(record["run"])
         length = {name: getattr(own, name) for name in LENGTH}
         row["changes"] = "; ".join(own.changes_since(record["parameters"] | length))
-        row["toy"] = _is_toy(row, own)
+        low_after = 3 * params.DECAY_EPOCHS / PAPER_EPOCHS * own.last_epoch  # the paper's rate
+        row["toy"] = row["train_images"] < own.train_images or row["epochs_trained"] <= low_after
     return row
 
 
@@ -73,22 +71,9 @@ def _trained_for(row: dict) -> str:
     return text
 
 
-def _is_toy(row: dict, own: RunParams) -> bool:
-    """Tell whether a run is too small to stand beside others: part of the data, fewer epochs, or
-    stopped before its rate was low, which the paper's is after its third fall."""
-    low_after = row["epochs"] - 1
-    if row["schedule"] == "step":
-        low_after = 3 * params.DECAY_EPOCHS / PAPER_EPOCHS * row["epochs"]
-    is_small = row["train_images"] < own.train_images or row["epochs"] < own.epochs
-    return is_small or row["epochs_trained"] <= min(low_after, own.last_epoch - 1)
-
-
 def of_paper(frame: pd.DataFrame) -> pd.DataFrame:
     """Choose Table 1's runs and their variants in the claims, on the schedule of 200 epochs, all
-    trained equally long.
-
-    Of several lengths it is the one with most runs, then the longest.
-    """
+    trained equally long: of several lengths that with most runs, then the longest."""
     named = _comparable(frame, [*PAPER_RUNS, *arms_of("paper")], PAPER_EPOCHS)
     runs = named.groupby("epochs_trained")["run"].nunique()
     return named[named["epochs_trained"] == runs[runs == runs.max()].index.max()]
@@ -103,8 +88,7 @@ def of_fast(frame: pd.DataFrame) -> pd.DataFrame:
 def _comparable(frame: pd.DataFrame, runs: list[str], epochs: int) -> pd.DataFrame:
     chosen = frame[(frame["changes"] == "") & ~frame["toy"] & frame["run"].isin(runs)]
     chosen = chosen[(chosen["epochs"] == epochs) & (chosen["train_images"] == TRAIN_IMAGES)]
-    places = {run: place for place, run in enumerate(dict.fromkeys(runs))}
-    order = np.lexsort([chosen["seed"].astype(int), chosen["run"].map(places).astype(int)])
+    order = np.lexsort([chosen["seed"].astype(int), chosen["run"].map(runs.index).astype(int)])
     return chosen.iloc[order]
 
 

@@ -11,17 +11,15 @@ from IPython.display import display
 from torch import Tensor
 
 from cifarlib import InputError, benchmark, records
-from cifarlib.params import load_params, run_names
+from cifarlib.params import load_params
 from cifarlib.report import claims, results
 from cifarlib.report.claims import PAPER_RUNS, points, published
 from cifarlib.report.display import Table, Text, duration
 
 OPTIMIZERS = {"adamw": "AdamW", "sgd": "SGD", "sgd-nesterov": "Nesterov"}
-SETTINGS = [  # that differ between the recipes
-    *("epochs", "batch_size", "optimizer", "learning_rate", "schedule", "momentum", "weight_decay"),
-    *("loss_reduction", "label_smoothing", "normalization", "padding", "crop", "flip"),
-    *("bias_rate", "lookahead"),
-]
+# that differ between the recipes
+SETTINGS = "epochs batch_size optimizer learning_rate schedule momentum weight_decay loss_reduction"
+SETTINGS += " label_smoothing normalization padding crop flip bias_rate lookahead"
 
 
 @contextlib.contextmanager
@@ -112,7 +110,7 @@ def hyperparameters(caption: str) -> Table:
     runs = {"paper, run 7": "run7", "paper, run 1": "run1", "fast": "fast"}
     runs |= {"fast, AdamW": "fast-adamw", "fast, unsmoothed": "fast-no-smoothing"}
     settings = {heading: load_params(run).settings() for heading, run in runs.items()}
-    frame = pd.DataFrame(settings).loc[SETTINGS].map(_setting)
+    frame = pd.DataFrame(settings).loc[SETTINGS.split()].map(_setting)
     frame.index = frame.index.str.replace("_", " ").rename("")
     return Table(frame.reset_index(), caption, "tbl-settings")
 
@@ -138,17 +136,6 @@ def speed(output_folder: str | None, caption: str) -> Table:
         device = f"{record['device_name']} ({record['precision']})"
         rows.append([device, *times, f"{saved} %", benchmark.spread(ratios[benchmark.BEST])])
     return Table(pd.DataFrame(rows, columns=columns), caption, "tbl-speed")
-
-
-def overview(frame: pd.DataFrame) -> pd.DataFrame:
-    """List the means of all runs, per cent, with the question of each."""
-    rows = results.summary(frame)
-    asks = [load_params(run).question if run in run_names() else "" for run in rows["run"]]
-    rows.insert(1, "what it asks", asks)
-    rows = rows.assign(**rows.select_dtypes("float").map(number))
-    if not rows["changes"].any():
-        del rows["changes"]
-    return rows.rename(columns={"trained_for": "trained for", "held_out": "both"})
 
 
 def all_runs(frame: pd.DataFrame, caption: str) -> Table:
