@@ -55,8 +55,7 @@ def pooled_variance(compared: pd.DataFrame) -> tuple[float, int]:
 
 
 def contrast(arms: list[tuple[float, np.ndarray]], pooled: tuple[float, int]) -> tuple[float, ...]:
-    """Estimate a weighted sum of accuracies: value and standard error in points, and the degrees of
-    freedom.
+    """Estimate a weighted sum of accuracies: its value and standard error, points, and freedom.
 
     arms: (weight, right), right (n, N) being whether each of n seeds got each of N images right.
     pooled: variance between seeds, points squared, and its degrees of freedom.
@@ -66,17 +65,13 @@ def contrast(arms: list[tuple[float, np.ndarray]], pooled: tuple[float, int]) ->
     and taken off. At one seed it cannot be told apart: then the variance is that over the images.
     """
     count = arms[0][1].shape[1]
-    shares = [100 * right.mean(axis=0) for _, right in arms]
-    difference = sum(weight * share for (weight, _), share in zip(arms, shares, strict=True))
+    difference = sum(100 * weight * right.mean(axis=0) for weight, right in arms)
     over_images = difference.var(ddof=1) / count
     if min(len(right) for _, right in arms) == 1:
         return float(difference.mean()), math.sqrt(over_images), math.inf
-    residual = 0.0
-    of_seeds = 0.0
-    for (weight, right), share in zip(arms, shares, strict=True):
-        residual += weight**2 * (share * (100 - share)).mean() / (len(right) - 1) / count
-        of_seeds += weight**2 * pooled[0] / len(right)
-    variance = of_seeds + max(0.0, over_images - residual)
+    of_seeds = sum(weight**2 * pooled[0] / len(right) for weight, right in arms)
+    residual = sum(weight**2 * right.var(axis=0, ddof=1) / len(right) for weight, right in arms)
+    variance = of_seeds + max(0.0, over_images - 100**2 * residual.mean() / count)
     # Satterthwaite; beside the seeds', the images' degrees of freedom are without number
     freedom = pooled[1] * (variance / of_seeds) ** 2 if of_seeds else math.inf
     return float(difference.mean()), math.sqrt(variance), freedom
@@ -121,7 +116,7 @@ def decide(judged: pd.DataFrame) -> pd.DataFrame:
     """Add verdicts and intervals, which hold together for the paper's claims and for ours. "Alike"
     (sign 0) has the interval of two one-sided tests."""
     family = judged.groupby("ours")["says"].transform("size")
-    tails = judged["sign"].abs() + 1
+    tails = judged["sign"] + 1
     half = judged["error"] * stats.t.ppf(1 - (1 - LEVEL) / family / tails, judged["freedom"])
     judged = judged.assign(low=judged["estimate"] - half, high=judged["estimate"] + half)
     judged["verdict"] = [_verdict(row) for row in judged.itertuples()]
@@ -130,10 +125,10 @@ def decide(judged: pd.DataFrame) -> pd.DataFrame:
 
 def _verdict(row: tuple) -> str:
     """Say where a claim's interval lies; below VERDICT_SEEDS seeds that is a mark."""
-    low, high = sorted([(row.sign or 1) * row.low, (row.sign or 1) * row.high])
-    side = int(low > 0) - int(high < 0)
+    side = int(row.low > 0) - int(row.high < 0)
     if row.sign == 0:
-        side = int(low > -MARGIN and high < MARGIN) - int(low > MARGIN or high < -MARGIN)
+        is_outside = row.low > MARGIN or row.high < -MARGIN
+        side = int(row.low > -MARGIN and row.high < MARGIN) - int(is_outside)
     if row.seeds >= VERDICT_SEEDS:
         return (OUR_VERDICTS if row.ours else VERDICTS)[side]
     return (OUR_MARKS if row.ours else MARKS)[side] if row.seeds else NO_RECORDS
@@ -153,14 +148,12 @@ def surprises(judged: pd.DataFrame, expected: dict[str, str]) -> list[str]:
 
 def conclusion(judged: pd.DataFrame) -> str:
     """List the paper's claims by verdict in Markdown, each with our difference and the paper's."""
-    lines = []
     asked = judged[~judged["ours"]].sort_values("estimate", ascending=False)
-    for verdict, of_verdict in asked.groupby("verdict", sort=False):
-        texts = []
-        for row in of_verdict.itertuples():
-            ours, theirs = points(row.estimate), points(row.paper)
-            texts.append(f"{row.says} ({ours} points, the paper {theirs})")
-        lines.append(f"- **{len(texts)} {verdict}**: {'; '.join(texts)}")
+    ours = asked["estimate"].map(points)
+    theirs = asked["paper"].map(points)
+    claims = asked["says"] + " (" + ours + " points, the paper " + theirs + ")"
+    groups = claims.groupby(asked["verdict"], sort=False)
+    lines = [f"- **{len(texts)} {verdict}**: {'; '.join(texts)}" for verdict, texts in groups]
     if judged["provisional"].any():
         lines.append(f"\nThese verdicts are provisional until each run has {FINAL_SEEDS} seeds.")
     return "\n".join(lines)
