@@ -88,15 +88,14 @@ def status(*, runs, seeds, output_folder, todo, **schedule) -> None:
 
 
 @commands.command(params=options("output_folder"))
-@click.option("--figure", help="Draw the fast recipe and its arms into this SVG file.")
+@click.option("--figure", help="Draw the verdicts into this SVG file.")
 def results(output_folder: str | None, figure: str | None) -> None:
     """Print verdicts on the paper's claims, and all runs."""
     from cifarlib.report import claims, results
 
     frame = results.table(output_folder)
-    fast = results.of_fast(frame)
-    verdicts = claims.conclusion(claims.judge(fast, "paper", "fast"))
-    for line in verdicts.replace("*", "").splitlines():
+    judged = claims.judge(results.of_fast(frame), recipe="fast")
+    for line in claims.conclusion(judged).replace("*", "").splitlines():
         click.echo(textwrap.fill(line, 100, subsequent_indent="  "))
     summary = results.summary(frame)
     summary["run"] += summary.pop("changes").map(lambda changes: changes and f" ({changes})")
@@ -104,7 +103,7 @@ def results(output_folder: str | None, figure: str | None) -> None:
     if figure:
         from cifarlib.report import figures
 
-        drawn = figures.as_svg(figures.run_accuracies(fast))
+        drawn = figures.as_svg(figures.claims(judged))
         Path(figure).write_text(drawn, encoding="utf-8")
 
 

@@ -22,7 +22,7 @@ from cifarlib.data import CLASSES
 from cifarlib.loop import right_answers
 from cifarlib.params import RunParams
 from cifarlib.preprocess import crop_and_flip, draw_crops, make_normalizer, normalize
-from cifarlib.report.claims import LEVEL, MARGIN, pooled_variance, starred
+from cifarlib.report.claims import LEVEL, MARGIN, starred
 
 WIDTH = 6.3  # inches: the text of the PDF, so that type has its printed size
 # the colours of Okabe and Ito, 2008, and a grey
@@ -74,10 +74,9 @@ def calibration_curve(logits: np.ndarray, labels: np.ndarray, bins: int = 15) ->
     """Bin the answers by probability: mean probability, share of right ones, count of each bin.
     After Guo et al., On Calibration of Modern Neural Networks, 2017."""
     probability = probabilities(logits).max(1)
-    answers = {"probability": probability, "right": right_answers(logits, labels), "count": 1}
-    which = (probability * bins).astype(int).clip(max=bins - 1)
-    how = {"probability": "mean", "right": "mean", "count": "sum"}
-    return pd.DataFrame(answers).groupby(which).agg(how)
+    answers = pd.DataFrame({"probability": probability, "right": right_answers(logits, labels)})
+    groups = answers.groupby((probability * bins).astype(int).clip(max=bins - 1))
+    return groups.mean().assign(count=groups.size())
 
 
 def calibration_error(curve: pd.DataFrame) -> float:
@@ -123,45 +122,22 @@ def loss_curves(histories: pd.DataFrame) -> Figure:
     """Training loss above, validation accuracy below, a column a run: the mean of its seeds, where
     it ends, and in grey the other runs. histories: of all records, with run and label_smoothing."""
     histories = histories.assign(validation_accuracy=100 * histories["validation_accuracy"])
-    measures = {"train_loss": (0.85, "loss (nats)")}
-    measures |= {"validation_accuracy": (0.06, "validation (%)")}
-    means = histories.groupby(["run", "epoch"])[[*measures]].mean().unstack("run")
+    heights = {"train_loss": 0.85, "validation_accuracy": 0.06}  # of the last value's text
+    means = histories.groupby(["run", "epoch"])[[*heights]].mean().unstack("run")
     floors = histories.groupby("run")["label_smoothing"].first().map(smoothing_floor)
     figure = new_figure(2.3, f"Loss and accuracy by epoch, of {', '.join(floors.index)}.")
     grid = figure.subplots(2, len(floors), sharex=True, sharey="row", squeeze=False)
-    for panels, (measure, (height, label)) in zip(grid, measures.items(), strict=True):
-        panels[0].set_ylabel(label)
-        for axes, run in zip(panels, floors.index, strict=True):
+    for panels, (run, floor) in zip(grid.T, floors.items(), strict=True):
+        for axes, (measure, height) in zip(panels, heights.items(), strict=True):
             axes.plot(means[measure], color=GREY, linewidth=0.6)
             axes.plot(means[measure][run], color=BLUE)
             end = means[measure][run].dropna().iloc[-1]
             axes.text(0.95, height, f"{end:.2f}", ha="right", transform=axes.transAxes)
-    for axes, (run, floor) in zip(grid[0], floors.items(), strict=True):
-        axes.axhline(floor, color=BLACK, linestyle=":", linewidth=1)
-        axes.set(title=run, ylim=(0, None), xticks=(30, 60, 90))
+        panels[0].axhline(floor, color=BLACK, linestyle=":", linewidth=1)
+        panels[0].set(title=run, ylim=(0, None), xticks=(30, 60, 90))
+    grid[0, 0].set_ylabel("loss (nats)")
+    grid[1, 0].set_ylabel("validation (%)")
     figure.supxlabel("epoch", fontsize=8)
-    return figure
-
-
-@styled
-def run_accuracies(compared: pd.DataFrame) -> Figure:
-    """Each run's mean with its 95 % interval over seeds, the deviation pooled over the runs, and
-    the seeds. compared: ``results.of_fast``; the first run's mean is a dotted line."""
-    seeds = 100 * compared["held_out_accuracy"]
-    groups = seeds.groupby(compared["run"], sort=False)
-    means = groups.mean()
-    variance, freedom = pooled_variance(compared)
-    half = stats.t.ppf((1 + LEVEL) / 2, freedom) * np.sqrt(variance / groups.size())
-    alt = ", ".join(f"{run} {mean:.2f}" for run, mean in means.items())
-    figure = new_figure(0.7 + 0.22 * len(means), f"Mean accuracy of each run: {alt}.")
-    axes = figure.subplots()
-    axes.axvline(means.iloc[0], color=BLACK, linestyle=":", label=f"mean of {means.index[0]}")
-    axes.errorbar(means, means.index, xerr=half, fmt="|", color=BLUE, ms=12, label="mean, interval")
-    axes.plot(seeds, compared["run"], "o", color=ORANGE, ms=3, label="a seed")
-    axes.set_xlabel("accuracy (%)")
-    axes.invert_yaxis()
-    axes.grid(axis="y", visible=False)
-    figure.legend(loc="outside upper right", ncols=3, frameon=False)
     return figure
 
 
@@ -170,20 +146,19 @@ def claims(judged: pd.DataFrame) -> Figure:
     """Each claim's difference with its interval, the paper's, and to the right what is concluded; a
     band is where differences count as alike. judged: what ``claims.judge`` gives."""
     rows = judged.dropna(subset="estimate")
-    rows = rows.assign(y=range(len(rows)), half=(rows["high"] - rows["low"]) / 2)
+    y = np.arange(len(rows))
+    half = (rows["high"] - rows["low"]) / 2
     alt = "; ".join(f"{row.says} {row.estimate:+.2f}" for row in rows.itertuples())
     figure = new_figure(0.8 + 0.2 * len(rows), f"Differences in points of accuracy: {alt}.")
     axes = figure.subplots()
-    alike = rows.loc[rows["sign"] == 0, "y"]
+    alike = y[rows["sign"] == 0]
     axes.barh(alike, 2 * MARGIN, left=-MARGIN, color=GREY, label=f"±{MARGIN:g} points")
     axes.axvline(0, color=BLACK, linewidth=0.8)
     axes.axhline((~rows["ours"]).sum() - 0.5, color=BLACK, linestyle=":", linewidth=0.8)
-    look = {"color": ORANGE, "markersize": 11, "markeredgewidth": 2.5, "label": "paper"}
-    axes.plot(rows["paper"], rows["y"], "|", **look)
-    look = {"xerr": rows["half"], "color": BLUE, "fmt": "o", "markersize": 5, "label": "ours"}
-    axes.errorbar(rows["estimate"], rows["y"], **look)
-    axes.set(yticks=rows["y"], yticklabels=rows["says"], xlabel="points of accuracy")
-    axes.secondary_yaxis("right").set_yticks(rows["y"], starred(rows))
+    axes.plot(rows["paper"], y, "|", color=ORANGE, ms=11, mew=2.5, label="paper")
+    axes.errorbar(rows["estimate"], y, xerr=half, fmt="o", color=BLUE, ms=5, label="ours")
+    axes.set(yticks=y, yticklabels=rows["says"], xlabel="points of accuracy")
+    axes.secondary_yaxis("right").set_yticks(y, starred(rows))
     axes.invert_yaxis()
     axes.grid(axis="y", visible=False)
     figure.legend(loc="outside upper center", ncols=3, frameon=False)
@@ -281,8 +256,7 @@ def architecture(model: nn.Module) -> Figure:
         height = 0.35 + 2.4 * [*shape, 1][1] / 32
         axes.bar(x, height, width, -height / 2, color=SKY if count else "white", edgecolor=BLACK)
         axes.text(x, 1.5, name, ha="center", va="bottom", weight="bold")
-        below = f"{'×'.join(map(str, shape))}\n{count:,}"
-        axes.text(x, -1.5, below, ha="center", va="top")
+        axes.text(x, -1.5, f"{'×'.join(map(str, shape))}\n{count:,}", ha="center", va="top")
     axes.axhline(0, color=BLACK, linewidth=0.8, zorder=0)
     axes.set_axis_off()
     axes.set_ylim(-2.3, 2.3)
@@ -306,7 +280,7 @@ def gallery(
             image = (image / 5 + 0.5).clamp(0, 1)
         image = image.permute(1, 2, 0) if image.dim() == 3 else image
         axes.imshow(image.numpy(), interpolation="nearest", cmap="PuOr_r", vmin=-limit, vmax=limit)
-        axes.set_title(title, fontsize=7)
+        axes.set_title(title, fontsize=7, parse_math=False)  # a file's name may hold dollars
     return figure
 
 
@@ -314,10 +288,8 @@ def answers(images: Tensor, logits: np.ndarray, names: Sequence[str]) -> Figure:
     """Images, uint8, with their names and what the network says of them."""
     titles = []
     for name, shares in zip(names, probabilities(logits), strict=True):
-        # what fits above a picture; a dollar sign would begin a formula
-        short = name if len(name) <= 20 else f"{name[:6]}…{name[-10:]}"
-        answer = f"{CLASSES[shares.argmax()]}\n{100 * shares.max():.0f} %"
-        titles.append(f"{short}\n{answer}".replace("$", r"\$"))
+        short = name if len(name) <= 20 else f"{name[:6]}…{name[-10:]}"  # above a picture
+        titles.append(f"{short}\n{CLASSES[shares.argmax()]}\n{100 * shares.max():.0f} %")
     alt = f"{len(images)} pictures with answers, the first: {titles[0]}."
     return gallery(images, titles, 6, alt.replace("\n", ", "))
 
@@ -374,8 +346,7 @@ def preprocessing(image: Tensor, name: str, statistics: tuple, seed: int) -> Fig
 def value_histograms(images: Tensor, statistics: tuple) -> Figure:
     """Values of uint8 images by colour channel: as they are and under each normalisation."""
     shown = {"as they are": images.float()}
-    for mode in MODES:
-        shown[f"by {mode}"] = normalize(images, mode, statistics)
+    shown |= {f"by {mode}": normalize(images, mode, statistics) for mode in MODES}
     figure = new_figure(2.0, f"Histograms of pixel values by colour: {', '.join(shown)}.")
     look = {"color": [VERMILION, GREEN, BLUE], "style": ["--", "-.", "-"]}
     for axes, (title, values) in zip(figure.subplots(1, 4), shown.items(), strict=True):

@@ -7,7 +7,6 @@ import pandas as pd
 import pytest
 import torch
 from matplotlib.text import Text
-from scipy import stats
 
 from cifarlib import whitening
 from cifarlib.loop import accuracy, mean_loss
@@ -45,11 +44,9 @@ def drawn(cifar10):
     logits = torch.randn(300, 10, generator=torch.Generator().manual_seed(0)).numpy()
     patches = torch.randn(50, 12)
     runs = [pd.DataFrame(history()).assign(run=f"run{n}") for n in range(1, 8)]
-    seeds = pd.DataFrame({"run": ["run6", "run6", "run7"], "held_out_accuracy": [0.92, 0.93, 0.91]})
     return {
         "training_curves": figures.training_curves(history(), 2, 0.2),
         "loss_curves": figures.loss_curves(pd.concat(runs)),
-        "run_accuracies": figures.run_accuracies(seeds),
         "claims": figures.claims(judged()),
         "run_panels": figures.run_panels(logits, labels, history(), "AB;CD"),
         "benchmark_bars": figures.benchmark_bars(pd.DataFrame({"ours": [1, 1.1], "b": [2, 2.4]})),
@@ -118,15 +115,6 @@ def test_the_claims_have_their_verdicts_and_the_band_is_of_what_is_said_to_be_al
     band = axes.patches[0].get_bbox()
     assert (band.x0, band.x1) == (-0.5, 0.5)
     assert band.y0 < 2 < band.y1
-
-
-def test_a_runs_mean_has_students_interval_with_the_pooled_deviation():
-    accuracies = {"fast": [0.93, 0.931, 0.935], "fast-adamw": [0.92, 0.926, 0.924]}
-    frame = pd.DataFrame(accuracies).melt(var_name="run", value_name="held_out_accuracy")
-    bars = figures.run_accuracies(frame).axes[0].collections[0].get_segments()
-    variance = 100**2 * np.mean([np.var(a, ddof=1) for a in accuracies.values()])
-    half = stats.t.ppf(0.975, 4) * np.sqrt(variance / 3)
-    np.testing.assert_allclose(bars[0][:, 0], 93.2 + half * np.array([-1, 1]))
 
 
 def test_curves_without_validation_show_training_alone():
