@@ -48,13 +48,10 @@ def duration(seconds: float) -> str:
 
 
 class Text(Markdown):
-    """Markdown that a terminal (papermill's log) can read as well; no line ends before a "%"."""
+    """Markdown that a terminal (papermill's log) can read as well."""
 
     def __repr__(self) -> str:
         return re.sub(r"\*\*|`", "", self.data)
-
-    def _repr_markdown_(self) -> str:
-        return re.sub(r"(?<=\d) %", "\u00a0%", self.data)
 
 
 class Table(HTML):
