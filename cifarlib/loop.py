@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -110,18 +111,14 @@ def make_optimizer(params: RunParams, model: nn.Module) -> torch.optim.Optimizer
     if biases:
         decay = params.weight_decay / params.bias_rate
         groups.append({"params": biases, "times_rate": params.bias_rate, "weight_decay": decay})
-    common = {
-        "lr": params.learning_rate,
-        "weight_decay": params.weight_decay,
-        "fused": trained[0].device.type in ("cpu", "cuda"),
-    }
-    if params.optimizer == "adamw":
-        return torch.optim.AdamW(groups, **common)
-    if params.optimizer == "sgd":
-        return torch.optim.SGD(groups, momentum=params.momentum, **common)
-    if params.optimizer == "sgd-nesterov":
-        return torch.optim.SGD(groups, momentum=params.momentum, nesterov=True, **common)
-    raise InputError(f"optimizer = {params.optimizer!r}: make_optimizer does not know it")
+    sgd = partial(torch.optim.SGD, momentum=params.momentum)
+    classes = {"sgd": sgd, "sgd-nesterov": partial(sgd, nesterov=True), "adamw": torch.optim.AdamW}
+    return classes[params.optimizer](
+        groups,
+        lr=params.learning_rate,
+        weight_decay=params.weight_decay,
+        fused=trained[0].device.type in ("cpu", "cuda"),
+    )
 
 
 def forward(model: nn.Module, x: Tensor, dtype: torch.dtype) -> Tensor:

@@ -1,7 +1,6 @@
 """What a result was made with: commit, packages, device."""
 
 import datetime
-import functools
 import importlib.metadata
 import logging
 import os
@@ -24,11 +23,6 @@ PACKAGES = ("torch", "torchvision", "numpy", "papermill", "matplotlib", "scipy",
 MADE_ON = ("device", "device_name", "precision", "convolutions")
 
 
-@functools.cache  # said once
-def _warn(reason: str) -> None:
-    log.warning("git does not tell which commit this is: %s", reason)
-
-
 def code_version() -> dict:
     """Tell which code this is: ``commit`` and whether it is ``dirty``.
 
@@ -36,14 +30,14 @@ def code_version() -> dict:
     cifarlib/ or params/ differ from that commit; None where git cannot tell.
     """
     unknown = {"commit": os.environ.get("CIFARLIB_COMMIT"), "dirty": None}
-    root = project_root().resolve()
-    is_own_code = Path(__file__).resolve().parents[1] == root
-    if not (is_own_code and (root / ".git").exists() and shutil.which("git")):  # no checkout
+    root = project_root()
+    if not ((root / ".git").exists() and shutil.which("git")):
         return unknown
     command = "git status --porcelain=2 --branch -- cifarlib params"
     done = subprocess.run(command.split(), cwd=root, capture_output=True, text=True)
     if done.returncode:  # such as: the checkout is another user's
-        _warn(" ".join(done.stderr.split()))
+        reason = " ".join(done.stderr.split())
+        log.warning("git does not tell which commit this is: %s", reason)
         return unknown
     commit = re.search(r"^# branch.oid (\w+)", done.stdout)  # (initial) where there is none
     is_dirty = any(not line.startswith("#") for line in done.stdout.splitlines())

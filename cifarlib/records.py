@@ -7,20 +7,18 @@ they match, the run is done.
 """
 
 import contextlib
-import csv
 import hashlib
-import io
 import json
 import logging
 import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
+import pandas as pd
 from filelock import FileLock, Timeout
 
 from cifarlib import InputError, outputs_folder, plural
@@ -32,17 +30,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 FREE_BYTES = 100_000_000  # what a run may need: checkpoint and record, each twice for a moment
-HISTORY = {  # column: what it holds
-    "epoch": "1, 2, ...",
-    "learning_rate": "of the epoch's last step",
-    "train_loss": "mean per image over the epoch, while training",
-    "train_accuracy": "share, while training, on augmented images",
-    "last_batch_loss": "in the run's own reduction, as the paper's log prints it",
-    "validation_loss": "mean per image",
-    "validation_accuracy": "share",
-    "train_seconds": "training part of the epoch",
-    "validation_seconds": "validation part",
-}
 
 
 @contextlib.contextmanager
@@ -52,9 +39,8 @@ def locked(folder: Path, timeout: float = -1) -> Iterator[None]:
     Raises filelock.Timeout after ``timeout`` seconds (-1: never), InputError where the file system
     has no locks.
     """
-    lock = FileLock(folder / ".lock", timeout=timeout)
     try:
-        lock.acquire()
+        held = FileLock(folder / ".lock", timeout=timeout).acquire()
     except Timeout:  # an OSError, too
         raise
     except (OSError, NotImplementedError) as error:
@@ -62,10 +48,8 @@ def locked(folder: Path, timeout: float = -1) -> Iterator[None]:
             f"{folder} cannot be locked ({error}), as on some network file systems: give a "
             "data_folder and an output_folder on another disk"
         ) from None
-    try:
+    with held:
         yield
-    finally:
-        lock.release()
 
 
 def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
@@ -87,12 +71,13 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_history(folder: Path, history: list[dict], record: dict | None = None) -> None:
-    """Write history.csv and log.txt; a finished run's log has the results of its record, too."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, HISTORY, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(history)
-    write_text(folder / "history.csv", text.getvalue())
+    """Write history.csv and log.txt; a finished run's log has the results of its record, too.
+
+    Losses are means per image (last_batch_loss: in the run's own reduction), accuracies shares;
+    those of training are collected during the epoch, on augmented images.
+    """
+    table = pd.DataFrame(history).to_csv(index=False, na_rep="nan", lineterminator="\n")
+    write_text(folder / "history.csv", table)
     write_text(folder / "log.txt", log_text(history, record))
 
 
@@ -102,9 +87,7 @@ def read_history(folder: Path) -> list[dict]:
     path = Path(folder) / "history.csv"
     if not path.exists():
         return []
-    with open(path, newline="", encoding="utf-8") as file:
-        rows = [{k: float(v) for k, v in row.items()} for row in csv.DictReader(file)]
-    return [row | {"epoch": int(row["epoch"])} for row in rows]
+    return pd.read_csv(path, float_precision="round_trip").to_dict("records")
 
 
 def open_folder(name: str, output_folder: str | Path | None = None) -> Path:
@@ -113,18 +96,16 @@ def open_folder(name: str, output_folder: str | Path | None = None) -> Path:
 
     Raises InputError, before anything expensive, where it cannot, or has no room.
     """
-    output_folder = outputs_folder(output_folder)
-    folder = output_folder / name
+    folder = outputs_folder(output_folder) / name
     try:
         (folder / "unfinished").mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder / "unfinished"):
-            free = shutil.disk_usage(folder).free
+        tempfile.TemporaryFile(dir=folder / "unfinished").close()
     except OSError as error:
-        problem = f"output_folder = {str(output_folder)!r} cannot be written: {error}"
-        raise InputError(problem) from None
+        raise InputError(f"output_folder: {folder} cannot be written: {error}") from None
+    free = shutil.disk_usage(folder).free
     if free < FREE_BYTES:
-        needed = f"{FREE_BYTES / 1e6:.0f} MB"
-        raise InputError(f"{folder} has {free / 1e6:.0f} MB free, a run needs {needed}")
+        megabytes = f"{free / 1e6:.0f} MB free, a run needs {FREE_BYTES / 1e6:.0f} MB"
+        raise InputError(f"{folder} has {megabytes}")
     return folder
 
 
@@ -165,8 +146,7 @@ def save_model(path: Path, tensors: "dict[str, Tensor]", description: dict) -> N
     import safetensors.torch
 
     tensors = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
-    content = safetensors.torch.save(tensors, metadata={"about": json.dumps(description)})
-    write_atomically(path, lambda file: file.write(content))
+    safetensors.torch.save_file(tensors, path, {"about": json.dumps(description)})
 
 
 def load_model(path: str | Path) -> "tuple[dict[str, Tensor], dict]":
@@ -200,10 +180,8 @@ def leave(
     tensors and description, the first layer also apart."""
     staged = folder / "unfinished"
     tensors, description = network
-    first_layer = tensors["net.0.weight"].detach().cpu().contiguous().numpy()
-    write_atomically(staged / "first_layer.npy", lambda file: np.save(file, first_layer))
-    compress = partial(np.savez_compressed, **predictions)
-    write_atomically(staged / "predictions.npz", compress)
+    np.save(staged / "first_layer.npy", tensors["net.0.weight"].detach().cpu().contiguous())
+    np.savez_compressed(staged / "predictions.npz", **predictions)
     write_history(staged, history, record)
     save_model(staged / "model.safetensors", tensors, description)
     finish(folder, record)
@@ -256,23 +234,19 @@ def finished(output_folder: str | Path | None = None) -> list[dict]:
     named in a warning.
     """
     found = []
-    seen = []
     left_out = []
     for path in sorted(outputs_folder(output_folder).glob("*/seed*/record.json")):
         folder = path.parent
         record = read_record(folder) | {"folder": folder}
-        made_as = (record["run"], f"seed{record['seed']}")
-        is_copy = made_as != (folder.parent.name, folder.name.partition("-")[0])
+        made_as = f"{record['run']}/seed{record['seed']}"
+        lies_as = f"{folder.parent.name}/{folder.name.partition('-')[0]}"
         unknown = unknown_settings(record["parameters"])
         if unknown:
             left_out.append(f"{folder} ({', '.join(unknown)})")
-        elif is_copy:
-            left_out.append(f"{folder} (a copy of {'/'.join(made_as)})")
-        elif record["files"] in seen:
-            left_out.append(f"{folder} (its files are those of another record)")
+        elif lies_as != made_as or any(r["files"] == record["files"] for r in found):
+            left_out.append(f"{folder} (a copy of {made_as})")
         else:
             found.append(record)
-            seen.append(record["files"])
     if left_out:
         log.warning("%s left out: %s", plural(len(left_out), "record"), "; ".join(left_out))
     return found

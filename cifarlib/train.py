@@ -25,10 +25,8 @@ log = logging.getLogger(__name__)
 PRECISIONS = ("auto", "float32", "bfloat16", "float16")
 # at least so many lie between two checkpoints; a CPU's epochs are long, and each is saved
 CHECKPOINT_SECONDS = 10
-# beside all parameters together, where a reader of record.json looks first
-NAMED_IN_RECORD = (
-    *("run", "question", "seed", "epochs", "stop_epoch", "train_images", "loss_reduction"),
-)
+# in record.json, where a reader looks first; `parameters` below has all
+NAMED_FIRST = ["run", "question", "seed", "epochs", "stop_epoch", "train_images", "loss_reduction"]
 
 Statistics = tuple[Tensor, Tensor]  # of the training split: see preprocess.channel_statistics
 Progress = Callable[[float, list[dict]], object]  # called with (epochs done, history)
@@ -256,15 +254,16 @@ def leave_record(run: Run) -> None:
 def make_record(run: Run, results: dict) -> dict:
     """Gather record.json: what ran, what came out, and what it was made with."""
     params = run.training.params
+    history = run.history
     session = run.sessions[-1]
     dirty = [s["dirty"] for s in run.sessions]
     return {
-        **{name: getattr(params, name) for name in NAMED_IN_RECORD},
-        "epochs_trained": len(run.history),
+        **{name: getattr(params, name) for name in NAMED_FIRST},
+        "epochs_trained": len(history),
         "validation_images": len(run.data.validation),
         "test_images": len(run.data.test),
         **results,
-        "train_loss": run.history[-1]["train_loss"],
+        "train_loss": history[-1]["train_loss"],
         **{name: session[name] for name in provenance.MADE_ON},
         "deterministic": run.identity["deterministic"],
         "data_sha256": run.data.sha256,
@@ -275,7 +274,5 @@ def make_record(run: Run, results: dict) -> dict:
         "parameters": params.settings(),
         "parameter_count": sum(p.numel() for p in run.training.model.parameters()),
         "packages": provenance.package_versions(),
-        "epoch_seconds": [
-            round(row["train_seconds"] + row["validation_seconds"], 4) for row in run.history
-        ],
+        "epoch_seconds": [round(r["train_seconds"] + r["validation_seconds"], 4) for r in history],
     }

@@ -7,6 +7,7 @@ that the responses over the training images are uncorrelated with variance l / (
 from collections.abc import Iterable
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -19,11 +20,9 @@ def patch_covariance(parts: Iterable[Tensor], size: int = 2) -> Tensor:
     """
     total = products = count = 0
     for images in parts:
-        images = images.cpu() if images.device.type == "mps" else images
-        patches = (
-            images.double().unfold(2, size, 1).unfold(3, size, 1)
-        )  # (N, C, H', W', size, size)
-        patches = patches.permute(1, 4, 5, 0, 2, 3).reshape(images.shape[1] * size**2, -1)
+        if images.device.type == "mps":
+            images = images.cpu()
+        patches = F.unfold(images.double(), size).transpose(0, 1).flatten(1)  # (D, patches)
         total = total + patches.sum(1)
         products = products + patches @ patches.T
         count += patches.shape[1]
