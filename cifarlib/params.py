@@ -193,7 +193,7 @@ def did_you_mean(name: str, known: Sequence[str]) -> str:
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML in which a key stands once."""
+    """YAML as a person reads it: a key stands once, and 0100 is a hundred."""
 
     def construct_mapping(self, node, deep=False):
         lines = {}
@@ -204,6 +204,12 @@ class _Loader(yaml.SafeLoader):
                 raise InputError(f"{key.value!r} stands twice, in lines {first} and {line}")
             lines[key.value] = line
         return super().construct_mapping(node, deep)
+
+    def construct_yaml_int(self, node):
+        return int(node.value) if node.value.isdecimal() else super().construct_yaml_int(node)
+
+
+_Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_yaml_int)
 
 
 def _file_name(run: int | str) -> str:
@@ -240,7 +246,7 @@ def load_params(run: int | str, **overrides) -> RunParams:
         _refuse_unknown(values)
         RunParams(name, **values)  # its checks: their message then names the file
     except (UnicodeDecodeError, yaml.YAMLError) as error:
-        raise InputError(f"{path} is not YAML in UTF-8: {error}") from None
+        raise InputError(f"{path} is not YAML, or not saved as UTF-8: {error}") from None
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
     first = text.partition("\n")[0]

@@ -7,7 +7,9 @@ they match, the run is done.
 """
 
 import contextlib
+import csv
 import hashlib
+import io
 import json
 import logging
 import os
@@ -18,7 +20,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
-import pandas as pd
 from filelock import FileLock, Timeout
 
 from cifarlib import InputError, outputs_folder, plural
@@ -76,8 +77,11 @@ def write_history(folder: Path, history: list[dict], record: dict | None = None)
     Losses are means per image (last_batch_loss: in the run's own reduction), accuracies shares;
     those of training are collected during the epoch, on augmented images.
     """
-    table = pd.DataFrame(history).to_csv(index=False, na_rep="nan", lineterminator="\n")
-    write_text(folder / "history.csv", table)
+    table = io.StringIO()
+    writer = csv.DictWriter(table, history[0], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(history)
+    write_text(folder / "history.csv", table.getvalue())
     write_text(folder / "log.txt", log_text(history, record))
 
 
@@ -87,7 +91,9 @@ def read_history(folder: Path) -> list[dict]:
     path = Path(folder) / "history.csv"
     if not path.exists():
         return []
-    return pd.read_csv(path, float_precision="round_trip").to_dict("records")
+    with open(path, newline="", encoding="utf-8") as file:
+        rows = [{k: float(v) for k, v in row.items()} for row in csv.DictReader(file)]
+    return [row | {"epoch": int(row["epoch"])} for row in rows]
 
 
 def open_folder(name: str, output_folder: str | Path | None = None) -> Path:

@@ -112,7 +112,7 @@ def test_a_mistyped_override_suggests_the_right_one():
         ("a: [", "not YAML"),
         ("crop: 2\nbatch_size: 64\ncrop: 3", "'crop' stands twice, in lines 1 and 3"),
         ("seed: 3", "a file holds no seed"),
-        ("# für alle", "not YAML in UTF-8"),
+        ("# für alle", "not saved as UTF-8"),
     ],
 )
 def test_a_bad_params_file_is_named_with_its_fault(tmp_path, monkeypatch, text, says):
@@ -133,7 +133,7 @@ def test_an_own_experiment_needs_only_a_file(tmp_path, monkeypatch):
     p = load_params("own", seed=3)
     assert (p.question, p.batch_size, p.learning_rate) == ("Does it?", 64, 1.0)
     assert p.folder == "own/seed3"
-    (tmp_path / "params" / "8.yaml").write_text("batch_size: 100")
+    (tmp_path / "params" / "8.yaml").write_text("batch_size: 0100")
     assert load_params(8).batch_size == 100
     (tmp_path / "params" / "my exp.yaml").write_text("")
     with pytest.raises(InputError, match="without blanks"):
