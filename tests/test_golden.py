@@ -25,6 +25,7 @@ RUNS = {
     "run7-mean": 256,
     "run7-preprocessed": 256,
     "fast": 512,
+    "best": 512,
 }  # images to train on
 LOSSES = ("train_loss", "last_batch_loss", "validation_loss")
 
