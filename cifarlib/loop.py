@@ -47,10 +47,9 @@ class Training:
 
     def batch(self, index: Tensor, crops: Tensor) -> Tensor:
         """Make the batch of the images at ``index``, augmented: see preprocess.crop_and_flip."""
-        padding = self.params.padding
-        cutout = self.params.cutout
+        p = self.params
         return preprocess.crop_and_flip(
-            self.images, self.normalizer, index, crops, padding, cutout=cutout
+            self.images, self.normalizer, index, crops, p.padding, cutout=p.cutout
         )
 
     def state_dict(self) -> dict:

@@ -45,10 +45,10 @@ def eigenpatches(covariance: Tensor) -> tuple[Tensor, Tensor]:
     return values, vectors * chosen.sign()
 
 
-def whitening_filters(covariance: Tensor, eps: float = 5e-4, channels: int = 3) -> Tensor:
-    """Make filters (2D, channels, size, size), float32, of a covariance (D, D): D scaled
+def whitening_filters(covariance: Tensor, eps: float = 5e-4) -> Tensor:
+    """Make filters (2D, 3, size, size), float32, of a covariance (D, D): D scaled
     eigenvectors, largest eigenvalue first, then their negatives."""
     values, vectors = eigenpatches(covariance)
     scaled = vectors / (values + eps).sqrt()[:, None]
-    size = round((len(values) / channels) ** 0.5)
-    return torch.cat([scaled, -scaled]).float().view(-1, channels, size, size)
+    size = round((len(values) / 3) ** 0.5)
+    return torch.cat([scaled, -scaled]).float().view(-1, 3, size, size)
