@@ -7,8 +7,7 @@ F(4x4, 3x3) takes 36 instead of 144, and all tiles together are (m+2)^2 matrix p
 the result differs from the direct sum's by some 1e-5 of the largest output. In bfloat16 tiles stay
 at 2x2, whose inputs and outputs are only added and subtracted: result and gradients are 0.5 % away
 from the exact ones in norm, the direct sum's 0.2 to 0.3 %; with tiles of 4x4 it would be 2 to 3 %.
-The gradients are those of the same formula. [1] Lavin and Gray, Fast Algorithms for Convolutional
-Neural Networks, 2016."""
+[1] Lavin and Gray, Fast Algorithms for Convolutional Neural Networks, 2016."""
 
 import functools
 
@@ -27,7 +26,8 @@ IMAGES = 32  # with fewer, the transform of the weights does
 SHARE = 0.45  # of the multiplications: with more of them left, the transforms cost what is saved
 SMALL = 3  # pixels a side: up to here most of an image touches the padding
 PART = 128  # images at a time: the transformed tiles of a batch of 1024 would take gigabytes
-PYTORCH, WINOGRAD = "PyTorch", "Winograd"  # as a record names them
+PYTORCH = "PyTorch"
+WINOGRAD = "Winograd"  # both as a record names them
 NINE_PRODUCTS = "nine products"  # a method for one layer, used beside Winograd's
 
 
@@ -46,26 +46,21 @@ def use_fast(model: Network, precision: str) -> str:
 
 def faster_in_bfloat16() -> bool:
     """Tell whether this CPU multiplies bfloat16, but without matrix units, which make the direct
-    sum cheaper than the transforms.
-
-    Asked, not measured: a run that is stopped and resumed must go on in the same way. (On a Zen 4
-    the 256-wide pooled layer takes 0.6 of PyTorch's time.)
-    """
+    sum cheaper than the transforms. Not measured: a resumed run must go on in the same way."""
     return cpu_multiplies_bfloat16() and not torch.cpu.get_capabilities().get("amx_bf16")
 
 
 class FastConvolution(nn.Module):
     """Takes the place of a 3x3 convolution with padding 1 and without bias, on images (N, C, H, H),
-    channels_last.
+    channels_last, in the same type: autocast's where it is on, else that of the images.
 
     pooled: 2x2 max-pooling follows, which drops the last row and column of an odd number, so they
-    need not be computed. Computes in the type that PyTorch's convolution would: autocast's where it
-    is on, else that of the images.
-    """
+    need not be computed."""
 
     def __init__(self, convolution: nn.Conv2d, pooled: bool = False):
         super().__init__()
-        self.weight, self.pooled = convolution.weight, pooled
+        self.weight = convolution.weight
+        self.pooled = pooled
 
     def forward(self, x: Tensor) -> Tensor:
         if torch.is_autocast_enabled("cpu"):
@@ -78,7 +73,7 @@ class FastConvolution(nn.Module):
         with torch.autocast("cpu", enabled=False):  # the weights are transformed, then rounded
             if method == NINE_PRODUCTS:
                 return _NineProducts.apply(x, self.weight)
-            parts = [_Winograd.apply(part, self.weight, size) for part in x.split(PART)]
+            parts = [_winograd(part, self.weight, size) for part in x.split(PART)]
             return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
@@ -93,8 +88,7 @@ def fastest_method(n: int, k: int, c: int, height: int, size: int, dtype: torch.
 
 
 def _multiplications(size: int, m: int) -> int:
-    """Count those of one input and output channel and one image, for size x size outputs in tiles
-    of m x m."""
+    """Count those of a pair of channels and an image, for size x size outputs in m x m tiles."""
     return (-(-size // m) * (m + 2)) ** 2
 
 
@@ -107,10 +101,8 @@ def _tile(size: int, dtype: torch.dtype) -> int:
 @functools.cache
 def _matrices(m: int, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
     """Compute A (m^2, a^2), G (a^2, 9), B (a^2, a^2), a = m + 2, for flattened tiles: outputs =
-    A ((G weights) * (B inputs)). A and B in ``dtype``, G in float32.
-
-    The product of two polynomials, of m and of 3 coefficients, from their values at a points,
-    transposed (Toom, Cook)."""
+    A ((G weights) * (B inputs)). A and B in ``dtype``, G in float32. Transposed, they multiply
+    polynomials of m and of 3 coefficients by their values at a points (Toom, Cook)."""
     a = m + 2
     points = torch.tensor(POINTS[: a - 1], dtype=torch.float64)[:, None]
 
@@ -125,67 +117,50 @@ def _matrices(m: int, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
     return outputs.to(dtype), weights.float(), inputs.to(dtype)
 
 
-class _Winograd(torch.autograd.Function):
-    """Tiles are kept as (a^2, tiles, channels): one matrix product transforms them, a^2 others
-    convolve."""
+def _winograd(x: Tensor, weight: Tensor, size: int) -> Tensor:
+    """Convolve: one matrix product transforms all tiles, (m+2)^2 others convolve them."""
+    n, c, _, _ = x.shape
+    k = len(weight)
+    m = _tile(size, x.dtype)
+    t = -(-size // m)  # tiles a side
+    outputs, weights, inputs = _matrices(m, x.dtype)
+    v = (inputs @ _Tiles.apply(x, m, t)).view(len(inputs), -1, c)
+    u = (weights @ weight.permute(2, 3, 1, 0).reshape(9, -1)).view(len(inputs), c, k).to(x.dtype)
+    y = (outputs @ torch.bmm(v, u).view(len(inputs), -1)).view(m, m, n, t, t, k)
+    y = y.permute(2, 3, 0, 4, 1, 5).reshape(n, t * m, t * m, k)
+    return y[:, :size, :size].contiguous().permute(0, 3, 1, 2)
+
+
+class _Tiles(torch.autograd.Function):
+    """Cut padded images (N, C, H, H) into t x t tiles, which overlap by two pixels:
+    ((m+2)^2, N * t * t * C)."""
 
     @staticmethod
-    def forward(ctx, x: Tensor, weight: Tensor, size: int) -> Tensor:
+    def forward(ctx, x: Tensor, m: int, t: int) -> Tensor:
+        ctx.sizes = m, t, x.shape
         n, c, h, _ = x.shape
-        k = len(weight)
-        m = _tile(size, x.dtype)
-        a = m + 2
-        t = -(-size // m)  # tiles a side
-        tiles = n * t * t
-        outputs, weights, inputs = _matrices(m, x.dtype)
         padded = x.new_zeros(n, t * m + 2, t * m + 2, c)
         padded[:, 1 : 1 + h, 1 : 1 + h] = x.permute(0, 2, 3, 1)
-        image, row, column, _ = padded.stride()
-        overlapping = padded.as_strided(
-            (a, a, n, t, t, c), (row, column, image, m * row, m * column, 1)
-        )
-        v = (inputs @ overlapping.reshape(a * a, -1)).view(a * a, tiles, c)
-        u = (weights @ weight.permute(2, 3, 1, 0).reshape(9, -1)).view(a * a, c, k).to(x.dtype)
-        y = (outputs @ torch.bmm(v, u).view(a * a, -1)).view(m, m, n, t, t, k)
-        y = y.permute(2, 3, 0, 4, 1, 5).reshape(n, t * m, t * m, k)[:, :size, :size].contiguous()
-        ctx.save_for_backward(v, u)
-        ctx.sizes = m, t, size, x.shape
-        return y.permute(0, 3, 1, 2)
+        tiles = padded.unfold(1, m + 2, m).unfold(2, m + 2, m)  # (n, t, t, c, m + 2, m + 2)
+        return tiles.permute(4, 5, 0, 1, 2, 3).reshape((m + 2) ** 2, -1)
 
     @staticmethod
     @once_differentiable
-    @torch.autocast("cpu", enabled=False)
-    def backward(ctx, dy: Tensor) -> tuple[Tensor, Tensor, None]:
-        v, u = ctx.saved_tensors
-        m, t, size, (n, c, h, _) = ctx.sizes
-        outputs, weights, inputs = _matrices(m, v.dtype)
-        a = m + 2
-        k = u.shape[2]
-        tiles = v.shape[1]
-        rest = t * m - size
-        dy = dy.permute(0, 2, 3, 1)
-        if rest:  # without, F.pad would copy
-            dy = F.pad(dy, (0, 0, 0, rest, 0, rest))
-        dy = dy.reshape(n, t, m, t, m, k).permute(2, 4, 0, 1, 3, 5).reshape(m * m, -1)
-        dm = (outputs.T @ dy).view(a * a, tiles, k)
-        du = torch.bmm(v.transpose(1, 2), dm).view(a * a, -1).float()
-        dweight = (weights.T @ du).view(3, 3, c, k).permute(3, 2, 0, 1)
-        dx = inputs.T @ torch.bmm(dm, u.transpose(1, 2)).view(a * a, -1)
-        # (n, t, a, t, a, c): tiles overlap by two pixels
-        dx = dx.view(a, a, n, t, t, c).permute(2, 3, 0, 4, 1, 5)
+    def backward(ctx, dtiles: Tensor) -> tuple[Tensor, None, None]:
+        m, t, (n, c, h, _) = ctx.sizes
+        dx = dtiles.view(m + 2, m + 2, n, t, t, c).permute(2, 3, 0, 4, 1, 5)
         summed = dx.new_zeros(n, t + 1, m, t + 1, m, c)
         summed[:, :t, :, :t] = dx[:, :, :m, :, :m]
         summed[:, 1:, :2, :t] += dx[:, :, m:, :, :m]
         summed[:, :t, :, 1:, :2] += dx[:, :, :m, :, m:]
         summed[:, 1:, :2, 1:, :2] += dx[:, :, m:, :, m:]
         dx = summed.view(n, (t + 1) * m, (t + 1) * m, c)[:, 1 : 1 + h, 1 : 1 + h]
-        return dx.contiguous().permute(0, 3, 1, 2), dweight, None
+        return dx.contiguous().permute(0, 3, 1, 2), None, None
 
 
 class _NineProducts(torch.autograd.Function):
     """PyTorch's convolution, but the gradient by the weights: nine matrix products of the pixels
-    that each weight joins. PyTorch's takes two to three times as long, and of 3x3 images it spends
-    two multiplications in five on padding."""
+    that each weight joins, in a third to a half of the time."""
 
     @staticmethod
     def forward(ctx, x: Tensor, weight: Tensor) -> Tensor:
@@ -198,8 +173,9 @@ class _NineProducts(torch.autograd.Function):
     @torch.autocast("cpu", enabled=False)
     def backward(ctx, dy: Tensor) -> tuple[Tensor, Tensor]:
         x, weight = ctx.saved_tensors
-        (k, c, *_), h = weight.shape, x.shape[-1]
-        rows, drows = x.permute(2, 0, 3, 1), dy.permute(2, 0, 3, 1)  # (H, N, H, channels)
+        k, c = weight.shape[:2]
+        rows, drows = (images.permute(2, 0, 3, 1) for images in (x, dy))  # (H, N, H, channels)
+        h = len(rows)
         dweight = x.new_empty(3, 3, k, c)
         # of x, by weight i; of dy by 2 - i
         reach = [slice(max(0, i - 1), h + min(0, i - 1)) for i in range(3)]
