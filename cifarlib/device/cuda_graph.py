@@ -1,12 +1,10 @@
 """An epoch on CUDA with the whole step captured in a graph: forward, loss, backward, optimizer.
 
 At batch 128 the arithmetic of a step takes less time than Python needs to launch its kernels, about
-a hundred; a graph is launched at once. What the steps of an epoch read (their batches, labels and
-learning rates) is laid out on the device before the first, what they leave (losses and logits) is
-read after the last, and a counter on the device says which step comes next, so that nothing passes
-between host and device inside an epoch. ``loop.train_epoch`` is the reference."""
+a hundred; a graph is launched at once. What an epoch's steps read lies on the device before the
+first, what they leave is read after the last, and a counter on the device says which comes next, so
+that nothing passes between host and device in between. ``loop.train_epoch`` is the reference."""
 
-import functools
 import gc
 import warnings
 from collections.abc import Callable
@@ -19,12 +17,10 @@ from cifarlib.model import OUTPUTS
 
 # steps before the capture, which must not meet a first call: libraries load, buffers are made
 WARM_UP = 3
-PART = 4000  # images laid out at a time: the positions of their pixels take 8 kB an image
 
 
 class CapturedEpoch:
-    """Called like ``loop.train_epoch`` with an epoch's number; ``training`` is fixed, as its
-    tensors are captured."""
+    """``loop.train_epoch`` of one ``training``, whose tensors are captured."""
 
     def __init__(self, training: Training):
         self.training = training  # the graph reads its tensors by address
@@ -70,15 +66,12 @@ class CapturedEpoch:
         plan = epoch_plan(params, epoch, len(training.images))
         order, crops = (part[: self.labels.numel()].to(self.step.device) for part in plan)
         torch.index_select(training.labels, 0, order, out=self.labels.view(-1))
-        batches = self.batches.flatten(0, 1).permute(0, 3, 1, 2)
-        for start in range(0, len(order), PART):
-            part = slice(start, start + PART)
-            batches[part] = training.batch(order[part], crops[part])
+        images = training.batch(order, crops)  # for a moment some 40 kB each
+        self.batches.copy_(images.permute(0, 2, 3, 1).reshape(self.batches.shape))
         steps = range((epoch - 1) * len(self.rates), epoch * len(self.rates))
+        rates = [params.learning_rate_at(step) for step in steps]
         times = [group["times_rate"] for group in training.optimizer.param_groups]
-        self.rates.copy_(
-            torch.tensor([[t * params.learning_rate_at(step) for t in times] for step in steps])
-        )
+        self.rates.copy_(torch.tensor([[t * rate for t in times] for rate in rates]))
         self.step.zero_()
 
     def __call__(self, epoch: int, on_step: Callable[[int], object] = lambda step: None) -> dict:
@@ -94,26 +87,18 @@ class CapturedEpoch:
 
 
 def _state(training: Training) -> list[Tensor]:
-    """All that a step changes."""
+    """Gather all that a step changes."""
     momentum = [t for state in training.optimizer.state.values() for t in state.values()]
     tensors = [*training.model.state_dict(keep_vars=True).values(), *momentum]
     return [t for t in tensors if isinstance(t, Tensor)]
 
 
-@functools.cache
-def capture_stream(device: torch.device) -> torch.cuda.Stream:
-    """One for all captures on the device: cuBLAS keeps a workspace for every stream that it has
-    met."""
-    return torch.cuda.Stream(device)
-
-
 def capture(
     function: Callable[[], None], reset: Callable[[], object], device: torch.device
 ) -> Callable[[], None]:
-    """Make ``function`` one launch on a CUDA device, after a few ordinary calls; ``reset()`` before
-    each."""
+    """Make ``function`` one launch, after a few ordinary calls; ``reset()`` before each."""
     with torch.cuda.device(device):
-        stream = capture_stream(device)
+        stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream), warnings.catch_warnings():
             # AdamW: these steps alone run uncaptured
@@ -124,12 +109,7 @@ def capture(
         torch.cuda.current_stream().wait_stream(stream)
         reset()
         graph = torch.cuda.CUDAGraph()
-        gc.collect()
-        gc.disable()  # another graph that is destroyed now would break the capture
-        try:
-            # its default one belongs to the device of the first capture
-            with torch.cuda.graph(graph, stream=stream):
-                function()
-        finally:
-            gc.enable()
+        gc.collect()  # another graph that is destroyed during the capture would break it
+        with torch.cuda.graph(graph, stream=stream):
+            function()
     return graph.replay

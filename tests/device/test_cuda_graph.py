@@ -43,7 +43,6 @@ def test_captured_epochs_equal_eager_ones(
         monkeypatch.setattr(
             cuda_graph, "capture", lambda step, reset, _: [reset(), step()] and step
         )
-    monkeypatch.setattr(cuda_graph, "PART", 100)
     monkeypatch.setattr(Lookahead, "IMAGES", 256)
     p = load_params(run, **{"batch_size": 128, "train_images": 500, "epochs": 3, **other})
     eager, captured = (training_of(p, small, device, dtype) for _ in range(2))
