@@ -19,10 +19,8 @@ def pick_device(name: str = "auto") -> torch.device:
     devices = [*gpus, "cpu"]
     if torch.backends.mps.is_available():
         devices.insert(len(gpus), "mps")
-    if name == "auto":
+    if name == "auto" or (name == "cuda" and gpus):
         name = devices[0]
-    if name == "cuda" and gpus:
-        name = gpus[0]
     if name not in devices:
         choices = ", ".join(["auto", *devices])
         raise InputError(f"device = {name!r} is not there: choose one of {choices}")
@@ -48,10 +46,8 @@ def pick_precision(device: torch.device) -> str:
     """Choose "bfloat16" (autocast; weights stay float32) where the device has units for it, else
     "float16" on CUDA, "float32" elsewhere.
 
-    Asked, not measured: another precision is another result, so what else runs on the machine must
-    not decide it, and a CPU without such units takes seconds for a product in bfloat16, a hundred
-    times as long as in float32.
-    """
+    Not measured: another precision is another result, which what else runs on the machine must not
+    decide; a CPU without such units takes a hundred times as long in bfloat16 as in float32."""
     if device.type == "cuda":
         major, _ = torch.cuda.get_device_capability(device)
         return "bfloat16" if major >= 8 else "float16"
@@ -59,8 +55,7 @@ def pick_precision(device: torch.device) -> str:
 
 
 def cpu_multiplies_bfloat16() -> bool:
-    """Tell whether this CPU has bfloat16 units, and PyTorch is allowed to use them
-    (ATEN_CPU_CAPABILITY=avx2 forbids it)."""
+    """Tell whether this CPU has bfloat16 units that ATEN_CPU_CAPABILITY lets PyTorch use."""
     units = torch.cpu.get_capabilities()
     has_units = bool(units.get("avx512_bf16") or units.get("amx_bf16"))
     return has_units and "AVX512" in torch.backends.cpu.get_cpu_capability()
@@ -68,11 +63,8 @@ def cpu_multiplies_bfloat16() -> bool:
 
 @functools.cache
 def keep_freed_memory() -> None:
-    """Have glibc keep freed memory for the next step; elsewhere without effect.
-
-    By default it returns every large tensor to the system, which then zeroes the pages of the next
-    one: at batch 1024 that was half of a CPU step's time.
-    """
+    """Have glibc keep freed memory for the next step, elsewhere nothing. By default the system
+    gets it back and zeroes its pages anew: at batch 1024 half of a CPU step's time."""
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
         mallopt(-3, 1 << 30)  # M_MMAP_THRESHOLD: no private mapping for tensors below 1 GiB
@@ -80,12 +72,10 @@ def keep_freed_memory() -> None:
 
 
 def make_repeatable(deterministic: bool) -> None:
-    """Have CUDA repeat training bit for bit, at some cost, or use whatever is fastest; a CPU needs
-    nothing."""
+    """Have CUDA repeat training bit for bit, as a CPU does anyway, or use whatever is fastest."""
     if deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    # Only warns: CUDA's max-pooling counts as nondeterministic, but windows that do not overlap
-    # never add twice.
+    # only warns: max-pooling counts as nondeterministic, but its windows do not overlap here
     torch.use_deterministic_algorithms(deterministic, warn_only=True)
     torch.backends.cudnn.benchmark = not deterministic
     # takes time, and every buffer is written before it is read
