@@ -58,14 +58,8 @@ class Cifar10:
     test: Split  # the public test set: read once, after the last epoch
     sha256: str = DATA_SHA256
 
-    def head(self, train: int, validation: int, test: int) -> "Cifar10":
-        """Return the first images of each split, for tests and tours."""
-        splits = self.train.head(train), self.validation.head(validation), self.test.head(test)
-        return Cifar10(*splits, sha256=f"{self.sha256}, first {train}/{validation}/{test}")
-
     def all_for_training(self) -> "Cifar10":
-        """Return the data with the validation images at the end of the training split, so that
-        nothing is left to validate on."""
+        """Return the data with the validation images at the end of the training split."""
         images = torch.cat([self.train.images, self.validation.images])
         labels = torch.cat([self.train.labels, self.validation.labels])
         return Cifar10(Split(images, labels), self.validation.head(0), self.test, self.sha256)
@@ -74,16 +68,18 @@ class Cifar10:
 def load_cifar10(folder: str | Path | None = None) -> Cifar10:
     """Load CIFAR-10 from ``folder`` (default: data/ of the project), fetched where it is missing.
 
-    torchvision's cifar-10-python.tar.gz, put into the folder by hand as it is or unpacked, serves
-    as well. Raises InputError where the data are neither there nor to be had.
-    """
+    torchvision's cifar-10-python.tar.gz, put into the folder by hand, serves as well. Raises
+    InputError where the data are neither there nor to be had."""
     folder = user_path("data_folder", folder) or project_root() / "data"
     try:
-        content = _read_file(folder / FILE) or _make_file(folder)
+        content = _read_file(folder / FILE)
+        if content is None:
+            folder.mkdir(exist_ok=True)  # without parents: a mistyped path makes no folders
+            with locked(folder):  # of two processes one fetches, the other then finds the file
+                content = _read_file(folder / FILE) or _fetch(folder)
     except OSError as error:
-        raise InputError(
-            f"data_folder = {str(folder)!r} cannot be used ({error}): choose another"
-        ) from None
+        problem = f"data_folder = {str(folder)!r} cannot be used ({error}): choose another"
+        raise InputError(problem) from None
     records = torch.from_numpy(np.frombuffer(content, np.uint8).reshape(-1, RECORD_BYTES))
     labels = records[:, 0].long()
     images = records[:, 1:].unflatten(1, (3, 32, 32))  # a view: the bytes are in memory once
@@ -102,68 +98,51 @@ def _read_file(path: Path) -> bytearray | None:
     return content
 
 
-def _make_file(folder: Path) -> bytearray:
-    """Make the file from the first source that delivers and return its content."""
-    folder.mkdir(exist_ok=True)  # without parents: a path with a typing error makes no folders
-    with locked(folder):  # of two processes one fetches, the other then finds the file
-        content = _read_file(folder / FILE)
-        if content is None:
-            content = _fetch(folder)
-            write_atomically(folder / FILE, lambda file: file.write(content))
-    return content
-
-
 def _fetch(folder: Path) -> bytearray:
-    """Get the content of the file; ``folder`` takes temporary files. Raises InputError that names
-    every failure and the ways out."""
+    """Make the file from the first source that delivers and return its content. Raises InputError
+    that names every failure and the ways out."""
     for left in folder.glob(".fetch-*"):  # by a process that was killed
         shutil.rmtree(left)
     failures = []
     for name, source in SOURCES.items():
         try:
             with tempfile.TemporaryDirectory(dir=folder, prefix=".fetch-") as temporary:
-                return _verified(*source(folder, Path(temporary)))
+                return _write_file(folder, *source(folder, Path(temporary)))
         except Exception as error:  # whatever it is, the next source is tried, and all is reported
-            reason = next(iter(str(error).splitlines()), type(error).__name__)
-            failures.append(f"{name}: {reason}")
+            failures.append(f"{name}: {error!r}")
             log.warning("no CIFAR-10 from %s", failures[-1])
     raise InputError(
-        f"no CIFAR-10 in {folder}, and it could not be fetched ({'; '.join(failures)}). Get online "
-        f"and try again, or put cifar-10-python.tar.gz, as it is or unpacked, into {folder}"
+        f"no CIFAR-10 in {folder}, and it could not be fetched ({'; '.join(failures)}). "
+        f"Get online and try again, or put cifar-10-python.tar.gz into {folder}"
     )
 
 
-def _verified(labels: np.ndarray, images: np.ndarray) -> bytearray:
-    """Pack labels (60000,) and images (60000, 32, 32, 3) into the file's content. Raises ValueError
-    where they are not CIFAR-10's."""
+def _write_file(folder: Path, labels: np.ndarray, images: np.ndarray) -> bytearray:
+    """Write labels (60000,) and images (60000, 32, 32, 3) and return the file's content. Raises
+    ValueError where they are not CIFAR-10's."""
     rows = images.transpose(0, 3, 1, 2).reshape(len(images), -1)
     content = bytearray(np.concatenate([labels.astype(np.uint8)[:, None], rows], axis=1).tobytes())
     if hashlib.sha256(content).hexdigest() != DATA_SHA256:
         raise ValueError("these are not the 60,000 images of CIFAR-10: their SHA-256 differs")
+    write_atomically(folder / FILE, lambda file: file.write(content))
     return content
 
 
 def _from_torchvision(folder: Path, temporary: Path, download: bool) -> Arrays:
-    """Read torchvision's archive or unpacked folder, downloaded or put into ``folder`` by hand.
-
-    A pickle can run anything: torchvision compares every file with its published MD5 first.
-    """
+    """Read torchvision's archive, downloaded or put into ``folder`` by hand. A pickle can run
+    anything: torchvision compares every file with its published MD5 first."""
     from torchvision.datasets import CIFAR10
-    from torchvision.datasets.utils import check_integrity, extract_archive
+    from torchvision.datasets.utils import check_integrity
 
     archive = folder / CIFAR10.filename
     if download:
         log.warning("fetching CIFAR-10 by torchvision's download, 170 MB")
-        folder = temporary
-    elif archive.exists():
-        if not check_integrity(archive, CIFAR10.tgz_md5):
-            raise ValueError(f"{archive.name} is damaged: its MD5 is not the published one")
-        extract_archive(archive, temporary)
-        folder = temporary
-    elif not (folder / CIFAR10.base_folder).exists():
-        raise FileNotFoundError(f"neither {archive.name} nor {CIFAR10.base_folder} is there")
-    train = CIFAR10(folder, train=True, download=download)
-    test = CIFAR10(folder, train=False)
+    elif check_integrity(archive, CIFAR10.tgz_md5):
+        shutil.copy(archive, temporary)  # where torchvision finds it and downloads nothing
+    else:
+        raise ValueError(f"{archive.name} is missing, or its MD5 is not the published one")
+    train = CIFAR10(temporary, train=True, download=True)
+    test = CIFAR10(temporary, train=False)
     return np.array(train.targets + test.targets), np.concatenate([train.data, test.data])
 
 

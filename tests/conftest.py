@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from made_up import few
 
 from cifarlib import project_root
 from cifarlib.data import Cifar10, load_cifar10
@@ -47,14 +48,14 @@ def cifar10() -> Cifar10:
 
 @pytest.fixture(scope="session")
 def small(cifar10: Cifar10) -> Cifar10:
-    return cifar10.head(512, 100, 100)
+    return few(cifar10, 512, 100, 100)
 
 
 @pytest.fixture(scope="session")
 def tiny_run(tmp_path_factory: pytest.TempPathFactory, cifar10: Cifar10) -> Path:
     """The folder of a run 7 on 256 images, which knows little, and is tested on 1,000."""
     params = load_params(7, epochs=2, train_images=256)
-    return train(params, cifar10.head(256, 200, 1000), tmp_path_factory.mktemp("tiny"))
+    return train(params, few(cifar10, 256, 200, 1000), tmp_path_factory.mktemp("tiny"))
 
 
 @pytest.fixture(scope="session")
@@ -62,7 +63,7 @@ def two_runs(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory, cifar10: 
     """An output folder with ``tiny_run`` and the same of seed 1."""
     outputs = tmp_path_factory.mktemp("two") / "outputs"
     shutil.copytree(tiny_run.parents[1], outputs)
-    train(load_params(7, seed=1, epochs=2, train_images=256), cifar10.head(256, 200, 1000), outputs)
+    train(load_params(7, seed=1, epochs=2, train_images=256), few(cifar10, 256, 200, 1000), outputs)
     return outputs
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from cifarlib import records
+from cifarlib.data import Cifar10
 from cifarlib.params import load_params
 from cifarlib.report.claims import arms_of, published
 from cifarlib.whitening import whitening_filters
@@ -14,6 +15,12 @@ IMAGES = 1000
 
 MADE_ON = {"device": "cpu", "device_name": "a made-up device"}
 MADE_ON |= {"precision": "float32", "convolutions": "PyTorch"}
+
+
+def few(data: Cifar10, train: int, validation: int, test: int) -> Cifar10:
+    """The first images of each split."""
+    splits = data.train.head(train), data.validation.head(validation), data.test.head(test)
+    return Cifar10(*splits, sha256=f"{data.sha256}, first {train}/{validation}/{test}")
 
 
 def make_record(

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from made_up import few
 
 from cifarlib import records
 from cifarlib.data import load_cifar10
@@ -37,7 +38,7 @@ def history_of(run: str) -> dict:
     order, crops = epoch_plan(p, 2, p.train_images)
     with tempfile.TemporaryDirectory() as folder:
         where = train(
-            p, load_cifar10().head(RUNS[run], 250, 10), folder, device="cpu", precision="float32"
+            p, few(load_cifar10(), RUNS[run], 250, 10), folder, device="cpu", precision="float32"
         )
         history = records.read_history(where)
     rows = [{name: row[name] for name in ("learning_rate", *LOSSES)} for row in history]

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -128,18 +129,20 @@ def test_deterministic_repeats_bit_for_bit_on_any_device(device, small, tmp_path
 
 TRAIN = """
 import sys
+from made_up import few
 from cifarlib.data import load_cifar10
 from cifarlib.params import load_params
 from cifarlib.train import train
 params = load_params(7, train_images=256, epochs=3)
-train(params, load_cifar10().head(512, 100, 100), sys.argv[1], device="cpu",
+train(params, few(load_cifar10(), 512, 100, 100), sys.argv[1], device="cpu",
       progress=lambda epochs, history: print(epochs, flush=True))
 """
 
 
 def start(folder):
     command = [sys.executable, "-c", TRAIN, str(folder)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    options = {"cwd": Path(__file__).parent, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    return subprocess.Popen(command, text=True, **options)
 
 
 def test_killed_and_resumed_equals_undisturbed(undisturbed, tmp_path):
