@@ -33,7 +33,7 @@ TRAIN := $(CIFARLIB) train $(call options,EPOCHS STOP IMAGES DEVICE DATA OUTPUTS
 STATUS := $(CIFARLIB) status $(call options,RUNS SEEDS EPOCHS STOP IMAGES OUTPUTS)
 PAPERMILL := "$(BIN)/papermill" -k python3 $(call parameter,OUTPUTS,output_folder) $(call parameter,DATA,data_folder)
 EXPORT := "$(BIN)/jupyter" nbconvert --to
-HANDIN := $(CIFARLIB) handin $(call options,NAME RUN SEEDS IMAGES LAYOUT DATA OUTPUTS)
+HANDIN := $(CIFARLIB) handin $(call options,NAME RUN SEEDS IMAGES LAYOUT OUTPUTS)
 .PHONY: help setup data train table status slurm report notebooks predict handin bench lab test lint
 help:
 	@sed -n 's/^#: //p' Makefile
