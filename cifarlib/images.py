@@ -29,10 +29,10 @@ def read_images(path: str | Path, layout: str = "auto") -> tuple[Tensor, list[st
     """Read an array file, a picture or a folder of pictures; log which files are left out.
 
     An array file, .npy or .npz, holds (N, 32, 32, 3), (N, 3, 32, 32) or rows (N, 3072), numbers
-    from 0 to 255 or fractions from 0 to 1; rows are channel by channel (layout "chw") or pixel by
-    pixel ("hwc"), "auto" tells which from their values. A picture is cut to its central square and
-    resized. A folder is read with its subfolders, in natural order (2.png before 10.png). Returns
-    uint8 (N, 3, 32, 32) and files' names below the folder or "0", "1", ... Raises InputError."""
+    from 0 to 255 or fractions from 0 to 1; rows are laid out as ``LAYOUTS`` says, "auto": as their
+    values tell. A picture is cut to its central square and resized. A folder is read with its
+    subfolders, in natural order (2.png before 10.png). Returns uint8 (N, 3, 32, 32) and files'
+    names below the folder or "0", "1", ... Raises InputError."""
     if layout not in ("auto", "chw", "hwc"):
         raise InputError(f"layout = {layout!r}: choose auto, {LAYOUTS}")
     path = existing_path("images", path)
@@ -62,8 +62,7 @@ def _read_pictures(path: Path) -> dict[str, np.ndarray]:
     left_out = []
     for file in sorted(path.rglob("*"), key=_natural) if path.is_dir() else [path]:
         name = file.relative_to(folder).as_posix()
-        # a linked folder, which rglob does not enter, is left out
-        if not re.search(r"(^|/)\.", name) and (file.is_file() or file.is_symlink()):
+        if file.is_file() and not re.search(r"(^|/)\.", name):
             try:
                 pictures[name] = _read_picture(file)
             except Exception:  # a decoder fails in any way
@@ -79,9 +78,6 @@ def _read_pictures(path: Path) -> dict[str, np.ndarray]:
 def _read_picture(file: Path) -> np.ndarray:
     """Read a picture as uint8 (32, 32, 3), upright, its transparent parts white."""
     with Image.open(file) as picture:
-        picture.getexif()
-        # it has been read; exif_transpose would write the rest of it anew, and fails at odd tags
-        picture.info.pop("exif", None)
         if np.asarray(picture).itemsize > 1:
             raise ValueError("Pillow would cut off its values at 255")
         rgba = ImageOps.exif_transpose(picture).convert("RGBA")
@@ -114,8 +110,8 @@ def _read_array(file: Path, layout: str) -> np.ndarray:
 
 
 def _tell_layout(rows: np.ndarray) -> str:
-    """Tell how uint8 rows (N, 3072) are laid out, as pixels differ least from their neighbours: 32
-    values on is the pixel below in chw, 96 values on in hwc."""
+    """Tell how uint8 rows (N, 3072) are laid out, as pixels differ least from their neighbours:
+    the pixel below is 32 values on in chw, 96 in hwc."""
     some = rows[:: max(len(rows) // 1000, 1)].astype(np.float32)
     chw, hwc = (np.abs(some[:, step:] - some[:, :-step]).mean() for step in (32, 96))
     if max(chw, hwc) <= 1.2 * min(chw, hwc):

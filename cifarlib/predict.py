@@ -33,8 +33,8 @@ def find_models(
     """Find the folders of finished runs that have their network.
 
     model: a run's folder, its network's file or a list of such; else those of ``run`` with these
-    seeds or, for None, the longest one. Of a seed's records the longest is taken, of equal ones
-    the lowest seed: not the best, whose accuracy the choice would flatter."""
+    seeds or, for None, of the longest (ties: lowest seed). Of a seed's records the longest is
+    taken, not the best, whose accuracy the choice would flatter."""
     if model:
         paths = [user_path("model", item) for item in np.atleast_1d(model).tolist()]
         folders = [path.parent if path.name == MODEL else path for path in paths]
@@ -83,17 +83,11 @@ class Answers(NamedTuple):
         columns = {"image": self.names, "label": labels, "class": np.take(CLASSES, labels)}
         return pd.DataFrame(columns | {"probability": shares.round(4)})
 
-    def write(self, predictions: str | Path, submission: bool = False) -> Path:
-        """Write the probabilities to a file, .npy, beside it the table, .csv, and, on request,
-        Kaggle's submission.csv (id,label); return the first."""
+    def write(self, predictions: str | Path) -> Path:
+        """Write the probabilities, .npy, and beside them the table, .csv; return the first."""
         path = output_path(predictions)
         np.save(path, self.probabilities.numpy())
-        table = self.table()
-        table.to_csv(path.with_suffix(".csv"), index=False, errors="replace")
-        if submission:
-            ids = [Path(name).stem for name in self.names]
-            kaggle = pd.DataFrame({"id": ids, "label": table["class"]})
-            kaggle.to_csv(path.with_name("submission.csv"), index=False)
+        self.table().to_csv(path.with_suffix(".csv"), index=False, errors="replace")
         return path
 
 
@@ -119,27 +113,18 @@ def predict(
     an image's six views where ``views``. A name such as "cat/1.png" holds the label."""
     networks = [load_model(folder, device) for folder in folders]
     answers = [net.logits(images, views=views).softmax(1).cpu() for net in networks]
-    text = f"Class probabilities by {', '.join(_names(folders))}"
+    mean = torch.stack(answers).mean(0)
+    whose = [f"{folder.parent.name}/{folder.name}" for folder in folders]
+    text = f"Class probabilities by {', '.join(whose)}"
     if len(folders) > 1:
         text += ", averaged"
+        answers.append(mean)
+        whose.append("their average")
     text += "; each image was seen in six views." if views else "."
     labels = pd.Index(CLASSES).get_indexer([Path(name).parent.name.lower() for name in names])
     known = labels >= 0
     if known.any():
-        right = accuracies(folders, [each[known] for each in answers], labels[known])
-        text += f" Right of {plural(known.sum(), 'image')} with a label: {right}."
-    return Answers(names, torch.stack(answers).mean(0), text)
-
-
-def _names(folders: list[Path]) -> list[str]:
-    return [f"{folder.parent.name}/{folder.name}" for folder in folders]
-
-
-def accuracies(folders: list[Path], answers: list[Tensor], labels: np.ndarray) -> str:
-    """Name apart the accuracy of each network's probabilities and, of several, of their mean."""
-    names = _names(folders)
-    if len(folders) > 1:
-        names.append("their average")
-        answers = [*answers, torch.stack(answers).mean(0)]
-    shares = [accuracy(each, labels) for each in answers]
-    return ", ".join(f"{share:.2%} by {name}" for share, name in zip(shares, names, strict=True))
+        shares = [accuracy(each[known], labels[known]) for each in answers]
+        right = [f"{share:.2%} by {name}" for share, name in zip(shares, whose, strict=True)]
+        text += f" Right of {plural(known.sum(), 'image')} with a label: {', '.join(right)}."
+    return Answers(names, mean, text)
