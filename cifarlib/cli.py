@@ -5,14 +5,13 @@ A command imports what it needs when it runs: make asks for states often, and to
 
 import fnmatch
 import sys
-import textwrap
 from pathlib import Path
 
 import click
 
 from cifarlib import InputError, __version__, outputs_folder
 from cifarlib.params import SHORT_NAMES, load_params, run_names
-from cifarlib.status import as_text, read, report
+from cifarlib.status import read, report
 
 
 def numbers(text: str) -> list[int]:
@@ -95,11 +94,8 @@ def results(output_folder: str | None, figure: str | None) -> None:
 
     frame = results.table(output_folder)
     judged = claims.judge(results.of_fast(frame), recipe="fast")
-    for line in claims.conclusion(judged).replace("*", "").splitlines():
-        click.echo(textwrap.fill(line, 100, subsequent_indent="  "))
-    summary = results.summary(frame)
-    summary["run"] += summary.pop("changes").map(lambda changes: changes and f" ({changes})")
-    click.echo("\n" + as_text(summary))
+    click.echo(claims.conclusion(judged).replace("*", "") + "\n")
+    click.echo(results.summary(frame).to_string(index=False, na_rep="-", float_format="%.2f"))
     if figure:
         from cifarlib.report import figures
 
@@ -111,21 +107,20 @@ def results(output_folder: str | None, figure: str | None) -> None:
 @click.option("--images", required=True, help=OPTIONS["images"]["help"])
 @click.option("--model", multiple=True, help="A folder with a network, instead of a run.")
 @click.option("--predictions", default="predictions.npy", help="The file to write.")
-@click.option("--submission", is_flag=True, help="Write Kaggle's submission.csv, too.")
-def predict(*, images, run, seeds, views, layout, device, output_folder, model, **files) -> None:
+def predict(*, images, layout, views, device, predictions, **whose) -> None:
     """Classify images of your own."""
     from cifarlib.images import read_images
     from cifarlib.predict import find_models, output_path, predict
 
-    folders = find_models(run, seeds, list(model), output_folder)
-    output_path(files["predictions"])
+    folders = find_models(**whose)
+    path = output_path(predictions)
     answers = predict(*read_images(images, layout), folders, views, device)
-    written = f"{answers.write(**files)} and, beside it, the answers as a table (.csv)"
-    click.echo(f"{answers.text}\nWritten: {written}")
+    click.echo(f"{answers.text}\nWritten: {answers.write(path)} and, beside it, a table (.csv)")
 
 
-@commands.command(params=options("run seeds images layout data_folder output_folder"))
+@commands.command(params=options("run seeds layout output_folder"))
 @click.option("--name", required=True, help="First_Last: the name of the zip.")
+@click.option("--images", required=True, help=OPTIONS["images"]["help"])
 @click.option("--check", is_flag=True, help="Only look whether all is there but the report.")
 def handin(**asked) -> None:
     """Make one zip of all that is handed in, tried out."""

@@ -1,10 +1,6 @@
-"""Which runs are done, running, unfinished, stale or missing, as their folders say.
+"""Which runs are done, running, unfinished, stale or missing, as their folders say, without torch:
+make asks many times."""
 
-No torch is imported: make asks many times.
-"""
-
-import math
-import textwrap
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -64,33 +60,23 @@ def _changes(folder: Path) -> list[str]:
 
 
 def report(wanted: Sequence[RunParams], output_folder: Path) -> str:
-    """List all that exists, at whatever length, with the mean accuracies of what is done; then name
-    of the runs wanted what has nothing at any length."""
+    """List all that exists, at whatever length, then of the runs wanted what has nothing."""
     rows = []
     for folder in sorted(output_folder.glob("*/seed*")):
         state, reason = read(folder)
         if state != "missing":
             seed, _, settings = folder.name.removeprefix("seed").partition("-")
-            record = records.read_record(folder, verify=False) if state == "done" else {}
-            shares = [record.get(f"{part}_accuracy") or math.nan for part in ("validation", "test")]
-            means = [100 * share for share in shares]
-            rows.append([folder.parent.name, settings, seed, *means, state, reason])
-    accuracies = ["validation %", "test %"]
-    frame = pd.DataFrame(rows, columns=["run", "settings", "seeds", *accuracies, "state", "reason"])
+            rows.append([folder.parent.name, settings, seed, state, reason])
+    columns = ["run", "settings", "seeds", "state", "reason"]
+    frame = pd.DataFrame(rows, columns=columns)
     there = set(frame["run"] + "/" + frame["seeds"])
     missing = [name for name in (f"{p.run}/{p.seed}" for p in wanted) if name not in there]
     lines = []
     if rows:
         groups = frame.groupby(["run", "settings", "state", "reason"], sort=False, as_index=False)
-        means = groups.agg({"seeds": " ".join} | dict.fromkeys(accuracies, "mean"))
-        lines.append(as_text(means[frame.columns]))
+        lines.append(groups.agg({"seeds": " ".join})[columns].to_string(index=False))
     if missing:
-        lines.append(textwrap.fill(f"missing: {', '.join(missing)}", 100, subsequent_indent="  "))
+        lines.append(f"missing: {', '.join(missing)}")
     counts = Counter(frame["state"]) + Counter(missing=len(missing))
     lines.append(", ".join(f"{count} {state}" for state, count in counts.items()))
     return "\n".join(lines)
-
-
-def as_text(frame: pd.DataFrame) -> str:
-    """Set a DataFrame in columns for a terminal, "-" for nan."""
-    return frame.to_string(index=False, na_rep="-", float_format="%.2f")

@@ -1,7 +1,5 @@
 """The train notebook as a terminal runs it: papermill executes it beside the record that it leaves.
-
-What its cells print goes to the terminal; what they display stands in the executed copy alone.
-"""
+What it prints goes to the terminal, too; what it displays does not."""
 
 import os
 import sys
@@ -38,8 +36,7 @@ def train(unless_done: bool = False, **parameters) -> None:
     try:
         _execute(folder / "train.ipynb", parameters | SWITCHES)
     except KeyboardInterrupt:
-        now = status.read(folder, wait=True)
-        saved = now.reason or {"missing": "nothing saved yet"}.get(now.state, now.state)
+        saved = status.read(folder, wait=True).reason or "nothing saved yet"
         click.echo(f"\nStopped: {saved} in {folder}; the same command goes on from there")
         raise
     record = records.read_record(folder, verify=False)
