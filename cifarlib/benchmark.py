@@ -54,11 +54,9 @@ def measure(
     data_folder: str | Path | None = None,
     output_folder: str | Path | None = None,
 ) -> dict:
-    """Measure all contestants and return the record, which goes to outputs/benchmark/ unless images
-    or rounds are other than the defaults.
-
-    images: of a round; None: the training split, on a CPU a part of it. Raises InputError.
-    """
+    """Measure all contestants and return the record, which goes to outputs/benchmark/ where images
+    (of a round; None: the training split, on a CPU a part of it) and rounds are the defaults.
+    Raises InputError."""
     if type(rounds) is not int or rounds < 1:
         raise InputError(f"rounds = {rounds!r}: give a whole number from 1")
     chosen_device = pick_device(device)
@@ -108,15 +106,13 @@ def take_turns(rounds: int, *arguments: object) -> dict[str, dict]:
 def compete(
     pipe: Connection, name: str, params: RunParams, device: torch.device, data_folder: Path | None
 ) -> None:
-    """Send how many workers the contestant's DataLoader has (None: it has none), and for each
-    epoch that is asked its images per second. Ends with the process that asks, even a killed one.
-    """
+    """Send how many workers the contestant's DataLoader has (None: it has none), then the images
+    per second of each epoch that is asked. Ends with the process that asks, even a killed one."""
     split = load_cifar10(data_folder).train
     training = make_training(name, params, split, device)
     if name in (PLAIN, BEST):
         numbers = WORKERS if name == BEST else [0]
-        loaders = {n: make_loader(split, training, n) for n in numbers}
-        trains = {n: partial(train_on, loader, training) for n, loader in loaders.items()}
+        trains = {n: partial(train_on, make_loader(split, training, n), training) for n in numbers}
     elif device.type == "cuda":
         trains = {None: CapturedEpoch(training)}
     else:
@@ -139,8 +135,7 @@ def make_training(name: str, params: RunParams, split: Split, device: torch.devi
     precision = "float32" if name == PLAIN else pick_precision(device)
     training = build(params, split, channel_statistics(split.images), device, precision)
     if name in (BASE, ONCE):
-        if device.type == "cpu":
-            keep_freed_memory()
+        keep_freed_memory()
         return training
     filters = training.model.first_layer.weight.detach()
     model = build_model(params.seed, filters, params.dirac).to(device)
@@ -160,11 +155,10 @@ class Pictures(datasets.CIFAR10):
 
 def make_loader(split: Split, training: Training, workers: int) -> DataLoader:
     params = training.params
-    normalizer = training.normalizer.to("cpu")
-    mean, std = (values.flatten() / 255 for values in (normalizer.mean, normalizer.std))
     crop = transforms.RandomCrop(32, padding=params.crop, padding_mode="reflect")
     flip = transforms.RandomHorizontalFlip()
-    steps = [crop, flip, transforms.ToTensor(), transforms.Normalize(mean, std)]
+    normalize = transforms.Normalize(*channel_statistics(split.images))
+    steps = [crop, flip, transforms.ToTensor(), normalize]
     pictures = Pictures(split.head(params.train_images), transforms.Compose(steps))
     options = {"num_workers": workers, "persistent_workers": workers > 0}
     options |= {"shuffle": True, "drop_last": True, "pin_memory": training.images.is_cuda}

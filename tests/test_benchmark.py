@@ -7,6 +7,7 @@ import time
 import psutil
 import pytest
 import torch
+from made_up import few
 
 from cifarlib import InputError, benchmark, project_root, records
 from cifarlib.benchmark import BASE, BEST, NAMES, ONCE, PLAIN
@@ -50,24 +51,26 @@ def test_each_is_what_it_is_called(made):
 
 
 def test_ours_trains_a_runs_own_epoch_bit_for_bit(made, small, tmp_path):
-    folder = train(PARAMS, small.head(16, 8, 8), tmp_path, device="cpu")
+    folder = train(PARAMS, few(small, 16, 8, 8), tmp_path, device="cpu")
     trained, _ = records.load_model(folder / "model.safetensors")
     train_epoch(made[BASE], 1)
     assert all(v.equal(trained[k]) for k, v in made[BASE].model.state_dict().items())
 
 
 def test_a_loader_makes_our_crops(made, small):
-    few, normalizer = small.train.head(8), made[PLAIN].normalizer
-    every = torch.cartesian_prod(*(torch.arange(*ends) for ends in ((8,), (-4, 5), (-4, 5), (2,))))
-    images = few.images.contiguous(memory_format=torch.channels_last)
-    ours = crop_and_flip(images, normalizer, every[:, 0], every[:, 1:], "reflect").flatten(1)
-    loader = benchmark.make_loader(few, made[PLAIN], 0)
+    split = small.train.head(16)
+    every = torch.cartesian_prod(*(torch.arange(*ends) for ends in ((16,), (-4, 5), (-4, 5), (2,))))
+    images = split.images.contiguous(memory_format=torch.channels_last)
+    ours = crop_and_flip(
+        images, made[PLAIN].normalizer, every[:, 0], every[:, 1:], "reflect"
+    ).flatten(1)
+    loader = benchmark.make_loader(split, made[PLAIN], 0)
     seen = set()
     for x, y in [*loader, *loader]:
         distances = torch.cdist(x.flatten(1), ours, compute_mode="donot_use_mm_for_euclid_dist")
         distance, at = distances.min(1)
         assert distance.max() < 1e-3
-        assert y.equal(few.labels[every[at, 0]])
+        assert y.equal(split.labels[every[at, 0]])
         seen |= set(at.tolist())
     assert len(seen) > 8  # drawn anew, image by image
 
