@@ -21,7 +21,7 @@ from torchvision.utils import make_grid
 from cifarlib.data import CLASSES
 from cifarlib.loop import right_answers
 from cifarlib.params import RunParams
-from cifarlib.preprocess import crop_and_flip, draw_crops, make_normalizer, normalize
+from cifarlib.preprocess import crop_and_flip, draw_crops, make_normalizer
 from cifarlib.report.claims import LEVEL, MARGIN, starred
 
 WIDTH = 6.3  # inches: the text of the PDF, so that type has its printed size
@@ -71,8 +71,7 @@ def most_confident(logits: np.ndarray, labels: np.ndarray, n: int, right: bool) 
 
 
 def calibration_curve(logits: np.ndarray, labels: np.ndarray, bins: int = 15) -> pd.DataFrame:
-    """Bin the answers by probability: mean probability, share of right ones, count of each bin.
-    After Guo et al., On Calibration of Modern Neural Networks, 2017."""
+    """Bin answers by probability: their mean, share of right ones and count (Guo et al., 2017)."""
     probability = probabilities(logits).max(1)
     answers = pd.DataFrame({"probability": probability, "right": right_answers(logits, labels)})
     groups = answers.groupby((probability * bins).astype(int).clip(max=bins - 1))
@@ -95,8 +94,7 @@ def _curves(axes: Axes, history: Sequence[dict], measure: str, factor: float = 1
     """Draw training and, where images validate, validation over the epochs."""
     names = {f"train_{measure}": "training", f"validation_{measure}": "validation"}
     frame = pd.DataFrame(history).set_index("epoch")[[*names]].rename(columns=names)
-    every = max(1, len(frame) // 10)
-    (factor * frame).dropna(axis="columns").plot(ax=axes, **SERIES, markevery=every)
+    (factor * frame).dropna(axis=1).plot(ax=axes, **SERIES, markevery=max(1, len(frame) // 10))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.legend()
 
@@ -106,14 +104,13 @@ def training_curves(history: Sequence[dict], epochs: int, label_smoothing: float
     """Loss per image and accuracy over epochs 1 to ``epochs``, and the loss's floor."""
     end = 100 * history[-1]["train_accuracy"]
     figure = new_figure(2.4, f"Loss and accuracy by epoch; training ends at {end:.1f} %.")
-    left, right = figure.subplots(1, 2)
+    left, right = figure.subplots(1, 2, sharex=True)
     floor = smoothing_floor(label_smoothing)
     left.axhline(floor, color=BLACK, linestyle=":", linewidth=1, label=f"floor {floor:.3f}")
     _curves(left, history, "loss")
     _curves(right, history, "accuracy", 100)
-    limits = (1 - 0.03 * epochs, 1.03 * max(epochs, 2))
-    left.set(ylabel="cross-entropy per image (nats)", xlim=limits)
-    right.set(ylabel="accuracy (%)", xlim=limits, ylim=(0, 100))
+    left.set(ylabel="cross-entropy per image (nats)")
+    right.set(ylabel="accuracy (%)", xlim=(1 - 0.03 * epochs, 1.03 * max(epochs, 2)), ylim=(0, 100))
     return figure
 
 
@@ -328,10 +325,8 @@ def preprocessing(image: Tensor, name: str, statistics: tuple, seed: int) -> Fig
     index = torch.zeros(6, dtype=torch.int64)
     normalizers = [make_normalizer(image[None], mode, statistics) for mode in MODES]
     images = [image, *(normalizer.apply(image[None])[0] for normalizer in normalizers)]
-    titles = ["as it is", *(f"by {mode}" for mode in MODES)]
-    for padding in ("reflect", "constant"):
-        images.append(F.pad(images[1][None], [rim] * 4, mode=padding)[0])
-        titles.append(f"padded: {padding}")
+    images += [F.pad(images[1][None], [rim] * 4, mode=m)[0] for m in ("reflect", "constant")]
+    titles = ["as it is", *(f"by {mode}" for mode in MODES), "padded: reflect", "padded: constant"]
     for padding in ("reflect", "constant"):
         images += crop_and_flip(image[None], normalizers[0], index, crops, padding)
         titles += map(crop_name, crops)
@@ -339,24 +334,6 @@ def preprocessing(image: Tensor, name: str, statistics: tuple, seed: int) -> Fig
     figure = gallery(images, titles, 6, alt)
     for axes in figure.axes[4:6]:  # where the image lies in the padded one
         axes.add_patch(Rectangle([rim - 0.5] * 2, 32, 32, fill=False, linestyle="--"))
-    return figure
-
-
-@styled
-def value_histograms(images: Tensor, statistics: tuple) -> Figure:
-    """Values of uint8 images by colour channel: as they are and under each normalisation."""
-    shown = {"as they are": images.float()}
-    shown |= {f"by {mode}": normalize(images, mode, statistics) for mode in MODES}
-    figure = new_figure(2.0, f"Histograms of pixel values by colour: {', '.join(shown)}.")
-    look = {"color": [VERMILION, GREEN, BLUE], "style": ["--", "-.", "-"]}
-    for axes, (title, values) in zip(figure.subplots(1, 4), shown.items(), strict=True):
-        edges = np.linspace(*np.quantile(values, [0, 1]), 25)
-        counts = [np.histogram(channel, edges)[0] for channel in values.unbind(1)]
-        shares = 100 * np.transpose(counts) / values[:, 0].numel()
-        middle = (edges[1:] + edges[:-1]) / 2
-        frame = pd.DataFrame(shares, middle, ["red", "green", "blue"])
-        frame.plot(ax=axes, **look, title=title, ylim=(0, None), legend=title == "as they are")
-    figure.axes[0].set_ylabel("% of pixels in a bin")
     return figure
 
 
@@ -388,12 +365,11 @@ def whitening_strip(values: Tensor, vectors: Tensor, eps: float) -> Figure:
     before = vectors.T @ values.diag() @ vectors
     after = (values / (values + eps)).diag()
     limit = float(max(before.abs().max(), after.abs().max()))
-    look = {"cmap": "PuOr_r", "vmin": -limit, "vmax": limit, "square": True, "xticklabels": False}
-    look["yticklabels"] = False
+    look = {"cmap": "PuOr_r", "vmin": -limit, "vmax": limit, "square": True}
     sns.heatmap(before, **look, cbar=False, ax=left)
     sns.heatmap(after, **look, cbar_kws={"shrink": 0.7}, ax=right)
-    left.set(title="covariance", xticks=(2, 6, 10), xticklabels=("red", "green", "blue"))
-    right.set_title("whitened")
+    left.set(title="covariance", xticks=(2, 6, 10), xticklabels=("red", "green", "blue"), yticks=())
+    right.set(title="whitened", xticks=(), yticks=())
     return figure
 
 

@@ -60,7 +60,6 @@ def drawn(cifar10):
             images[0], "frog", {"block 1": torch.rand(64, 15, 15)}
         ),
         "preprocessing": figures.preprocessing(images[0], "frog", statistics, 0),
-        "value_histograms": figures.value_histograms(images, statistics),
         "lines": figures.lines(pd.DataFrame({"a": [3, 4], "b": [4, 3]}), "Lines cross. " * 3, "of"),
         "whitening_strip": figures.whitening_strip(*whitening.eigenpatches(covariance), 5e-4),
         "patch_scatter": figures.patch_scatter(patches, patches),
