@@ -1,2 +1,1 @@
-"""What the notebooks show: results, claims and statistics, figures, tables, the exported
-article."""
+"""What the notebooks show: results, claims, figures, tables, and the exported article."""

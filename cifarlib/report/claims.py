@@ -30,8 +30,7 @@ NO_RECORDS = "without records"
 
 
 def _read(name: str) -> dict:
-    path = project_root() / "params" / "published" / name
-    return yaml.safe_load(path.read_text(encoding="utf-8"))
+    return yaml.safe_load((project_root() / "params/published" / name).read_text(encoding="utf-8"))
 
 
 def published() -> dict:

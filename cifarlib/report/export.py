@@ -85,9 +85,7 @@ class Article(TemplateExporter):
         page, resources = super().from_notebook_node(nb, resources, **kw)
         code = [cell for cell in nb.cells if cell.cell_type == "code" and cell.source]
         if code and not any(cell.execution_count or cell.outputs for cell in code):
-            note = "This notebook has not been executed: there are no results in it."
-            page = f"{page}<p><em>{note}</em></p>"
-            self.log.warning(note)
+            page += "<p><em>This notebook has not been executed: it has no results.</em></p>"
         page = PLAYER.sub("<img", DROPPED.sub("", page))  # or pandoc would fetch a page in the page
         page = ANCHOR.sub("\\1\u2060", page)  # no width; pandoc and Typst lose an empty place
         with tempfile.TemporaryDirectory() as folder:

@@ -1,6 +1,5 @@
-"""What `make lab` sets for JupyterLab, its terminals and nbconvert in them: the environment's
-programs and pandoc are found, and an export that needs a TeX or a browser is not offered in vain.
-"""
+"""What `make lab` sets for JupyterLab, its terminals and nbconvert: the environment's programs and
+pandoc are found, and an export that needs a TeX or a browser is not offered in vain."""
 
 import os
 import shutil

@@ -29,8 +29,7 @@ def table(output_folder: str | Path | None = None) -> pd.DataFrame:
 
     Accuracies are shares, losses means per image; held_out_accuracy is of validation and test
     images together. device, device_name, precision, convolutions: of all sessions where they
-    differ. changes: what differs from the run's params file, apart from seed and length. toy: of
-    part of the data or of too few epochs to stand beside others.
+    differ. changes: what differs from the run's params file. toy: of too few images or epochs.
     """
     frame = pd.DataFrame([_row(record) for record in records.finished(output_folder)])
     frame = frame.reindex(columns=frame.columns.union(COLUMNS, sort=False))

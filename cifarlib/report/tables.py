@@ -50,7 +50,6 @@ def first_of(compared: pd.DataFrame, run: str) -> pd.Series:
 
 
 def number(value: float) -> str:
-    """Write a number, or a dash for nan."""
     return "–" if math.isnan(value) else f"{value:.2f}"
 
 
@@ -116,7 +115,6 @@ def hyperparameters(caption: str) -> Table:
 
 
 def _setting(value: object) -> str:
-    """Write a parameter as a table has it."""
     if isinstance(value, bool):
         return "yes" if value else "no"
     return f"{value:g}" if isinstance(value, float) else OPTIMIZERS.get(value, str(value))

@@ -84,7 +84,6 @@ class Progress:
         display(Text(f"{text}: {plural(done, 'epoch')} trained, {seconds} in this session."))
 
     def draw(self) -> None:
-        """Show the curves up to here."""
         p = self.params
         self.figure.draw(figures.training_curves(self.history, p.last_epoch, p.label_smoothing))
         self.drawn = time.perf_counter()
@@ -102,6 +101,5 @@ class Progress:
         text += f", {seconds:.1f} s an epoch"
         if len(self.history) == self.params.last_epoch:
             return f"{text}, evaluating on the held-out images"
-        # six views of all held-out images take as long as an epoch
-        left = seconds * (self.params.last_epoch - self.epochs + 1)
+        left = seconds * (self.params.last_epoch - self.epochs + 1)  # + 1: six views, at the end
         return f"{text}, {duration(left)} left"
