@@ -13,7 +13,6 @@ import json
 import re
 import tempfile
 import unicodedata
-from collections.abc import Iterable, Iterator
 from html import unescape
 from importlib.util import find_spec
 from pathlib import Path
@@ -130,7 +129,7 @@ class Paper(Article):
     options = (f"--template={FOLDER / 'article.typ'}",)
 
     def write(self, page: str, resources: dict, folder: Path) -> bytes:
-        self.name_missing(page, _typst_characters(), "; pip install manimgx-fonts-cjk brings CJK")
+        self.name_missing(page, _typst_codes(), "; pip install manimgx-fonts-cjk brings CJK")
         media = f"--extract-media={folder}"
         try:
             return _set(self.pandoc(page, resources, folder, media), folder)
@@ -138,16 +137,13 @@ class Paper(Article):
             self.log.warning("a formula cannot be set, the source of all is shown: %s", error)
             return _set(self.pandoc(page, resources, folder, media, "-Mspelled:true"), folder)
 
-    def name_missing(self, page: str, known: Iterable[set[str]], hint: str = "") -> None:
+    def name_missing(self, page: str, known: set[int], hint: str = "") -> None:
         """Log the characters of the text that no font has: boxes stand in their place."""
         text = unescape(re.sub(r"<script.*?</script>|<[^>]*>", "", page, flags=re.DOTALL))
         rare = {c for c in text if ord(c) > 0x24F and unicodedata.category(c)[0] not in "CMZ"}
-        for characters in known:
-            if rare:
-                rare -= characters
-        if rare:
-            names = " ".join(f"{c} (U+{ord(c):04X})" for c in sorted(rare))
-            self.log.warning("no font for %s%s", names, hint)
+        names = [f"{c} (U+{ord(c):04X})" for c in sorted(rare) if ord(c) not in known]
+        if names:
+            self.log.warning("no font for %s%s", " ".join(names), hint)
 
 
 class PaperTex(Paper):
@@ -161,7 +157,7 @@ class PaperTex(Paper):
     def write(self, page: str, resources: dict, folder: Path) -> str:
         template = (FOLDER / "article.tex").read_text(encoding="utf-8")
         codes = re.findall(r"UnicodeCharacter{(\w+)}", template)
-        self.name_missing(page, [{chr(int(code, 16)) for code in codes}])
+        self.name_missing(page, {int(code, 16) for code in codes})
         text = self.pandoc(page, resources, folder, f"--extract-media={folder}")
         sheet = "#set document(date: none)\n#set page(width: auto, height: auto, margin: 0pt)\n"
         for file in sorted(folder.glob("*-*")):
@@ -174,13 +170,14 @@ class PaperTex(Paper):
         return text
 
 
-def _typst_characters() -> Iterator[set[str]]:
+def _typst_codes() -> set[int]:
     from fontTools.ttLib import TTFont
 
-    yield {chr(code) for code in range(0x1D400, 0x1D800)}  # Typst's own font of formulas
     own = Path(find_spec("matplotlib").origin).parent / "mpl-data/fonts/ttf/DejaVuSansMono.ttf"
-    for file in [own, *(file for folder in FONTS for file in folder.glob("*.tt[fc]"))]:
-        yield set(map(chr, TTFont(file, fontNumber=0, lazy=True).getBestCmap()))
+    files = [own, *(file for folder in FONTS for file in folder.glob("*.tt[fc]"))]
+    fonts = [TTFont(file, fontNumber=0, lazy=True) for file in files]
+    formulas = range(0x1D400, 0x1D800)  # of Typst's own font
+    return set(formulas).union(*(font.getBestCmap() for font in fonts))
 
 
 def _set(source: str, folder: Path) -> bytes:
