@@ -54,7 +54,7 @@ def pooled_variance(compared: pd.DataFrame) -> tuple[float, int]:
 
 
 def contrast(arms: list[tuple[float, np.ndarray]], pooled: tuple[float, int]) -> tuple[float, ...]:
-    """Estimate a weighted sum of accuracies: its value and standard error, points, and freedom.
+    """Estimate a weighted sum of accuracies: value and error in points, degrees of freedom.
 
     arms: (weight, right), right (n, N) being whether each of n seeds got each of N images right.
     pooled: variance between seeds, points squared, and its degrees of freedom.
