@@ -36,20 +36,9 @@ def test_of_equal_logits_the_first_is_the_answer():
     assert right_answers(np.zeros((2, 3)), np.array([0, 1])).tolist() == [True, False]
 
 
-def test_prediction_depends_on_no_batch_and_leaves_the_mode(device):
-    model = build_model(0).to(device).train()
-    x = torch.randint(0, 256, (30, 3, 32, 32), dtype=torch.uint8, device=device)
-    predictor = Predictor(model, BY_LENGTH)
-    one, other = (predictor.logits(x, batch_size=size) for size in (7, 30))
-    torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
-    assert model.training
-
-
 def test_the_mean_loss_is_per_image_and_smoothed_as_in_training():
-    logits, labels = (
-        torch.log_softmax(torch.tensor([[1.0, 2, 3], [3, 0, 1]]), 1),
-        torch.tensor([2, 1]),
-    )
+    logits = torch.log_softmax(torch.tensor([[1.0, 2, 3], [3, 0, 1]]), 1)
+    labels = torch.tensor([2, 1])
     plain = -(logits[0, 2] + logits[1, 1]) / 2
     assert mean_loss(logits, labels, 0.0) == pytest.approx(float(plain))
     assert mean_loss(logits, labels, 0.3) == pytest.approx(float(0.7 * plain - 0.3 * logits.mean()))
@@ -57,10 +46,11 @@ def test_the_mean_loss_is_per_image_and_smoothed_as_in_training():
 
 def test_views_are_the_weighted_mean_of_six_predictions(device):
     """Centre 1/2, the two shifts 1/4 each, and of each of them the mean of the image and its mirror
-    image."""
-    model = build_model(0).to(device)
+    image; in batches of any size, and the network keeps its mode."""
+    model = build_model(0).to(device).train()
     images = torch.randint(0, 256, (20, 3, 32, 32), dtype=torch.uint8, device=device)
     ours = Predictor(model, BY_LENGTH).logits(images, batch_size=7, views=True)
+    assert model.training
     model.eval()
     padded = F.pad(BY_LENGTH(images), (1, 1, 1, 1), "reflect")
     expected = 0
@@ -76,8 +66,9 @@ def test_an_epochs_plan_flips_each_image_every_other_time():
     flips = {}
     for epoch in (1, 2, 3):
         order, crops = epoch_plan(p, epoch, 500)
-        flips[epoch] = torch.empty(500, dtype=torch.int64).scatter(0, order, crops[:, 2])
+        flips[epoch] = torch.zeros(500, dtype=torch.int64).scatter(0, order, crops[:, 2])
         assert crops[:, :2].abs().max() == p.crop
+    assert 200 < flips[1].sum() < 300
     assert torch.equal(flips[1], flips[3])
     assert torch.equal(flips[1] + flips[2], torch.ones(500, dtype=torch.int64))
 
@@ -97,9 +88,7 @@ def test_batchnorms_biases_learn_faster_and_decay_as_much_less():
     assert [b.shape for b in biases["params"]] == [(64,), (64,), (256,), (256,), (256,), (256,)]
     assert (weights["times_rate"], biases["times_rate"]) == (1, 64)
     assert biases["weight_decay"] == pytest.approx(weights["weight_decay"] / 64)
-    assert len(weights["params"]) + 6 == sum(
-        parameter.requires_grad for parameter in model.parameters()
-    )
+    assert len(weights["params"]) + 6 == sum(p.requires_grad for p in model.parameters())
     (only,) = make_optimizer(load_params(7), model).param_groups
     assert len(only["params"]) == len(weights["params"]) + 6
 
@@ -112,18 +101,6 @@ def training_on(p, small, device, dtype):
     return training, training.normalizer.apply(training.images), training.labels
 
 
-def test_one_step_is_the_same_on_every_device(small, device):
-    p = load_params(7)
-    ours, x, y = training_on(p, small, device, torch.float32)
-    theirs, _, _ = training_on(p, small, "cpu", torch.float32)
-    loss, logits = train_step(ours, x, y)
-    expected, expected_logits = train_step(theirs, x.cpu().contiguous(), y.cpu())
-    torch.testing.assert_close(loss.cpu(), expected, rtol=1e-3, atol=1e-3)
-    torch.testing.assert_close(logits.cpu(), expected_logits, rtol=1e-2, atol=1e-2)
-    for one, other in zip(ours.model.parameters(), theirs.model.parameters(), strict=True):
-        assert (one.cpu() - other).norm() <= 1e-2 * other.norm() + 1e-6
-
-
 @pytest.mark.parametrize("run", ["run7", "run7-mean", "run1"])
 def test_float16_loses_no_gradient(run, small, device):
     """The mean over a batch has the smaller gradients; AdamW shows them, as it divides each by its
@@ -133,9 +110,8 @@ def test_float16_loses_no_gradient(run, small, device):
     for dtype in (torch.float32, torch.float16):
         training, x, y = training_on(p, small, device, dtype)
         train_step(training, x, y)
-        gradients[dtype] = [
-            p.grad for p in training.model.parameters() if p.requires_grad
-        ]  # as the optimizer unscaled it
+        # as the optimizer unscaled them
+        gradients[dtype] = [p.grad for p in training.model.parameters() if p.requires_grad]
     for half, full in zip(gradients[torch.float16], gradients[torch.float32], strict=True):
         assert (half - full).norm() <= 0.1 * full.norm()
         assert ((half == 0) & (full != 0)).float().mean() < 0.01

@@ -3,7 +3,6 @@ import torch
 import torch.nn.functional as F
 
 from cifarlib.preprocess import (
-    alternating_flips,
     channel_statistics,
     crop_and_flip,
     draw_crops,
@@ -14,9 +13,8 @@ from cifarlib.preprocess import (
 
 @pytest.fixture(scope="module")
 def images():
-    return torch.randint(0, 256, (300, 3, 32, 32), dtype=torch.uint8).contiguous(
-        memory_format=torch.channels_last
-    )
+    values = torch.randint(0, 256, (300, 3, 32, 32), dtype=torch.uint8)
+    return values.contiguous(memory_format=torch.channels_last)
 
 
 def one_by_one(images, index, draws, padding, cutout):
@@ -63,18 +61,6 @@ def test_a_cutout_changes_neither_crops_nor_flips_and_lies_anywhere():
         assert sorted(set(corner.tolist())) == list(range(21))
 
 
-def test_draws_depend_on_seed_and_epoch_alone():
-    assert torch.equal(draw_crops(1, 2, 50), draw_crops(1, 2, 50))
-    assert torch.equal(draw_order(1, 2, 50), draw_order(1, 2, 50))
-    for other in ((1, 3), (2, 2)):
-        assert not torch.equal(draw_crops(1, 2, 50), draw_crops(*other, 50))
-        assert not torch.equal(draw_order(1, 2, 50), draw_order(*other, 50))
-
-
-def test_an_epoch_sees_every_image_once():
-    assert sorted(draw_order(0, 1, 1000).tolist()) == list(range(1000))
-
-
 def test_channel_statistics_are_mean_and_deviation(cifar10):
     images = cifar10.train.images[:1000]
     mean, std = channel_statistics(images)
@@ -99,27 +85,5 @@ def test_normalised_images_have_mean_0_and_deviation_1(cifar10, mode, dims, devi
 def test_an_image_of_one_colour_becomes_zero():
     white = torch.full((1, 3, 32, 32), 255, dtype=torch.uint8)
     for mode in ("length", "image-channel"):
-        assert (
-            make_normalizer(white, mode, (torch.zeros(3), torch.ones(3))).apply(white) == 0
-        ).all()
-
-
-@pytest.mark.parametrize("mode", ["channel", "length", "image-channel"])
-def test_an_indexed_normalizer_is_that_of_the_images(images, mode):
-    statistics = channel_statistics(images)
-    index = torch.tensor([7, 3, 3])
-    ours = make_normalizer(images, mode, statistics)[index].apply(images[index])
-    assert torch.equal(ours, make_normalizer(images[index], mode, statistics).apply(images[index]))
-
-
-def test_crops_reach_as_far_as_the_padding():
-    assert draw_crops(0, 1, 2000, 2)[:, :2].unique().tolist() == [-2, -1, 0, 1, 2]
-    assert draw_crops(0, 1, 2000, 0)[:, :2].unique().tolist() == [0]
-
-
-def test_alternating_flips_turn_every_image_over_in_every_other_epoch():
-    first = alternating_flips(3, 1, 1000)
-    assert 400 < first.sum() < 600
-    assert torch.equal(alternating_flips(3, 2, 1000), 1 - first)
-    assert torch.equal(alternating_flips(3, 7, 1000), first)
-    assert not torch.equal(alternating_flips(4, 1, 1000), first)
+        normalizer = make_normalizer(white, mode, (torch.zeros(3), torch.ones(3)))
+        assert (normalizer.apply(white) == 0).all()
