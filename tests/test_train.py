@@ -1,11 +1,9 @@
 import copy
 import dataclasses
 import json
-import os
 import signal
 import subprocess
 import sys
-import time
 from functools import partial
 from pathlib import Path
 
@@ -13,14 +11,14 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from test_loop import training_on
 
 from cifarlib import InputError, records
 from cifarlib.loop import Diverged, Lookahead, accuracy, mean_loss, train_step
 from cifarlib.model import build_model
 from cifarlib.params import load_params, run_names
 from cifarlib.predict import load_model
-from cifarlib.preprocess import channel_statistics
-from cifarlib.train import Interrupted, build, train
+from cifarlib.train import Interrupted, train
 
 SHORT = {"train_images": 256, "epochs": 3}
 on_cpu = partial(train, device="cpu")
@@ -114,17 +112,13 @@ def test_the_whitening_layer_stays_and_its_bias_moves(undisturbed):
     assert not torch.equal(tensors["net.0.bias"], build_model(0, first).first_layer.bias)
 
 
-def test_the_same_seed_repeats_bit_for_bit_and_another_does_not(undisturbed, small, tmp_path):
-    again = on_cpu(load_params(7, **SHORT), small, tmp_path)
-    assert outcome(again) == outcome(undisturbed)
-    other = on_cpu(load_params(7, seed=1, **SHORT), small, tmp_path)
-    assert history_of(other) != history_of(undisturbed)
-
-
-def test_deterministic_repeats_bit_for_bit_on_any_device(device, small, tmp_path):
+def test_the_same_seed_repeats_bit_for_bit_and_another_does_not(device, small, tmp_path):
+    train_it = partial(train, data=small, device=device, deterministic=True)
     p = load_params(7, **SHORT)
-    one, two = (train(p, small, tmp_path / i, device=device, deterministic=True) for i in "ab")
+    one, two = (train_it(p, output_folder=tmp_path / name) for name in "ab")
     assert outcome(one) == outcome(two)
+    other = train_it(dataclasses.replace(p, seed=1), output_folder=tmp_path)
+    assert history_of(other) != history_of(one)
 
 
 TRAIN = """
@@ -176,47 +170,10 @@ def test_stopped_says_what_is_saved_and_resumes(run, device, small, tmp_path, mo
 
 
 def test_only_what_is_saved_is_promised(small, tmp_path, monkeypatch):
-    p = load_params(7, **SHORT)
+    # as on a GPU, whose epochs are short
+    monkeypatch.setattr("cifarlib.checkpoint.save", lambda folder, state: None)
     with pytest.raises(Interrupted, match="nothing was saved"):
-        on_cpu(p, small, tmp_path, progress=StopAt(0.5))
-    with monkeypatch.context() as patched:  # as on a GPU, whose epochs are short
-        patched.setattr("cifarlib.checkpoint.save", lambda folder, state: None)
-        with pytest.raises(Interrupted, match="nothing was saved"):
-            on_cpu(p, small, tmp_path, progress=StopAt(2.5))
-    with pytest.raises(Interrupted, match=r"Epochs 1 to 2 of 3 .*: run it again, with resume"):
-        on_cpu(p, small, tmp_path, progress=StopAt(2.5), resume=False)
-
-
-class CountsItself(torch.optim.Optimizer):
-    """Keeps a counter in its group, as schedule-free optimizers do, and a Python number in its
-    state, as most optimizers outside PyTorch do."""
-
-    def __init__(self, groups, lr):
-        super().__init__(groups, {"lr": lr, "steps": 0})
-
-    @torch.no_grad()
-    def step(self, closure=None):
-        for group in self.param_groups:
-            group["steps"] += 1
-            for p in group["params"]:
-                state = self.state[p] or {"own_steps": 0, "mean": torch.zeros_like(p)}
-                state["own_steps"] += 1
-                state["mean"].lerp_(p.grad, 1 / min(group["steps"], 20))
-                p.add_(state["mean"], alpha=-group["lr"] / state["own_steps"])
-                self.state[p] = state
-
-
-def test_an_optimizer_of_ones_own_goes_on_with_all_its_state(small, tmp_path, monkeypatch):
-    def make(params, model):
-        trained = [p for p in model.parameters() if p.requires_grad]
-        return CountsItself([{"params": trained, "times_rate": 1.0}], params.learning_rate)
-
-    monkeypatch.setattr("cifarlib.loop.make_optimizer", make)
-    p = load_params("run7-mean", **SHORT)
-    with pytest.raises(Interrupted):
-        on_cpu(p, small, tmp_path / "stopped", progress=StopAt(1.5))
-    resumed = on_cpu(p, small, tmp_path / "stopped")
-    assert outcome(resumed) == outcome(on_cpu(p, small, tmp_path / "whole"))
+        on_cpu(load_params(7, **SHORT), small, tmp_path, progress=StopAt(2.5))
 
 
 def test_killed_before_the_record_only_the_record_is_made(
@@ -253,9 +210,8 @@ def test_stop_epoch_follows_the_whole_schedule_up_to_there(undisturbed, small, t
 
 def test_sum_loss_equals_mean_loss_at_128_times_the_rate(small, tmp_path):
     summed = load_params(7, **SHORT)
-    mean = dataclasses.replace(
-        summed, loss_reduction="mean", learning_rate=128 * 0.08, weight_decay=0.02 / 128
-    )
+    scaled = {"learning_rate": 128 * 0.08, "weight_decay": 0.02 / 128}
+    mean = dataclasses.replace(summed, loss_reduction="mean", **scaled)
     one, two = (
         history_of(on_cpu(p, small, tmp_path / p.loss_reduction, precision="float32"))
         for p in (summed, mean)
@@ -271,23 +227,24 @@ def test_it_learns(small, device, tmp_path):
     assert records.read_history(folder)[-1]["train_accuracy"] > 0.35  # chance: 0.1
 
 
-def test_one_step_is_the_textbooks_sgd(small, device):
-    """Nesterov momentum and coupled weight decay, written out, against the fused optimizer."""
-    p = load_params(7)
+def test_one_step_is_the_textbooks_sgd_on_every_device(small, device):
+    """Nesterov momentum and coupled weight decay, written out on the CPU."""
     split = small.train.head(128)
-    statistics = channel_statistics(split.images)
-    training = build(p, split, statistics, torch.device(device), "float32")
-    twin = copy.deepcopy(training.model)
+    training = training_on(split, load_params(7), device, "float32")
+    twin = copy.deepcopy(training.model).cpu()
     x = training.normalizer.apply(training.images)
-    expected = F.cross_entropy(twin(x), training.labels, label_smoothing=0.2, reduction="sum")
+    logits = twin(x.cpu())
+    expected = F.cross_entropy(logits, split.labels, label_smoothing=0.2, reduction="sum")
     expected.backward()
     loss, _ = train_step(training, x, training.labels)
-    torch.testing.assert_close(loss, expected.detach(), rtol=1e-4, atol=1e-3)
+    torch.testing.assert_close(loss.cpu(), expected.detach(), rtol=1e-3, atol=1e-3)
+    # of two almost equal inputs another device's pooling may take the other
+    error = 1e-3 if device == "cpu" else 1e-2
     for ours, theirs in zip(training.model.parameters(), twin.parameters(), strict=True):
         if theirs.requires_grad:
             gradient = theirs.grad + 0.02 * theirs.detach()
             stepped = theirs.detach() - 0.08 * (gradient + 0.9 * gradient)
-            assert (ours - stepped).norm() <= 1e-3 * (stepped - theirs).norm()
+            assert (ours.cpu() - stepped).norm() <= error * (stepped - theirs).norm()
 
 
 def test_a_diverged_loss_is_one_error_and_keeps_the_checkpoint(small, tmp_path):
@@ -314,10 +271,9 @@ def test_a_diverged_loss_is_one_error_and_keeps_the_checkpoint(small, tmp_path):
     ],
 )
 def test_what_cannot_be_is_named_before_training(given, says, small, tmp_path):
+    usual = {"params": load_params(7, **SHORT), "data": small, "output_folder": tmp_path}
     with pytest.raises(InputError, match=says):
-        train(
-            **{"params": load_params(7, **SHORT), "data": small, "output_folder": tmp_path} | given
-        )
+        train(**usual | given)
 
 
 def test_a_full_disk_is_named_before_training(small, tmp_path, monkeypatch):
@@ -384,16 +340,15 @@ def test_a_checkpoint_of_other_parameters_is_refused(unfinished, small, tmp_path
 
 
 def test_two_processes_do_not_write_to_one_folder(small, tmp_path):
-    first = start(tmp_path)
-    while not list(tmp_path.glob("**/.lock")) or not first.stdout.readline():
-        time.sleep(0.05)
-    first.send_signal(signal.SIGSTOP)  # or it would be done before the other gives up
-    try:
-        with pytest.raises(InputError, match="another process is training in"):
-            train(load_params(7, **SHORT), small, tmp_path)
-    finally:
-        os.kill(first.pid, signal.SIGKILL)
-        first.wait()
+    second = []
+
+    def begin_another(epochs, history):
+        second.append(start(tmp_path).communicate()[1])
+        raise KeyboardInterrupt
+
+    with pytest.raises(Interrupted):
+        on_cpu(load_params(7, **SHORT), small, tmp_path, progress=begin_another)
+    assert "another process is training in" in second[0]
 
 
 def test_bfloat16_trains_like_float32(small, tmp_path):
