@@ -25,13 +25,6 @@ def test_a_table_has_a_row_for_each_record_in_plain_units(tmp_path):
     assert (row.trained_for, row.changes, row.toy) == ("95 of the paper's 200 epochs", "", False)
 
 
-def test_a_table_without_records_can_be_worked_with(tmp_path):
-    frame = results.table(tmp_path)
-    for part in (results.of_paper(frame), results.of_fast(frame), results.others(frame)):
-        assert part.empty
-    assert results.summary(frame).empty
-
-
 def test_an_older_record_has_the_defaults_and_all_its_sessions_are_named(tmp_path):
     folder = make_record(tmp_path, "fast")
     record = json.loads((folder / "record.json").read_text())

@@ -65,11 +65,6 @@ def test_the_steps_are_taken_apart_as_far_as_runs_are_there(both, none, tmp_path
     assert frame["result"].tolist() == ["open", "above"]
 
 
-def test_times_are_medians(both, none):
-    assert tables.times(both.fast, "fast") == "162 s on a made-up device"
-    assert tables.times(none.fast, "fast") == "–"
-
-
 def test_the_environment_is_that_of_the_records(both, none):
     made = tables.environment(both.paper, both.fast, "").frame.set_index("")
     assert made.loc["commit"].tolist() == ["1" * 10] * 2
@@ -93,12 +88,6 @@ def test_the_arms_are_listed_by_what_they_change_and_other_runs_by_how_they_were
     row = tables.all_runs(results.table(tmp_path), "").frame.iloc[0]
     assert row["what is different"] == "12 epochs; momentum 0.8, now 0.85"
     assert (row["test %"], row["views %"]) == ("89.50", "–")
-
-
-def test_the_histories_are_of_the_papers_seven_runs(both):
-    histories = tables.histories(both.paper)
-    assert set(histories["run"]) == set(claims.PAPER_RUNS)
-    assert len(histories) == 7 * 95
 
 
 def test_the_spectrum_of_the_filters_is_the_covariances(cifar10, tmp_path):
