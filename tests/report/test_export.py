@@ -268,9 +268,8 @@ def test_a_formula_that_typst_refuses_shows_its_source_and_a_lost_attachment_its
         return typeset(source, **options)
 
     monkeypatch.setattr(typst, "compile", refuse)
-    said = words_of(
-        export(write(tmp_path, text(r"A $\psi$ ![lost](attachment:gone.png)")), "paper")
-    )
+    notebook = write(tmp_path, text(r"A $\psi$ ![lost](attachment:gone.png)"))
+    said = words_of(export(notebook, "paper"))
     assert "\\psi" in said
     assert "lost" in said
     assert "a formula cannot be set, the source of all is shown: unknown thing" in caplog.messages
@@ -354,6 +353,9 @@ def server(tmp_path):
     process.wait(30)
 
 
+ENDINGS = {"article": "html", "paper": "pdf", "paper_tex": "tex"}
+
+
 def test_all_that_labs_menu_offers_works_and_gives_the_command_lines_bytes(server, tmp_path):
     def get(path: str) -> bytes:
         headers = {"Authorization": "token known"}
@@ -364,11 +366,10 @@ def test_all_that_labs_menu_offers_works_and_gives_the_command_lines_bytes(serve
     assert {"article", "paper", "paper_tex", "html", "latex", "rst", "asciidoc"} <= offered
     assert not {"webpdf", "qtpdf", "qtpng"} & offered
     assert ("pdf" in offered) == bool(shutil.which("xelatex"))
-    for name in sorted(offered - {"custom", "pdf"}):
+    for name in sorted(offered - {"custom", "pdf", *ENDINGS}):
+        get(f"nbconvert/{name}/explore.ipynb?download=true")
+    for name, ending in ENDINGS.items():
         answer = get(f"nbconvert/{name}/explore.ipynb?download=true")
-        ending = {"article": "html", "paper": "pdf", "paper_tex": "tex"}.get(name)
-        if not ending:
-            continue
         elsewhere = tmp_path / "deep" / name
         elsewhere.mkdir(parents=True)
         shutil.copy(tmp_path / "explore.ipynb", elsewhere)
