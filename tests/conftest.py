@@ -28,13 +28,11 @@ SLOW = (
     "test_notebooks",
     "test_train",
     "test_export",
-    "test_measure",
 )
-# it replaces PyTorch's inside, tried in these versions; what it tests, CUDA tests on a GPU test as
-# well
-collect_ignore = (
-    [] if torch.__version__.startswith(("2.11.", "2.15.")) else ["device/test_fake_cuda.py"]
-)
+collect_ignore = []
+if not torch.__version__.startswith(("2.11.", "2.15.")):
+    # it replaces PyTorch's inside, tried in these versions; on a GPU others test the same
+    collect_ignore.append("device/test_fake_cuda.py")
 DEVICES = (
     ["cpu"] + ["cuda"] * torch.cuda.is_available() + ["mps"] * torch.backends.mps.is_available()
 )
@@ -72,13 +70,11 @@ def copy_of_project() -> Callable[[Path], Path]:
     """Makes a copy of what a clone holds, with the data, that a test may change."""
 
     def copy(folder: Path) -> Path:
-        for name in ("cifarlib", "notebooks", "params", "Makefile", "pyproject.toml"):
-            source = project_root() / name
-            ignored = shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints")
-            folder.mkdir(parents=True, exist_ok=True)
-            shutil.copytree(
-                source, folder / name, ignore=ignored
-            ) if source.is_dir() else shutil.copy(source, folder / name)
+        ignored = shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints")
+        for name in ("cifarlib", "notebooks", "params"):
+            shutil.copytree(project_root() / name, folder / name, ignore=ignored)
+        for name in ("Makefile", "pyproject.toml"):
+            shutil.copy(project_root() / name, folder)
         (folder / "data").symlink_to((project_root() / "data").resolve())
         return folder
 

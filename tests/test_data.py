@@ -36,7 +36,7 @@ def offline(monkeypatch):
     monkeypatch.setattr(CIFAR10, "url", "http://127.0.0.1:9/cifar-10-python.tar.gz")
 
 
-def test_the_split_is_40000_10000_10000(cifar10):
+def test_the_split_is_40000_10000_10000_and_begins_with_a_frog(cifar10):
     for part, n in (("train", 40_000), ("validation", 10_000), ("test", 10_000)):
         split = getattr(cifar10, part)
         assert len(split) == n
@@ -44,6 +44,9 @@ def test_the_split_is_40000_10000_10000(cifar10):
         assert split.images.dtype == torch.uint8
         assert set(split.labels.tolist()) == set(range(10))
     assert (cifar10.test.labels.bincount() == 1000).all()
+    assert data.CLASSES[cifar10.train.labels[0]] == "frog"
+    # as any viewer of CIFAR-10 shows
+    assert cifar10.train.images[0, :, 0, 0].tolist() == [59, 62, 63]
 
 
 def test_the_file_is_the_six_published_batches():
@@ -51,12 +54,6 @@ def test_the_file_is_the_six_published_batches():
     size = 10_000 * data.RECORD_BYTES
     parts = [content[i : i + size] for i in range(0, len(content), size)]
     assert [hashlib.sha1(part).hexdigest() for part in parts] == list(BATCH_SHA1.values())
-
-
-def test_the_first_image_is_the_frog(cifar10):
-    assert data.CLASSES[cifar10.train.labels[0]] == "frog"
-    # as any viewer of CIFAR-10 shows
-    assert cifar10.train.images[0, :, 0, 0].tolist() == [59, 62, 63]
 
 
 def test_the_validation_images_are_the_last_to_train(small):

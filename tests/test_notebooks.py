@@ -14,7 +14,6 @@ from cifarlib import project_root, records
 
 NOTEBOOKS = sorted((project_root() / "notebooks").glob("*.ipynb"))
 TRAIN = project_root() / "notebooks" / "train.ipynb"
-OWN = pytest.mark.parametrize("name", ["start", "explore", "whitening"])
 SMALL = {"run": 7, "epochs": 2, "train_images": 128}
 FOLDER = "run7/seed0-epochs2-images128"
 
@@ -61,7 +60,7 @@ def test_each_notebook_leads_to_the_next_and_the_first_to_all():
         assert following in linked[this]
 
 
-@OWN
+@pytest.mark.parametrize("name", ["start", "explore", "whitening"])
 def test_each_notebook_is_an_article_in_under_two_minutes(name, tmp_path):
     folders = {"output_folder": tmp_path} if name != "explore" else {}
     done = execute(name, tmp_path, **folders)

@@ -20,7 +20,6 @@ def test_a_device_that_is_not_there_is_named(device):
         ({"avx512_bf16": True, "amx_bf16": True}, "AVX512", "bfloat16"),
         ({"avx512_bf16": False, "avx512_f": True}, "AVX512", "float32"),
         ({"avx512_bf16": True}, "AVX2", "float32"),
-        ({"avx2": True}, "AVX2", "float32"),
         ({}, "DEFAULT", "float32"),
     ],
 )
