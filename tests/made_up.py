@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from cifarlib import records
 from cifarlib.data import Cifar10
@@ -11,8 +12,6 @@ from cifarlib.report.claims import arms_of, published
 from cifarlib.whitening import whitening_filters
 
 IMAGES = 1000
-
-
 MADE_ON = {"device": "cpu", "device_name": "a made-up device"}
 MADE_ON |= {"precision": "float32", "convolutions": "PyTorch"}
 
@@ -28,8 +27,6 @@ def make_record(
 ) -> Path:
     """Make a complete record of a run whose validation accuracy is ``accuracy`` to within an image,
     its test accuracy half a point less."""
-    import torch
-
     p = load_params(run, seed=seed, **overrides)
     folder = output_folder / p.folder
     staged = folder / "unfinished"

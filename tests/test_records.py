@@ -10,6 +10,7 @@ import torch
 from made_up import make_record
 
 from cifarlib import InputError, project_root, provenance, records
+from cifarlib.params import load_params
 
 
 @pytest.fixture
@@ -109,8 +110,6 @@ def test_predictions_with_pickles_inside_are_refused(tmp_path):
 
 
 def test_the_committed_records_are_whole_and_done():
-    from cifarlib.params import load_params
-
     root = project_root()
     command = ["git", "-C", root, "ls-files", "outputs/*/seed*/record.json"]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
