@@ -121,6 +121,15 @@ def test_claims_around_the_fast_recipe_get_provisional_verdicts(frame):
     assert "provisional" in text
 
 
+def test_the_papers_schedule_with_one_seed_gets_marks(frame):
+    asked = claims.judge(results.of_paper(frame))
+    words = asked[["verdict", "seeds"]]
+    assert words.loc["optimizer"].tolist() == ["agrees", 1]
+    assert words.loc["augmentation"].tolist() == ["without records", 0]
+    assert not asked["provisional"].any()
+    assert "- **1 without records**: fresh augmentation" in claims.conclusion(asked)
+
+
 def test_the_claims_file_compares_runs_that_exist_and_the_paper_has_their_numbers():
     assert set(claims.arms_of("paper") + claims.arms_of("fast")) <= set(run_names())
     assert set(claims.published()["validation_accuracy"]) == set(claims.PAPER_RUNS)
