@@ -20,7 +20,7 @@ def numbers(text: str) -> list[int]:
 
 
 OPTIONS = {
-    "run": {"default": "7", "help": "1 to 7, or the name of a file in params/."},
+    "run": {"default": "best", "help": "1 to 7, or the name of a file in params/."},
     "runs": {"default": "run*", "help": "Runs, or patterns: '1 2 run7-mean', 'fast*'."},
     "seed": {"default": 0, "help": "Of the initial weights and the images' order and crops."},
     "seeds": {"type": numbers, "help": "Seeds: '0 1 2'."},
@@ -107,7 +107,8 @@ def results(output_folder: str | None, figure: str | None) -> None:
 @click.option("--images", required=True, help=OPTIONS["images"]["help"])
 @click.option("--model", multiple=True, help="A folder with a network, instead of a run.")
 @click.option("--predictions", default="predictions.npy", help="The file to write.")
-def predict(*, images, layout, views, device, predictions, **whose) -> None:
+@click.option("--submission", is_flag=True, help="Write Kaggle's submission.csv, too.")
+def predict(*, images, layout, views, device, predictions, submission, **whose) -> None:
     """Classify images of your own."""
     from cifarlib.images import read_images
     from cifarlib.predict import find_models, output_path, predict
@@ -115,7 +116,8 @@ def predict(*, images, layout, views, device, predictions, **whose) -> None:
     folders = find_models(**whose)
     path = output_path(predictions)
     answers = predict(*read_images(images, layout), folders, views, device)
-    click.echo(f"{answers.text}\nWritten: {answers.write(path)} and, beside it, a table (.csv)")
+    written = answers.write(path, submission)
+    click.echo(f"{answers.text}\nWritten: {written} and, beside it, a table (.csv)")
 
 
 @commands.command(params=options("run seeds layout output_folder"))

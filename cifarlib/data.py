@@ -68,8 +68,8 @@ class Cifar10:
 def load_cifar10(folder: str | Path | None = None) -> Cifar10:
     """Load CIFAR-10 from ``folder`` (default: data/ of the project), fetched where it is missing.
 
-    torchvision's cifar-10-python.tar.gz, put into the folder by hand, serves as well. Raises
-    InputError where the data are neither there nor to be had."""
+    torchvision's cifar-10-python.tar.gz, put into the folder by hand as it is or unpacked, serves
+    as well. Raises InputError where the data are neither there nor to be had."""
     folder = user_path("data_folder", folder) or project_root() / "data"
     try:
         content = _read_file(folder / FILE)
@@ -112,8 +112,8 @@ def _fetch(folder: Path) -> bytearray:
             failures.append(f"{name}: {error!r}")
             log.warning("no CIFAR-10 from %s", failures[-1])
     raise InputError(
-        f"no CIFAR-10 in {folder}, and it could not be fetched ({'; '.join(failures)}). "
-        f"Get online and try again, or put cifar-10-python.tar.gz into {folder}"
+        f"no CIFAR-10 in {folder}, and it could not be fetched ({'; '.join(failures)}). Get online "
+        f"and try again, or put cifar-10-python.tar.gz, as it is or unpacked, into {folder}"
     )
 
 
@@ -129,8 +129,8 @@ def _write_file(folder: Path, labels: np.ndarray, images: np.ndarray) -> bytearr
 
 
 def _from_torchvision(folder: Path, temporary: Path, download: bool) -> Arrays:
-    """Read torchvision's archive, downloaded or put into ``folder`` by hand. A pickle can run
-    anything: torchvision compares every file with its published MD5 first."""
+    """Read torchvision's archive, downloaded or put into ``folder`` by hand, there also unpacked. A
+    pickle can run anything: torchvision compares every file with its published MD5 first."""
     from torchvision.datasets import CIFAR10
     from torchvision.datasets.utils import check_integrity
 
@@ -139,9 +139,12 @@ def _from_torchvision(folder: Path, temporary: Path, download: bool) -> Arrays:
         log.warning("fetching CIFAR-10 by torchvision's download, 170 MB")
     elif check_integrity(archive, CIFAR10.tgz_md5):
         shutil.copy(archive, temporary)  # where torchvision finds it and downloads nothing
+        download = True
+    elif (folder / CIFAR10.base_folder).exists():
+        temporary = folder
     else:
         raise ValueError(f"{archive.name} is missing, or its MD5 is not the published one")
-    train = CIFAR10(temporary, train=True, download=True)
+    train = CIFAR10(temporary, train=True, download=download)
     test = CIFAR10(temporary, train=False)
     return np.array(train.targets + test.targets), np.concatenate([train.data, test.data])
 

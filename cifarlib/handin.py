@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from functools import partial
 from pathlib import Path
 
@@ -13,12 +14,14 @@ import numpy as np
 
 from cifarlib import InputError, outputs_folder, plural, project_root
 from cifarlib.images import existing_path, read_images
-from cifarlib.predict import find_models, predict
+from cifarlib.predict import find_models, load_model, predict
+from cifarlib.report.display import duration
 
 CODE = ("cifarlib", "notebooks", "params", "slurm", "tests", "docs", "Makefile", "README.md")
 CODE += ("CONTRIBUTING.md", "LICENSE", "CITATION.cff", "environment.yml", "pyproject.toml")
 DERIVED = shutil.ignore_patterns("__pycache__", ".*", "*.egg-info", "unfinished")
-copy_folder = partial(shutil.copytree, ignore=DERIVED)
+# dated now: reproducible builds may date a file before 1980, which a zip cannot say
+copy_folder = partial(shutil.copytree, ignore=DERIVED, copy_function=shutil.copy)
 
 
 def hand_in(
@@ -34,16 +37,20 @@ def hand_in(
     """Make ``handin/<name>.zip`` below the outputs, of the report in ``handin/<name>/``.
 
     It predicts ``images`` by the mean over the runs of ``find_models``, with views. check: only
-    look whether all is there but the report. Returns what came of it. Raises InputError for what is
-    missing, before any work, and where the proof fails."""
+    look whether all is there but the report. Returns what came of it, or how long it will take.
+    Raises InputError for what is missing, before any work, and where the proof fails."""
     if not re.fullmatch(r"[\w-]+", str(name)):
         raise InputError(f"name = {name!r}: give letters, digits, - and _ alone, as in First_Last")
     folders = find_models(run, seeds, output_folder=output_folder)
     images = existing_path("images", images).resolve()
     pixels, names = read_images(images, layout)
     if check:
+        some = pixels[:200]
+        start = time.perf_counter()
+        load_model(folders[0], "cpu").logits(some, views=True)
+        seconds = 2 * len(folders) * len(pixels) / len(some) * (time.perf_counter() - start)
         asked = f"{plural(len(pixels), 'image')}, {plural(len(folders), 'network')}"
-        return f"{asked}: the report is made first"
+        return f"{asked}: the report takes a minute, the rest at most {duration(seconds)}"
     report = outputs_folder(output_folder).resolve() / "handin" / str(name)
     if not (report / "tex" / "report.tex").is_file():  # which make makes last
         raise InputError(f"the report is missing in {report}: `make handin` makes it")

@@ -62,7 +62,8 @@ def _read_pictures(path: Path) -> dict[str, np.ndarray]:
     left_out = []
     for file in sorted(path.rglob("*"), key=_natural) if path.is_dir() else [path]:
         name = file.relative_to(folder).as_posix()
-        if file.is_file() and not re.search(r"(^|/)\.", name):
+        # a linked folder, which rglob does not enter, is left out
+        if not re.search(r"(^|/)\.", name) and (file.is_file() or file.is_symlink()):
             try:
                 pictures[name] = _read_picture(file)
             except Exception:  # a decoder fails in any way

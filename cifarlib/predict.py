@@ -25,7 +25,7 @@ MODEL = "model.safetensors"
 
 
 def find_models(
-    run: int | str = 7,
+    run: int | str = "best",
     seeds: int | Sequence[int] | None = None,
     model: str | Path | Sequence[str | Path] | None = None,
     output_folder: str | Path | None = None,
@@ -83,11 +83,17 @@ class Answers(NamedTuple):
         columns = {"image": self.names, "label": labels, "class": np.take(CLASSES, labels)}
         return pd.DataFrame(columns | {"probability": shares.round(4)})
 
-    def write(self, predictions: str | Path) -> Path:
-        """Write the probabilities, .npy, and beside them the table, .csv; return the first."""
+    def write(self, predictions: str | Path, submission: bool = False) -> Path:
+        """Write the probabilities, .npy, beside them the table, .csv, and on request Kaggle's
+        submission.csv (id,label); return the first."""
         path = output_path(predictions)
         np.save(path, self.probabilities.numpy())
-        self.table().to_csv(path.with_suffix(".csv"), index=False, errors="replace")
+        table = self.table()
+        table.to_csv(path.with_suffix(".csv"), index=False, errors="replace")
+        if submission:
+            ids = [Path(name).stem for name in self.names]
+            kaggle = pd.DataFrame({"id": ids, "label": table["class"]})
+            kaggle.to_csv(path.with_name("submission.csv"), index=False)
         return path
 
 

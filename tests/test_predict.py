@@ -179,14 +179,16 @@ def test_a_model_is_a_folder_or_its_file_wherever_the_kernel_runs(tiny_run, tmp_
         predict.find_models(model="outputs/run7")
 
 
-def test_predictions_are_written_with_a_table(tmp_path):
+def test_predictions_are_written_with_a_table_and_a_submission(tmp_path):
     answers = predict.Answers(["a.png", "b10.png"], torch.eye(10)[:2] * 0.5 + 0.05, "")
     path = tmp_path / "p.npy"
     for name in ("p.npy", "p.npy", "p.csv"):  # again, and under the name of the table
-        assert answers.write(path.with_name(name)) == path
+        assert answers.write(path.with_name(name), submission=True) == path
     np.testing.assert_array_equal(np.load(path), answers.probabilities)
     rows = ["image,label,class,probability", "a.png,0,airplane,0.55", "b10.png,1,automobile,0.55"]
     assert path.with_suffix(".csv").read_text().splitlines() == rows
+    submission = path.with_name("submission.csv").read_text()
+    assert submission.splitlines() == ["id,label", "a,airplane", "b10,automobile"]
     np.save(path, GREY)  # the images themselves
     for bad, says in ((path, "holds something else"), ("/proc/no/p.npy", "cannot be written")):
         with pytest.raises(InputError, match=says):

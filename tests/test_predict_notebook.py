@@ -15,7 +15,7 @@ def test_a_folder_of_pictures_is_said_as_it_was_read(cifar10, tiny_run, tmp_path
         pixels = cifar10.test.images[i].permute(1, 2, 0).numpy()
         Image.fromarray(pixels).save(folder / f"{i + 1}.png")
     (tmp_path / "mine" / "14.heic").write_bytes(b"a cat")
-    done = execute("predict", tmp_path, images="mine", model=tiny_run)
+    done = execute("predict", tmp_path, images="mine", model=tiny_run, submission=True)
     assert done.returncode == 0, done.stdout
     text = forms(tmp_path / "predict.ipynb", "text/markdown")
     log = "".join(o.get("text", "") for o in outputs(tmp_path / "predict.ipynb"))
@@ -24,6 +24,7 @@ def test_a_folder_of_pictures_is_said_as_it_was_read(cifar10, tiny_run, tmp_path
     right = (table["image"].str.split("/").str[0] == table["class"]).mean()
     assert f"Right of 12 images with a label: {right:.2%} by run7/" in text
     assert np.load(tmp_path / "predictions.npy").shape == (12, 10)
+    assert len((tmp_path / "submission.csv").read_text().splitlines()) == 13
 
 
 def test_bad_input_is_one_clear_error_before_any_work(tmp_path):
