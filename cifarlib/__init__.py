@@ -1,8 +1,7 @@
 """CIFAR-10 with a small convolutional network: the parts that the notebooks of this report call.
 
 Data flows one way: params -> data, preprocess, whitening, model -> loop -> train -> outputs ->
-results -> report.
-"""
+results -> report."""
 
 import os
 import re
@@ -35,8 +34,7 @@ def project_root() -> Path:
     """Return the checkout that this package lies in: the folder of params/ and notebooks/.
 
     Raises InputError where it lies in none, and where the working directory is in another checkout,
-    as a kernel may start anywhere: that one's notebooks would run this one's code.
-    """
+    as a kernel may start anywhere: that one's notebooks would run this one's code."""
     root = Path(__file__).resolve().parents[1]
     if not (root / "params").is_dir():
         raise InputError("run from a clone of the project, installed with `pip install -e .`")
@@ -55,8 +53,7 @@ def user_path(name: str, value: str | Path | None) -> Path | None:
     """Read a path that the user gave, with ~ expanded, or None.
 
     Raises InputError for a number, which papermill makes of ``-p output_folder 2026``, and for an
-    address or a drive, which would become a folder of that name.
-    """
+    address or a drive, which would become a folder of that name."""
     if value in (None, ""):
         return None
     if not isinstance(value, (str, Path)):

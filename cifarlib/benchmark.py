@@ -2,8 +2,7 @@
 
 Each contestant has a process of its own, as a user's program has, and they train in turn, round by
 round, so that a ratio compares neighbours in time and the machine's drift cancels. All train run
-7's network, its loss averaged, with the same optimizer, step and batch size.
-"""
+7's network, its loss averaged, with the same optimizer, step and batch size."""
 
 import json
 import multiprocessing
@@ -26,7 +25,7 @@ from torchvision import datasets, transforms
 from cifarlib import InputError, outputs_folder, provenance
 from cifarlib.data import Split, load_cifar10
 from cifarlib.device.choice import keep_freed_memory, make_repeatable, pick_device, pick_precision
-from cifarlib.device.cuda_graph import CapturedEpoch
+from cifarlib.device.cuda_graph import CapturedStep
 from cifarlib.loop import Training, make_optimizer, train_epoch, train_step
 from cifarlib.model import build_model
 from cifarlib.params import TRAIN_IMAGES, RunParams, load_params
@@ -114,7 +113,7 @@ def compete(
         numbers = WORKERS if name == BEST else [0]
         trains = {n: partial(train_on, make_loader(split, training, n), training) for n in numbers}
     elif device.type == "cuda":
-        trains = {None: CapturedEpoch(training)}
+        trains = {None: partial(train_epoch, training, update=CapturedStep(training))}
     else:
         trains = {None: partial(train_epoch, training)}
     # the first epoch is not counted

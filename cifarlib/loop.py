@@ -99,8 +99,7 @@ def make_optimizer(params: RunParams, model: nn.Module) -> torch.optim.Optimizer
     is trained.
 
     A group learns at ``times_rate`` times the step's rate: 1, or ``bias_rate`` for BatchNorm's
-    biases, whose weight decay is divided by it, so that the product is the same.
-    """
+    biases, whose weight decay is divided by it, so that the product is the same."""
     biases = []
     if params.bias_rate != 1:
         biases = [m.bias for m in model.modules() if isinstance(m, BatchNorm)]
@@ -133,8 +132,7 @@ def train_step(training: Training, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor
     """Update once from images (B, 3, 32, 32) and labels (B,).
 
     Returns the loss in the run's reduction and the logits (B, 10) from before the update, both
-    still on the device.
-    """
+    still on the device."""
     params = training.params
     logits = forward(training.model, x, training.dtype)
     loss = F.cross_entropy(
@@ -145,6 +143,14 @@ def train_step(training: Training, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor
     training.scaler.step(training.optimizer)
     training.scaler.update(training.scale)  # it stays as it is
     return loss.detach(), logits.detach()
+
+
+def batch_step(training: Training, index: Tensor, crops: Tensor) -> tuple[Tensor, Tensor]:
+    """Update once from the images at ``index``, augmented as ``crops`` say. Returns the loss and
+    how many of the batch were right before the update, both still on the device."""
+    y = training.labels[index]
+    loss, logits = train_step(training, training.batch(index, crops), y)
+    return loss, (logits.argmax(1) == y).sum()
 
 
 def epoch_plan(params: RunParams, epoch: int, n: int) -> tuple[Tensor, Tensor]:
@@ -186,10 +192,15 @@ def epoch_row(
 
 
 def train_epoch(
-    training: Training, epoch: int, on_step: Callable[[int], object] = lambda step: None
+    training: Training,
+    epoch: int,
+    on_step: Callable[[int], object] = lambda step: None,
+    update: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None = None,
 ) -> dict:
     """Train epoch 1, 2, ...; the device is read once, at the end. Returns the epoch's line of the
-    history. ``on_step(steps done)`` is called after every step."""
+    history. ``on_step(steps done)`` is called after every step; ``update`` is a captured
+    ``batch_step``."""
+    update = update or partial(batch_step, training)
     params = training.params
     steps = params.steps_per_epoch
     size = params.batch_size
@@ -200,14 +211,15 @@ def train_epoch(
     training.model.train()
     for step in range(steps):
         for group in training.optimizer.param_groups:
-            rate = params.learning_rate_at((epoch - 1) * steps + step)
-            group["lr"] = group["times_rate"] * rate
+            rate = group["times_rate"] * params.learning_rate_at((epoch - 1) * steps + step)
+            if isinstance(group["lr"], Tensor):  # that a captured step reads
+                group["lr"].fill_(rate)
+            else:
+                group["lr"] = rate
         batch = slice(step * size, (step + 1) * size)
-        x = training.batch(order[batch], crops[batch])
-        y = training.labels[order[batch]]
-        loss, logits = train_step(training, x, y)
+        loss, right_ones = update(order[batch], crops[batch])
         loss_sum += loss
-        right += (logits.argmax(1) == y).sum()
+        right += right_ones
         if training.lookahead:
             training.lookahead.after((epoch - 1) * steps + step + 1)
         on_step(step + 1)
@@ -229,8 +241,7 @@ class Predictor:
         """Compute logits (N, 10), float32 on the model's device, in evaluation mode.
 
         images: uint8 (N, 3, 32, 32). views: with test-time augmentation, the weighted mean over
-        ``weighted_views`` of each image.
-        """
+        ``weighted_views`` of each image."""
         dtype = torch.float32 if self.dtype == torch.float16 else self.dtype
         images = images.to(next(self.model.parameters()).device)
         was_training = self.model.training

@@ -2,8 +2,7 @@
 [1].
 
 ``print(Network())`` shows the structure that the paper prints.
-[1] Keller Jordan, 94% on CIFAR-10 in 3.29 Seconds on a Single GPU, 2024.
-"""
+[1] Keller Jordan, 94% on CIFAR-10 in 3.29 Seconds on a Single GPU, 2024."""
 
 import torch
 from torch import Tensor, nn

@@ -40,8 +40,7 @@ class RunParams:
     """One training run. The defaults are the paper's settings of run 6; params/*.yaml say what a
     run has instead.
 
-    Raises InputError that names the field, its value and what is allowed.
-    """
+    Raises InputError that names the field, its value and what is allowed."""
 
     run: str  # name of its file in params/, without .yaml
     question: str = ""  # the file's first comment line: what the run asks
@@ -109,8 +108,7 @@ class RunParams:
         """Return the rate of step 0, 1, 2 ... of the schedule.
 
         "step": x 0.1 every 30/200 of the steps. "triangle": x 0.2, rising to x 1 over the first
-        23 % of them, then falling to x 0.07.
-        """
+        23 % of them, then falling to x 0.07."""
         steps = self.epochs * self.steps_per_epoch
         if self.schedule == "step":
             falls = PAPER_EPOCHS * step // (DECAY_EPOCHS * steps)
@@ -133,8 +131,7 @@ class RunParams:
         """Name how these settings differ from recorded ones, as "momentum 0.8, now 0.9".
 
         A parameter that did not exist when the record was made had its default, so a new parameter
-        makes no record stale.
-        """
+        makes no record stale."""
         defaults = {field.name: field.default for field in dataclasses.fields(self)}
         then = defaults | {"training_version": 1} | recorded
         now = self.settings()

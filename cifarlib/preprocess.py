@@ -59,8 +59,7 @@ def make_normalizer(images: Tensor, mode: str, statistics: tuple[Tensor, Tensor]
 
     mode "channel": by ``statistics``, the training split's ``channel_statistics``. "image-channel":
     by each image's own mean and deviation per channel. "length": by each image's one mean and
-    deviation of its 3,072 values.
-    """
+    deviation of its 3,072 values."""
     if mode == "channel":
         return Normalizer(*(255 * s.to(images.device).view(1, 3, 1, 1) for s in statistics))
     dimensions = {"image-channel": (2, 3), "length": (1, 2, 3)}
@@ -119,8 +118,7 @@ def crop_and_flip(
     int64 (B,); crops: int64 (B, 3 or 5), see ``draw_crops``. padding "reflect" mirrors without
     repeating the edge, "constant" puts zero after normalisation. cutout: a square of so many pixels
     a side becomes zero, as in airbench96, which always lies within the image. Returns float32
-    (B, 3, H, W): one gather of pixels, padding by arithmetic.
-    """
+    (B, 3, H, W): one gather of pixels, padding by arithmetic."""
     c, height, width = images.shape[1:]
     dy, dx, flip = (column[:, None] for column in crops[:, :3].unbind(1))
     y = torch.arange(height, device=images.device) + dy

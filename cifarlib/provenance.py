@@ -27,8 +27,7 @@ def code_version() -> dict:
     """Tell which code this is: ``commit`` and whether it is ``dirty``.
 
     commit: of the checkout, else of the variable CIFARLIB_COMMIT, else None. dirty: whether
-    cifarlib/ or params/ differ from that commit; None where git cannot tell.
-    """
+    cifarlib/ or params/ differ from that commit; None where git cannot tell."""
     unknown = {"commit": os.environ.get("CIFARLIB_COMMIT"), "dirty": None}
     root = project_root()
     if not ((root / ".git").exists() and shutil.which("git")):

@@ -3,8 +3,7 @@
 ``outputs/run7/seed0/``: record.json, history.csv, log.txt, predictions.npz, first_layer.npy,
 model.safetensors. While a run is under way all of it lies in ``unfinished/`` below, with
 checkpoint.pt. record.json is written last and holds the SHA-256 of the others: where it is, and
-they match, the run is done.
-"""
+they match, the run is done."""
 
 import contextlib
 import csv
@@ -38,8 +37,7 @@ def locked(folder: Path, timeout: float = -1) -> Iterator[None]:
     """Hold the folder's lock, which the system frees when the process ends.
 
     Raises filelock.Timeout after ``timeout`` seconds (-1: never), InputError where the file system
-    has no locks.
-    """
+    has no locks."""
     try:
         held = FileLock(folder / ".lock", timeout=timeout).acquire()
     except Timeout:  # an OSError, too
@@ -75,8 +73,7 @@ def write_history(folder: Path, history: list[dict], record: dict | None = None)
     """Write history.csv and log.txt; a finished run's log has the results of its record, too.
 
     Losses are means per image (last_batch_loss: in the run's own reduction), accuracies shares;
-    those of training are collected during the epoch, on augmented images.
-    """
+    those of training are collected during the epoch, on augmented images."""
     table = io.StringIO()
     writer = csv.DictWriter(table, history[0], lineterminator="\n")
     writer.writeheader()
@@ -100,8 +97,7 @@ def open_folder(name: str, output_folder: str | Path | None = None) -> Path:
     """Make the folder of a run (``RunParams.folder``) below outputs/, and make sure that it can be
     written.
 
-    Raises InputError, before anything expensive, where it cannot, or has no room.
-    """
+    Raises InputError, before anything expensive, where it cannot, or has no room."""
     folder = outputs_folder(output_folder) / name
     try:
         (folder / "unfinished").mkdir(parents=True, exist_ok=True)
@@ -139,8 +135,7 @@ def read_predictions(folder: str | Path) -> dict[str, np.ndarray]:
     """Read what a run answered, so that every accuracy can be computed from the record alone.
 
     "validation" and "test": logits (N, 10), float32, saved in float16; "validation_labels" and
-    "test_labels": int64 (N,).
-    """
+    "test_labels": int64 (N,)."""
     with np.load(Path(folder) / "predictions.npz", allow_pickle=False) as file:
         arrays = {name: file[name] for name in file.files}
     labels = {k: v.astype(np.int64) for k, v in arrays.items() if k.endswith("labels")}
@@ -158,8 +153,7 @@ def save_model(path: Path, tensors: "dict[str, Tensor]", description: dict) -> N
 def load_model(path: str | Path) -> "tuple[dict[str, Tensor], dict]":
     """Read the tensors (on the CPU) and the description of ``save_model``; nothing is executed.
 
-    Raises InputError where the file is missing, damaged or of another kind.
-    """
+    Raises InputError where the file is missing, damaged or of another kind."""
     import safetensors.torch
 
     path = Path(path)
@@ -198,8 +192,7 @@ def finish(folder: Path, record: dict) -> None:
     files' SHA-256.
 
     An older record goes first, so that none ever stands beside another run's files; killed in
-    between, the checkpoint is still there and the same command completes the record.
-    """
+    between, the checkpoint is still there and the same command completes the record."""
     files = sorted((folder / "unfinished").iterdir())
     staged = [p for p in files if p.name[0] != "." and p.stem != "checkpoint"]
     record = {**record, "files": {p.name: _sha256(p) for p in staged}}
@@ -237,8 +230,7 @@ def finished(output_folder: str | Path | None = None) -> list[dict]:
     of their folders, each with its ``folder``.
 
     Copies of records, and records with parameters that this code does not know, are left out and
-    named in a warning.
-    """
+    named in a warning."""
     found = []
     left_out = []
     for path in sorted(outputs_folder(output_folder).glob("*/seed*/record.json")):

@@ -15,7 +15,7 @@ from torch import Tensor
 from cifarlib import InputError, PlainMessage, checkpoint, loop, provenance, records, whitening
 from cifarlib.data import Cifar10, Split
 from cifarlib.device import choice, convolutions
-from cifarlib.device.cuda_graph import CapturedEpoch
+from cifarlib.device.cuda_graph import CapturedStep
 from cifarlib.model import build_model
 from cifarlib.params import TRAIN_IMAGES, RunParams
 from cifarlib.preprocess import channel_statistics, make_normalizer, normalize
@@ -76,8 +76,7 @@ def train(
     stopped and resumed or not; on CUDA under ``deterministic``.
 
     Raises InputError before any training where something given cannot be used, Diverged when the
-    loss is no longer finite, Interrupted (a KeyboardInterrupt) when stopped.
-    """
+    loss is no longer finite, Interrupted (a KeyboardInterrupt) when stopped."""
     switches = {"resume": resume, "deterministic": deterministic, "capture": capture}
     for name, value in switches.items():
         if not isinstance(value, bool):  # papermill reads -p resume false as the text 'false'
@@ -191,7 +190,7 @@ def fit(run: Run, progress: Progress, capture: bool) -> None:
     labels = run.data.validation.labels.to(run.device)
     train_one = partial(loop.train_epoch, run.training)
     if capture and run.device.type == "cuda":
-        train_one = CapturedEpoch(run.training)
+        train_one = partial(train_one, update=CapturedStep(run.training))
     last_save = time.perf_counter()
     progress(len(history), history)
     for epoch in range(len(history) + 1, params.last_epoch + 1):
@@ -221,8 +220,7 @@ def leave_record(run: Run) -> None:
     """Read the test set, for the first and only time, and leave the record.
 
     A result is None where there is none: all of a split without images, and the accuracy with views
-    where part of the data trained, as the views would take longer than the training.
-    """
+    where part of the data trained, as the views would take longer than the training."""
     params = run.training.params
     splits = {"validation": run.data.validation, "test": run.data.test}
     saved = {"validation": run.validation_logits}  # none if killed between last epoch and record

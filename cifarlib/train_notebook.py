@@ -20,8 +20,7 @@ def train(unless_done: bool = False, **parameters) -> None:
     """Execute the train notebook with its ``parameters`` and say what came of it.
 
     unless_done: wait for a process that trains this run, and leave a finished one alone. Raises
-    InputError or OSError, one line, for whatever ends it early, and KeyboardInterrupt.
-    """
+    InputError or OSError, one line, for whatever ends it early, and KeyboardInterrupt."""
     names = ("run", "seed", "epochs", "stop_epoch", "train_images")
     params = load_params(**{name: parameters[name] for name in names})
     folder = outputs_folder(parameters["output_folder"]) / params.folder

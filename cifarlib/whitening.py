@@ -1,8 +1,7 @@
 """Patch whitening: the covariance of 2x2x3 patches, its eigenvectors, the first layer's 24 filters.
 
 As in airbench94: a filter is an eigenvector divided by sqrt(eigenvalue + eps), so
-that the responses over the training images are uncorrelated with variance l / (l + eps).
-"""
+that the responses over the training images are uncorrelated with variance l / (l + eps)."""
 
 from collections.abc import Iterable
 
@@ -16,8 +15,7 @@ def patch_covariance(parts: Iterable[Tensor], size: int = 2) -> Tensor:
     in ``parts``, each (N, C, H, W).
 
     A patch counts channel by channel, then row by row, as a convolution's weight does. Patches
-    overlap (stride 1). In float64, on the images' device; MPS has no float64.
-    """
+    overlap (stride 1). In float64, on the images' device; MPS has no float64."""
     total = products = count = 0
     for images in parts:
         if images.device.type == "mps":
@@ -35,8 +33,7 @@ def eigenpatches(covariance: Tensor) -> tuple[Tensor, Tensor]:
     (D, D).
 
     An eigenvector's sign is arbitrary. Here the first component that comes near the largest in size
-    is positive: of two equally large ones, as symmetry makes them, rounding must not choose.
-    """
+    is positive: of two equally large ones, as symmetry makes them, rounding must not choose."""
     ascending_values, ascending_columns = torch.linalg.eigh(covariance.double())
     values = ascending_values.flip(0)
     vectors = ascending_columns.T.flip(0)

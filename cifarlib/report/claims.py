@@ -3,8 +3,7 @@
 One measure: the accuracy over all held-out images, validation and test together, as no run chooses
 anything on either. One interval: it is about other seeds and other images at once. One rule: the
 intervals of a family of claims hold together (Bonferroni), and a claim is reproduced where its
-interval lies wholly on the paper's side of zero, contradicted where wholly on the other.
-"""
+interval lies wholly on the paper's side of zero, contradicted where wholly on the other."""
 
 import math
 from pathlib import Path
@@ -82,8 +81,7 @@ def judge(frame: pd.DataFrame, group: str = "paper", recipe: str = "paper") -> p
     frame: ``results.of_paper`` or, recipe "fast", ``results.of_fast``. Columns: says, ours, sign;
     paper and estimate, the paper's difference and ours in points; error, freedom; low and high, the
     interval; seeds, of the run with the fewest; verdict, which is a mark with few seeds and
-    NO_RECORDS with none; provisional.
-    """
+    NO_RECORDS with none; provisional."""
     claims = {name: claim for name, claim in _read("claims.yaml")[group].items() if recipe in claim}
     pooled = pooled_variance(frame)
     folders = frame.groupby("run")["folder"]

@@ -17,16 +17,17 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-from cifarlib import checkpoint
+from cifarlib import checkpoint, loop
 from cifarlib.device import cuda_graph
-from cifarlib.device.cuda_graph import CapturedEpoch
-from cifarlib.loop import Lookahead, Predictor, Training, make_optimizer
+from cifarlib.device.cuda_graph import CapturedStep
+from cifarlib.loop import Lookahead, Predictor, Training, make_optimizer, train_epoch
 from cifarlib.model import build_model
 from cifarlib.params import load_params
 from cifarlib.preprocess import channel_statistics, make_normalizer, normalize
 
 CUDA = torch.device("cuda:0")
 RUNS = ["run1", "run2", "run6-image-channel", "run7-mean", "run7-preprocessed", "best"]
+ROW = {"epoch": 1, "last_batch_loss": 1.0, "train_seconds": 1.0}
 CASES = [(run, torch.bfloat16) for run in RUNS] + [("run2", torch.float16), ("run1", torch.float32)]
 
 
@@ -93,10 +94,8 @@ class OnlyCuda(TorchDispatchMode):
         return result
 
 
-def run_instead_of_capture(step, reset, device):
-    reset()
+def run_instead_of_capture(step, device):
     step()
-    reset()
     with OnlyCuda():
         step()
     return step
@@ -109,7 +108,7 @@ def fake(monkeypatch):
     monkeypatch.setattr(torch.Tensor, "backward", backward)
     monkeypatch.setattr(nn.Module, "_apply", convert)
     monkeypatch.setattr(cuda_graph, "capture", run_instead_of_capture)
-    monkeypatch.setattr(cuda_graph, "epoch_row", lambda *_: {})  # the only place that reads values
+    monkeypatch.setattr(loop, "epoch_row", lambda *_: {})  # the only place that reads values
     monkeypatch.setattr(Lookahead, "IMAGES", 128)
     with FakeTensorMode(allow_non_fake_inputs=True), FusedOptimizers():
         yield
@@ -134,7 +133,7 @@ def test_a_run_stays_on_the_device_and_goes_on_from_its_checkpoint(
         )
 
     first = start()
-    CapturedEpoch(first)(1)
+    train_epoch(first, 1, update=CapturedStep(first))
     for group in first.optimizer.param_groups:
         assert group["lr"].device == CUDA
         assert group.get("capturable", True)
@@ -143,7 +142,7 @@ def test_a_run_stays_on_the_device_and_goes_on_from_its_checkpoint(
     to_cpu = partial(tree_map_only, torch.Tensor, torch.Tensor.cpu)  # as torch.load does
     monkeypatch.setattr(torch, "save", lambda state, file: saved.update(to_cpu(state)))
     (tmp_path / "unfinished").mkdir()
-    checkpoint.save(tmp_path, first.state_dict() | {"history": []})
+    checkpoint.save(tmp_path, first.state_dict() | {"history": [ROW]})
     for group in saved["optimizer"]["param_groups"]:
         group["lr"] = 0.1  # which loading copies deeply: of a fake tensor that crashes
     copy = lambda self, new: [t.copy_(new[k]) for k, t in self.state_dict().items()]  # noqa: E731
@@ -155,7 +154,7 @@ def test_a_run_stays_on_the_device_and_goes_on_from_its_checkpoint(
             t.device == CUDA and (not t.dim() or t.stride() == parameter.stride())
             for t in state.values()
         )
-    CapturedEpoch(second)(2)
+    train_epoch(second, 2, update=CapturedStep(second))
 
     chosen = small.validation.images[:50].to(CUDA)
     normalised = partial(normalize, mode=p.normalization, statistics=statistics)
