@@ -235,9 +235,7 @@ class Predictor:
     dtype: torch.dtype = torch.float32  # of autocast; after training in float16 float32 is used
 
     @torch.no_grad()
-    def logits(
-        self, images: Tensor, *, views: bool = False, batch_size: int | None = None
-    ) -> Tensor:
+    def logits(self, images: Tensor, *, views: bool = False) -> Tensor:
         """Compute logits (N, 10), float32 on the model's device, in evaluation mode.
 
         images: uint8 (N, 3, 32, 32). views: with test-time augmentation, the weighted mean over
@@ -247,8 +245,7 @@ class Predictor:
         was_training = self.model.training
         self.model.eval()
         logits = [torch.zeros(0, OUTPUTS, device=images.device)]
-        batch_size = batch_size or (250 if images.device.type == "cpu" else 2000)
-        for part in images.split(batch_size):
+        for part in images.split(250 if images.device.type == "cpu" else 2000):
             x = self.normalize(part)
             weighted = weighted_views(x) if views else [(1, x)]
             logits.append(sum(w * forward(self.model, view, dtype) for w, view in weighted))

@@ -3,6 +3,7 @@
 import dataclasses
 import difflib
 import math
+import re
 import typing
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -189,24 +190,17 @@ def did_you_mean(name: str, known: Sequence[str]) -> str:
     return f"did you mean {close[0]!r}?" if close else f"there are {', '.join(known)}"
 
 
-class _Loader(yaml.SafeLoader):
-    """YAML as a person reads it: a key stands once, and 0100 is a hundred."""
-
-    def construct_mapping(self, node, deep=False):
-        lines = {}
-        for key, _ in node.value:
-            line = key.start_mark.line + 1
-            if key.value in lines:
-                first = lines[key.value]
-                raise InputError(f"{key.value!r} stands twice, in lines {first} and {line}")
-            lines[key.value] = line
-        return super().construct_mapping(node, deep)
-
-    def construct_yaml_int(self, node):
-        return int(node.value) if node.value.isdecimal() else super().construct_yaml_int(node)
-
-
-_Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_yaml_int)
+def _read_yaml(text: str) -> dict:
+    """Read flat YAML as a person does: a key stands once, and 0100 is a hundred."""
+    keys = [line.partition(":")[0] for line in text.splitlines()]
+    for line, key in enumerate(keys, 1):
+        first = keys.index(key) + 1
+        if key.isidentifier() and first < line:
+            raise InputError(f"{key!r} stands twice, in lines {first} and {line}")
+    values = yaml.safe_load(re.sub(r"(?m)^(\w+: +)0+(\d)", r"\1\2", text)) or {}
+    if not isinstance(values, dict):
+        raise InputError("write one `name: value` a line")
+    return values
 
 
 def _file_name(run: int | str) -> str:
@@ -235,9 +229,7 @@ def load_params(run: int | str, **overrides) -> RunParams:
     _refuse_unknown(overrides)
     try:
         text = path.read_text(encoding="utf-8")
-        values = yaml.load(text, _Loader) or {}
-        if not isinstance(values, dict):
-            raise InputError("write one `name: value` a line")
+        values = _read_yaml(text)
         if "seed" in values:
             raise InputError("a file holds no seed; it is given when a run is trained: seed = 3")
         _refuse_unknown(values)

@@ -39,9 +39,6 @@ class Normalizer:
             part = slice(start, start + size)
             yield self[part].apply(images[part])
 
-    def to(self, device: torch.device) -> "Normalizer":
-        return Normalizer(self.mean.to(device), self.std.to(device))
-
 
 def channel_statistics(images: Tensor) -> tuple[Tensor, Tensor]:
     """Compute mean and standard deviation (3,) of each colour channel over uint8 images

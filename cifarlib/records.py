@@ -29,8 +29,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-FREE_BYTES = 100_000_000  # what a run may need: checkpoint and record, each twice for a moment
-
 
 @contextlib.contextmanager
 def locked(folder: Path, timeout: float = -1) -> Iterator[None]:
@@ -94,20 +92,14 @@ def read_history(folder: Path) -> list[dict]:
 
 
 def open_folder(name: str, output_folder: str | Path | None = None) -> Path:
-    """Make the folder of a run (``RunParams.folder``) below outputs/, and make sure that it can be
-    written.
-
-    Raises InputError, before anything expensive, where it cannot, or has no room."""
+    """Make the folder of a run (``RunParams.folder``) below outputs/. Raises InputError, before
+    anything expensive, where it cannot be written."""
     folder = outputs_folder(output_folder) / name
     try:
         (folder / "unfinished").mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=folder / "unfinished").close()
     except OSError as error:
         raise InputError(f"output_folder: {folder} cannot be written: {error}") from None
-    free = shutil.disk_usage(folder).free
-    if free < FREE_BYTES:
-        megabytes = f"{free / 1e6:.0f} MB free, a run needs {FREE_BYTES / 1e6:.0f} MB"
-        raise InputError(f"{folder} has {megabytes}")
     return folder
 
 
@@ -203,10 +195,10 @@ def finish(folder: Path, record: dict) -> None:
     shutil.rmtree(folder / "unfinished")
 
 
-def read_record(folder: str | Path, verify: bool = True) -> dict:
-    """Read the record of a finished run; ``verify`` compares the files beside it with their
-    SHA-256 (one that was not committed, such as most models, may be missing). Raises InputError
-    where there is none or it does not match."""
+def read_record(folder: str | Path) -> dict:
+    """Read the record of a finished run and compare the files beside it with their SHA-256 (one
+    that was not committed, such as most models, may be missing). Raises InputError where there is
+    none or it does not match."""
     folder = Path(folder)
     try:
         record = json.loads((folder / "record.json").read_text())
@@ -218,7 +210,7 @@ def read_record(folder: str | Path, verify: bool = True) -> dict:
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"{folder / 'record.json'} is damaged: {error!r}") from None
     for name, sha256 in files.items():
-        if verify and (folder / name).is_file() and _sha256(folder / name) != sha256:
+        if (folder / name).is_file() and _sha256(folder / name) != sha256:
             raise InputError(
                 f"{folder / name} does not belong to its record.json: its SHA-256 differs"
             )

@@ -38,7 +38,7 @@ def train(unless_done: bool = False, **parameters) -> None:
         saved = status.read(folder, wait=True).reason or "nothing saved yet"
         click.echo(f"\nStopped: {saved} in {folder}; the same command goes on from there")
         raise
-    record = records.read_record(folder, verify=False)
+    record = records.read_record(folder)
     shares = {part: record[f"{part}_accuracy"] for part in ("validation", "test")}
     reached = [f"{part} {share:.2%}" for part, share in shares.items() if share is not None]
     click.echo(f"{', '.join(reached)}; more in {folder}/train.ipynb (make lab)")

@@ -36,8 +36,10 @@ def one_by_one(images, index, draws, padding, cutout):
 @pytest.mark.parametrize("mode", ["channel", "length", "image-channel"])
 def test_a_batch_equals_normalise_pad_crop_flip_one_by_one(images, mode, padding, cutout, device):
     index, crops = draw_order(0, 1, 300)[:200], draw_crops(0, 1, 300, cutout=cutout)[:200]
-    normalizer = make_normalizer(images, mode, channel_statistics(images))
-    on_device = images.to(device), normalizer.to(torch.device(device)), index.to(device)
+    statistics = channel_statistics(images)
+    normalizer = make_normalizer(images, mode, statistics)
+    moved = images.to(device)
+    on_device = moved, make_normalizer(moved, mode, statistics), index.to(device)
     batch = crop_and_flip(*on_device, crops.to(device), padding, cutout=cutout)
     expected = one_by_one(normalizer.apply(images), index, crops, padding, cutout)
     torch.testing.assert_close(batch.cpu(), expected)

@@ -23,7 +23,7 @@ from cifarlib.device.cuda_graph import CapturedStep
 from cifarlib.loop import Lookahead, Predictor, Training, make_optimizer, train_epoch
 from cifarlib.model import build_model
 from cifarlib.params import load_params
-from cifarlib.preprocess import channel_statistics, make_normalizer, normalize
+from cifarlib.preprocess import Normalizer, channel_statistics, make_normalizer, normalize
 
 CUDA = torch.device("cuda:0")
 RUNS = ["run1", "run2", "run6-image-channel", "run7-mean", "run7-preprocessed", "best"]
@@ -121,7 +121,8 @@ def test_a_run_stays_on_the_device_and_goes_on_from_its_checkpoint(
     p = load_params(run, train_images=256, batch_size=128)
     images, labels = small.train.images[:256], small.train.labels[:256].to(CUDA)
     statistics = channel_statistics(images)
-    normalizer = make_normalizer(images, p.normalization, statistics).to(CUDA)
+    on_cpu = make_normalizer(images, p.normalization, statistics)
+    normalizer = Normalizer(on_cpu.mean.to(CUDA), on_cpu.std.to(CUDA))
     images = images.to(CUDA).contiguous(memory_format=torch.channels_last)
 
     def start() -> Training:
