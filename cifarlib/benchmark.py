@@ -196,13 +196,3 @@ def spread(values: pd.Series, digits: int = 2) -> str:
     """Write median, smallest and largest: "1.62 (1.50 to 1.70)"."""
     middle, low, high = (f"{v:,.{digits}f}" for v in np.percentile(values, [50, 0, 100]))
     return f"{middle} ({low} to {high})"
-
-
-def table(record: dict) -> pd.DataFrame:
-    """Return a row for each contestant, medians with the smallest and the largest round."""
-    columns = {
-        "images/s": pd.DataFrame(record["images_per_second"]).apply(spread, digits=0),
-        "seconds an epoch": epoch_seconds(record).apply(spread, digits=1),
-        "ours is faster by": ratios(record).apply(spread),
-    }
-    return pd.DataFrame(columns).rename_axis("contestant")

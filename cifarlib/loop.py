@@ -15,8 +15,6 @@ from cifarlib.model import OUTPUTS, BatchNorm
 from cifarlib.params import RunParams
 from cifarlib.preprocess import Normalizer
 
-LARGEST_FLOAT16 = torch.finfo(torch.float16).max
-
 
 class Diverged(PlainMessage, ArithmeticError):
     """The loss is no longer finite."""
@@ -194,12 +192,12 @@ def epoch_row(
 def train_epoch(
     training: Training,
     epoch: int,
-    on_step: Callable[[int], object] = lambda step: None,
+    on_step: Callable[[float], object] = lambda epochs: None,
     update: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None = None,
 ) -> dict:
     """Train epoch 1, 2, ...; the device is read once, at the end. Returns the epoch's line of the
-    history. ``on_step(steps done)`` is called after every step; ``update`` is a captured
-    ``batch_step``."""
+    history. ``on_step(epochs done, a fraction)`` is called after every step; ``update`` is a
+    captured ``batch_step``."""
     update = update or partial(batch_step, training)
     params = training.params
     steps = params.steps_per_epoch
@@ -222,7 +220,7 @@ def train_epoch(
         right += right_ones
         if training.lookahead:
             training.lookahead.after((epoch - 1) * steps + step + 1)
-        on_step(step + 1)
+        on_step(epoch - 1 + (step + 1) / steps)
     return epoch_row(params, epoch, loss_sum, right, loss)
 
 
@@ -267,7 +265,8 @@ def weighted_views(x: Tensor) -> list[tuple[float, Tensor]]:
 def rounded(logits: Tensor) -> Tensor:
     """Round logits to float16, as predictions.npz holds them, so that every number can be computed
     again from there. Soon after the start they can lie beyond its range: there they are cut off."""
-    return logits.clamp(-LARGEST_FLOAT16, LARGEST_FLOAT16).half().float()
+    largest = torch.finfo(torch.float16).max
+    return logits.clamp(-largest, largest).half().float()
 
 
 def right_answers(logits: Tensor | np.ndarray, labels: Tensor | np.ndarray) -> np.ndarray:

@@ -1,5 +1,4 @@
-"""The network of the paper's Appendix A.1: 1,972,792 parameters, the architecture of airbench94
-[1].
+"""The network of the paper's Appendix A.1: 1,972,792 parameters, airbench94's architecture [1].
 
 ``print(Network())`` shows the structure that the paper prints.
 [1] Keller Jordan, 94% on CIFAR-10 in 3.29 Seconds on a Single GPU, 2024."""
@@ -34,8 +33,7 @@ class BatchNorm(nn.BatchNorm2d):
 
 
 class Block(nn.Module):
-    """conv1, 2x2 max-pooling, norm1, GELU, conv2, norm2, GELU: (N, c_in, H, W) -> (N, c_out, H//2,
-    W//2)."""
+    """conv1, 2x2 pooling, norm1, GELU, conv2, norm2, GELU: (N, C, H, W) to (N, c_out, H/2, W/2)."""
 
     def __init__(self, c_in: int, c_out: int, dirac: bool = True):
         super().__init__()

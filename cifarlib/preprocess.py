@@ -140,10 +140,8 @@ def crop_and_flip(
     if inside is not None:
         batch = batch.mul_(inside)
     if cutout:
-        first_row, first_column = (column[:, None] for column in crops[:, 3:].unbind(1))
-        y = torch.arange(height, device=images.device)
-        x = torch.arange(width, device=images.device)
-        rows = (y >= first_row) & (y < first_row + cutout)
-        columns = (x >= first_column) & (x < first_column + cutout)
+        pixel = torch.arange(height, device=images.device)  # an image is square
+        corner = crops[:, 3:, None].unbind(1)
+        rows, columns = ((pixel >= first) & (pixel < first + cutout) for first in corner)
         batch = batch.masked_fill_(rows[:, None, :, None] & columns[:, None, None, :], 0)
     return batch

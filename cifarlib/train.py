@@ -48,11 +48,6 @@ class Run:
     identity: dict  # what a checkpoint must share with a run that resumes it
     sessions: list[dict]  # one for each start; the last is this one
     history: list[dict]  # one line an epoch
-    validation_logits: Tensor | None = None  # after the last epoch
-
-    @property
-    def device(self) -> torch.device:
-        return self.training.images.device
 
 
 def train(
@@ -84,12 +79,8 @@ def train(
     if precision not in PRECISIONS:
         raise InputError(f"precision = {precision!r}: choose one of {', '.join(PRECISIONS)}")
     chosen = choice.pick_device(device)
-    conditions = {
-        "device": chosen.type,
-        "deterministic": deterministic,
-        "data_sha256": data.sha256,
-        "precision": precision,
-    }
+    conditions = {"device": chosen.type, "precision": precision, "deterministic": deterministic}
+    conditions["data_sha256"] = data.sha256
     choice.make_repeatable(deterministic)
     folder = records.open_folder(params.folder, output_folder)
     try:
@@ -114,8 +105,7 @@ def train(
 def build(
     params: RunParams, split: Split, statistics: Statistics, device: torch.device, precision: str
 ) -> loop.Training:
-    """Put network, optimizer and the training images of ``split`` on the device, ready for the
-    first step."""
+    """Put network, optimizer and images of ``split`` on the device, ready for the first step."""
     # statistics and whitening are those of the training split, before any crop or flip
     images = split.images.to(device)
     normalizer = make_normalizer(images, params.normalization, statistics)
@@ -186,19 +176,17 @@ def fit(run: Run, progress: Progress, capture: bool) -> None:
     """Train the epochs that are left, validate after each and save checkpoints."""
     params = run.training.params
     history = run.history
-    images = run.data.validation.images.to(run.device)
-    labels = run.data.validation.labels.to(run.device)
+    device = run.training.images.device
+    images = run.data.validation.images.to(device)
+    labels = run.data.validation.labels.to(device)
     train_one = partial(loop.train_epoch, run.training)
-    if capture and run.device.type == "cuda":
+    if capture and device.type == "cuda":
         train_one = partial(train_one, update=CapturedStep(run.training))
     last_save = time.perf_counter()
     progress(len(history), history)
     for epoch in range(len(history) + 1, params.last_epoch + 1):
         start = time.perf_counter()
-        row = train_one(
-            epoch,
-            lambda step, done=epoch - 1: progress(done + step / params.steps_per_epoch, history),
-        )
+        row = train_one(epoch, lambda epochs: progress(epochs, history))
         trained = time.perf_counter()
         logits = loop.rounded(run.predictor.logits(images))
         row["validation_loss"] = loop.mean_loss(logits, labels, params.label_smoothing)
@@ -207,8 +195,7 @@ def fit(run: Run, progress: Progress, capture: bool) -> None:
         row["validation_seconds"] = round(time.perf_counter() - trained, 4)
         loop.raise_if_diverged(params, row)
         history.append(row)
-        run.validation_logits = logits
-        is_due = run.device.type == "cpu" or time.perf_counter() - last_save >= CHECKPOINT_SECONDS
+        is_due = device.type == "cpu" or time.perf_counter() - last_save >= CHECKPOINT_SECONDS
         if is_due or epoch == params.last_epoch:
             about = {"identity": run.identity, "sessions": run.sessions, "history": history}
             checkpoint.save(run.folder, run.training.state_dict() | about)
@@ -223,13 +210,10 @@ def leave_record(run: Run) -> None:
     where part of the data trained, as the views would take longer than the training."""
     params = run.training.params
     splits = {"validation": run.data.validation, "test": run.data.test}
-    saved = {"validation": run.validation_logits}  # none if killed between last epoch and record
     results = {}
     predictions = {}
     for part, split in splits.items():
-        logits = saved.get(part)
-        if logits is None:
-            logits = loop.rounded(run.predictor.logits(split.images))
+        logits = loop.rounded(run.predictor.logits(split.images))
         predictions[part] = logits.half().cpu().numpy()
         predictions[f"{part}_labels"] = split.labels.numpy().astype(np.uint8)
         share = loss = with_views = None

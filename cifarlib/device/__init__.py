@@ -1,2 +1,1 @@
-"""How this machine computes a run: which device and precision, convolutions on a CPU, a step as one
-graph on CUDA."""
+"""How this machine computes a run: device, precision, convolutions, a step as one CUDA graph."""

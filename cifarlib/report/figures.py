@@ -222,18 +222,6 @@ def run_panels(
 
 
 @styled
-def benchmark_bars(seconds: pd.DataFrame) -> Figure:
-    """Each contestant's median of seconds, a row a repeat, from the fastest to the slowest."""
-    alt = ", ".join(f"{name} {value:.3g}" for name, value in seconds.median().items())
-    figure = new_figure(0.6 + 0.25 * seconds.shape[1], f"Seconds an epoch: {alt}.")
-    axes = figure.subplots()
-    look = {"color": SKY, "err_kws": {"color": BLACK, "linewidth": 1}}
-    sns.barplot(seconds, orient="h", estimator="median", errorbar=("pi", 100), **look, ax=axes)
-    axes.set_xlabel("seconds an epoch")
-    return figure
-
-
-@styled
 def architecture(model: nn.Module) -> Figure:
     """Draw the network's stages: boxes as high as the picture, as wide as the channels' log."""
     names = {"Identity": "image", "Conv2d": "conv 2×2\n+ GELU", "Block": "block"}
@@ -298,17 +286,6 @@ def mistakes(images: Tensor, logits: np.ndarray, labels: np.ndarray, n: int = 12
     return answers(images[chosen], logits[chosen], names)
 
 
-def feature_maps(image: Tensor, name: str, maps: dict[str, Tensor], each: int = 8) -> Figure:
-    """Show the strongest channels of every block's output (C, H, W), each on its own scale."""
-    shown = []
-    titles = []
-    for block, output in maps.items():
-        chosen = output.mean((1, 2)).topk(each).indices
-        shown += [image, *(output[chosen] / output[chosen].abs().max())]
-        titles += [f"{block}:", *(f"channel {c + 1}" for c in chosen.tolist())]
-    return gallery(shown, titles, each + 1, f"Feature maps of {', '.join(maps)} for a {name}.")
-
-
 def crop_name(crop: Tensor) -> str:
     """How a crop (3,), see ``draw_crops``, moves the image: "up 2, left 4, flipped"."""
     dy, dx, flip = crop.tolist()
@@ -370,21 +347,6 @@ def whitening_strip(values: Tensor, vectors: Tensor, eps: float) -> Figure:
     sns.heatmap(after, **look, cbar_kws={"shrink": 0.7}, ax=right)
     left.set(title="covariance", xticks=(2, 6, 10), xticklabels=("red", "green", "blue"), yticks=())
     right.set(title="whitened", xticks=(), yticks=())
-    return figure
-
-
-@styled
-def patch_scatter(before: Tensor, after: Tensor) -> Figure:
-    """Patches (N, 12): two neighbouring values, and the first two responses to whitening."""
-    raw, whitened = (float(torch.corrcoef(x[:, :2].T)[0, 1]) for x in (before, after))
-    figure = new_figure(3.1, f"Clouds of points, correlated by {raw:.2f} and by {whitened:.2f}.")
-    left, right = figure.subplots(1, 2)
-    for axes, x in ((left, before), (right, after)):
-        axes.scatter(x[:, 0], x[:, 1], s=2, color=BLUE, alpha=0.4, rasterized=True)
-        limit = 1.05 * float(x[:, :2].abs().max())
-        axes.set(aspect="equal", xlim=(-limit, limit), ylim=(-limit, limit))
-    left.set(xlabel="red, upper left", ylabel="red, upper right", title="as they are")
-    right.set(xlabel="along eigenvector 1", ylabel="along eigenvector 2", title="whitened")
     return figure
 
 

@@ -42,23 +42,19 @@ def drawn(cifar10):
     covariance = whitening.patch_covariance((x,))
     filters = whitening.whitening_filters(covariance)
     logits = torch.randn(300, 10, generator=torch.Generator().manual_seed(0)).numpy()
-    patches = torch.randn(50, 12)
     runs = [pd.DataFrame(history()).assign(run=f"run{n}") for n in range(1, 8)]
     return {
         "training_curves": figures.training_curves(history(), 2, 0.2),
         "loss_curves": figures.loss_curves(pd.concat(runs)),
         "claims": figures.claims(judged()),
         "run_panels": figures.run_panels(logits, labels, history(), "AB;CD"),
-        "benchmark_bars": figures.benchmark_bars(pd.DataFrame({"ours": [1, 1.1], "b": [2, 2.4]})),
         "architecture": figures.architecture(build_model(0)),
         "gallery": figures.gallery(images[:2], ["a", "b"], 2, "Two pictures of frogs and cars."),
         "answers": figures.answers(images[:8], logits[:8], [str(i) for i in range(8)]),
         "mistakes": figures.mistakes(images, logits, labels),
-        "feature_maps": figures.feature_maps(images[0], "frog", {"one": torch.rand(64, 15, 15)}),
         "preprocessing": figures.preprocessing(images[0], "frog", statistics, 0),
         "lines": figures.lines(pd.DataFrame({"a": [3, 4], "b": [4, 3]}), "Lines cross. " * 3, "of"),
         "whitening_strip": figures.whitening_strip(*whitening.eigenpatches(covariance), 5e-4),
-        "patch_scatter": figures.patch_scatter(patches, patches),
         "responses": figures.responses(x[0], filters),
     }
 
