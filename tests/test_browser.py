@@ -13,7 +13,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from cifarlib import records
+from cifarlib import project_root, records
 
 sync_api = pytest.importorskip("playwright.sync_api")
 CHROMIUM = next(
@@ -25,10 +25,10 @@ MINUTES = 60_000  # of playwright's milliseconds
 
 
 @pytest.fixture(scope="module")
-def project(tmp_path_factory, copy_of_project, tiny_run):
-    """A copy of what a clone holds, with the data and a tiny run 7 to predict with."""
+def project(tmp_path_factory, copy_of_project):
+    """A copy of what a clone holds, with the data and the network to predict with."""
     copy = copy_of_project(tmp_path_factory.mktemp("clone") / "project")
-    shutil.copytree(tiny_run, copy / "outputs" / "run7" / tiny_run.name)
+    shutil.copytree(project_root() / "outputs" / "best", copy / "outputs" / "best")
     return copy
 
 
