@@ -209,11 +209,8 @@ def train_epoch(
     training.model.train()
     for step in range(steps):
         for group in training.optimizer.param_groups:
-            rate = group["times_rate"] * params.learning_rate_at((epoch - 1) * steps + step)
-            if isinstance(group["lr"], Tensor):  # that a captured step reads
-                group["lr"].fill_(rate)
-            else:
-                group["lr"] = rate
+            rate = params.learning_rate_at((epoch - 1) * steps + step)
+            group["lr"] = group["times_rate"] * rate
         batch = slice(step * size, (step + 1) * size)
         loss, right_ones = update(order[batch], crops[batch])
         loss_sum += loss

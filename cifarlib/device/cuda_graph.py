@@ -27,8 +27,10 @@ class CapturedStep:
         self.index, self.crops = (
             part[: training.params.batch_size].clone().to(device) for part in plan
         )
-        for group in training.optimizer.param_groups:
-            group["lr"] = torch.zeros((), device=device)
+        self.groups = training.optimizer.param_groups
+        self.rates = [torch.zeros((), device=device) for _ in self.groups]
+        for group, rate in zip(self.groups, self.rates, strict=True):
+            group["lr"] = rate
             if "capturable" in group:  # AdamW; the fused SGD reads a rate on the device as it is
                 group["capturable"] = True
         training.model.train()
@@ -45,6 +47,8 @@ class CapturedStep:
     def __call__(self, index: Tensor, crops: Tensor) -> tuple[Tensor, Tensor]:
         self.index.copy_(index)
         self.crops.copy_(crops)
+        for group, rate in zip(self.groups, self.rates, strict=True):
+            rate.fill_(group["lr"])  # a number again: the graph has the tensor
         self.replay()
         return self.loss, self.right
 

@@ -12,6 +12,7 @@ from functools import partial
 
 import pytest
 import torch
+from test_cuda_graph import call_instead
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -98,7 +99,7 @@ def run_instead_of_capture(step, device):
     step()
     with OnlyCuda():
         step()
-    return step
+    return call_instead(step, device)
 
 
 @pytest.fixture
@@ -136,7 +137,6 @@ def test_a_run_stays_on_the_device_and_goes_on_from_its_checkpoint(
     first = start()
     train_epoch(first, 1, update=CapturedStep(first))
     for group in first.optimizer.param_groups:
-        assert group["lr"].device == CUDA
         assert group.get("capturable", True)
 
     saved = {}
@@ -144,8 +144,6 @@ def test_a_run_stays_on_the_device_and_goes_on_from_its_checkpoint(
     monkeypatch.setattr(torch, "save", lambda state, file: saved.update(to_cpu(state)))
     (tmp_path / "unfinished").mkdir()
     checkpoint.save(tmp_path, first.state_dict() | {"history": [ROW]})
-    for group in saved["optimizer"]["param_groups"]:
-        group["lr"] = 0.1  # which loading copies deeply: of a fake tensor that crashes
     copy = lambda self, new: [t.copy_(new[k]) for k, t in self.state_dict().items()]  # noqa: E731
     monkeypatch.setattr(nn.Module, "load_state_dict", copy)
     second = start()
