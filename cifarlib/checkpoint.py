@@ -42,7 +42,7 @@ def read_or_new(folder: Path, params: RunParams, conditions: dict, resume: bool)
         path.with_name("history.csv").unlink(missing_ok=True)
     if not path.exists():
         return {"identity": params.settings() | conditions, "sessions": [], "history": []}
-    way_out = "Give resume = False to start afresh, or move it away."
+    way_out = "To start afresh, delete it or, in the train notebook, give resume = False."
     try:
         with zipfile.ZipFile(path) as archive:  # torch does not look at the checksums
             if archive.testzip():
@@ -56,6 +56,6 @@ def read_or_new(folder: Path, params: RunParams, conditions: dict, resume: bool)
         if value != theirs.get(name) and value != "auto":
             different.append(f"{name} {theirs.get(name)!r}, now {value!r}")
     if different:
-        reason = f"{path} belongs to a run of other parameters ({'; '.join(different)})"
+        reason = f"{path} belongs to a run of other settings ({'; '.join(different)})"
         raise InputError(f"{reason}. {way_out}")
     return saved

@@ -109,7 +109,8 @@ def _fetch(folder: Path) -> bytearray:
                 return _write_file(folder, *source(folder, Path(temporary)))
         except Exception as error:  # whatever it is, the next source is tried, and all is reported
             failures.append(f"{name}: {error!r}")
-            log.warning("no CIFAR-10 from %s", failures[-1])
+            if not isinstance(error, FileNotFoundError):  # as usual, nothing was put in by hand
+                log.warning("no CIFAR-10 from %s", failures[-1])
     raise InputError(
         f"no CIFAR-10 in {folder}, and it could not be fetched ({'; '.join(failures)}). Get online "
         f"and try again, or put cifar-10-python.tar.gz, as it is or unpacked, into {folder}"
@@ -128,7 +129,7 @@ def _write_file(folder: Path, labels: np.ndarray, images: np.ndarray) -> bytearr
 
 
 def _from_torchvision(folder: Path, temporary: Path, download: bool) -> Arrays:
-    """Read torchvision's archive, downloaded or put into ``folder`` by hand, there also unpacked. A
+    """Read torchvision's archive, downloaded or put into ``folder`` by hand, packed or unpacked. A
     pickle can run anything: torchvision compares every file with its published MD5 first."""
     from torchvision.datasets import CIFAR10
     from torchvision.datasets.utils import check_integrity
@@ -136,13 +137,13 @@ def _from_torchvision(folder: Path, temporary: Path, download: bool) -> Arrays:
     archive = folder / CIFAR10.filename
     if download:
         log.warning("fetching CIFAR-10 by torchvision's download, 170 MB")
-    elif check_integrity(archive, CIFAR10.tgz_md5):
-        shutil.copy(archive, temporary)  # where torchvision finds it and downloads nothing
-        download = True
     elif (folder / CIFAR10.base_folder).exists():
         temporary = folder
+    elif not archive.exists() or check_integrity(archive, CIFAR10.tgz_md5):
+        shutil.copy(archive, temporary)  # where torchvision finds it and downloads nothing
+        download = True
     else:
-        raise ValueError(f"{archive.name} is missing, or its MD5 is not the published one")
+        raise ValueError(f"{archive.name} is damaged: its MD5 is not the published one")
     train = CIFAR10(temporary, train=True, download=download)
     test = CIFAR10(temporary, train=False)
     return np.array(train.targets + test.targets), np.concatenate([train.data, test.data])

@@ -208,8 +208,8 @@ def train_epoch(
     right = torch.zeros((), dtype=torch.int64, device=device)
     training.model.train()
     for step in range(steps):
+        rate = params.learning_rate_at((epoch - 1) * steps + step)
         for group in training.optimizer.param_groups:
-            rate = params.learning_rate_at((epoch - 1) * steps + step)
             group["lr"] = group["times_rate"] * rate
         batch = slice(step * size, (step + 1) * size)
         loss, right_ones = update(order[batch], crops[batch])

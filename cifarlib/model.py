@@ -27,7 +27,7 @@ class BatchNorm(nn.BatchNorm2d):
     """Batch normalisation whose scale stays at 1 and whose bias is trained (paper, section 1.1)."""
 
     def __init__(self, channels: int):
-        # airbench94's, whose momentum 0.6 counts the other way
+        # airbench94 keeps 0.6 of the old statistics; PyTorch's momentum is the new ones' share
         super().__init__(channels, eps=1e-12, momentum=0.4)
         self.weight.requires_grad_(False)
 
@@ -50,7 +50,7 @@ class Block(nn.Module):
 
 
 class Scale(nn.Module):
-    """Multiplies by 1/9, as reference [1] does with its logits."""
+    """Divides by 9, as reference [1] does with its logits."""
 
     def forward(self, x: Tensor) -> Tensor:
         return x / 9

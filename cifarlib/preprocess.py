@@ -83,7 +83,7 @@ def draw_crops(seed: int, epoch: int, n: int, crop: int = 4, cutout: int = 0) ->
     shift = generator.integers(-crop, crop + 1, (n, 2))
     columns = [shift, generator.integers(0, 2, (n, 1))]
     if cutout:
-        generator = np.random.default_rng((seed, epoch, 3))  # 1 and 2: order and flips, below
+        generator = np.random.default_rng((seed, epoch, 3))  # 1: the order, below
         columns.append(generator.integers(0, SIDE - cutout + 1, (n, 2)))
     return torch.from_numpy(np.concatenate(columns, axis=1))
 
@@ -114,7 +114,7 @@ def crop_and_flip(
     images: uint8 (N, 3, H, W) in channels_last memory format; normalizer: of all N images; index:
     int64 (B,); crops: int64 (B, 3 or 5), see ``draw_crops``. padding "reflect" mirrors without
     repeating the edge, "constant" puts zero after normalisation. cutout: a square of so many pixels
-    a side becomes zero, as in airbench96, which always lies within the image. Returns float32
+    a side, always within the image, becomes zero, as in airbench96. Returns float32
     (B, 3, H, W): one gather of pixels, padding by arithmetic."""
     c, height, width = images.shape[1:]
     dy, dx, flip = (column[:, None] for column in crops[:, :3].unbind(1))

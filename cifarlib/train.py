@@ -23,7 +23,7 @@ from cifarlib.preprocess import channel_statistics, make_normalizer, normalize
 log = logging.getLogger(__name__)
 
 PRECISIONS = ("auto", "float32", "bfloat16", "float16")
-# at least so many lie between two checkpoints; a CPU's epochs are long, and each is saved
+# at least so many lie between two checkpoints, but on a CPU, where every epoch is saved
 CHECKPOINT_SECONDS = 10
 # in record.json, where a reader looks first; `parameters` below has all
 NAMED_FIRST = ["run", "question", "seed", "epochs", "stop_epoch", "train_images", "loss_reduction"]
@@ -94,7 +94,7 @@ def train(
         raise InputError(f"{busy}: wait for it, or choose another seed") from None
     except KeyboardInterrupt:
         epochs = len(records.read_history(folder / "unfinished"))
-        text = "Stopped before the first epoch was complete: nothing was saved; run it again."
+        text = "Stopped before an epoch was saved: run it again."
         if epochs:
             text = f"Stopped. Epochs 1 to {epochs} of {params.last_epoch} are saved in {folder}: "
             text += "run it again, with resume = True, to go on from there."
@@ -207,7 +207,7 @@ def leave_record(run: Run) -> None:
     """Read the test set, for the first and only time, and leave the record.
 
     A result is None where there is none: all of a split without images, and the accuracy with views
-    where part of the data trained, as the views would take longer than the training."""
+    where only a part of the data trained, as the views would take longer than the training."""
     params = run.training.params
     splits = {"validation": run.data.validation, "test": run.data.test}
     results = {}

@@ -1,7 +1,7 @@
 """Patch whitening: the covariance of 2x2x3 patches, its eigenvectors, the first layer's 24 filters.
 
-As in airbench94: a filter is an eigenvector divided by sqrt(eigenvalue + eps), so
-that the responses over the training images are uncorrelated with variance l / (l + eps)."""
+As in airbench94: a filter is an eigenvector divided by sqrt(eigenvalue + eps), so that responses
+over the training images are uncorrelated, of variance l / (l + eps) for an eigenvalue l."""
 
 from collections.abc import Iterable
 

@@ -172,7 +172,7 @@ def test_stopped_says_what_is_saved_and_resumes(run, device, small, tmp_path, mo
 def test_only_what_is_saved_is_promised(small, tmp_path, monkeypatch):
     # as on a GPU, whose epochs are short
     monkeypatch.setattr("cifarlib.checkpoint.save", lambda folder, state: None)
-    with pytest.raises(Interrupted, match="nothing was saved"):
+    with pytest.raises(Interrupted, match="before an epoch was saved"):
         on_cpu(load_params(7, **SHORT), small, tmp_path, progress=StopAt(2.5))
 
 
@@ -329,7 +329,7 @@ def test_a_damaged_checkpoint_is_refused(unfinished, small, tmp_path, damage):
 def test_a_checkpoint_of_other_parameters_is_refused(unfinished, small, tmp_path):
     p = dataclasses.replace(load_params(7, train_images=128, epochs=3), momentum=0.8)
     unfinished.rename(tmp_path / p.folder)  # as if the params file had been edited since
-    with pytest.raises(InputError, match=r"other parameters .momentum 0.9, now 0.8"):
+    with pytest.raises(InputError, match=r"other settings .momentum 0.9, now 0.8"):
         on_cpu(p, small, tmp_path)
 
 

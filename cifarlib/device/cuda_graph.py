@@ -23,7 +23,7 @@ class CapturedStep:
     def __init__(self, training: Training):
         self.training = training
         device = training.images.device
-        plan = epoch_plan(training.params, 1, len(training.images))
+        plan = epoch_plan(training.params, 1, len(training.images))  # any batch, to warm up
         self.index, self.crops = (
             part[: training.params.batch_size].clone().to(device) for part in plan
         )
@@ -36,7 +36,7 @@ class CapturedStep:
         training.model.train()
         before = {tensor: tensor.detach().clone() for tensor in _state(training)}
         self.replay = capture(self._step, device)
-        # undone in place; momentum begins at zero
+        # undone in place; what the optimizer keeps begins at zero
         with torch.no_grad():
             for tensor in _state(training):
                 tensor.copy_(before.get(tensor, torch.zeros_like(tensor)))
@@ -48,7 +48,7 @@ class CapturedStep:
         self.index.copy_(index)
         self.crops.copy_(crops)
         for group, rate in zip(self.groups, self.rates, strict=True):
-            rate.fill_(group["lr"])  # a number again: the graph has the tensor
+            rate.fill_(group["lr"])  # which train_epoch sets; the graph reads the tensor
         self.replay()
         return self.loss, self.right
 
