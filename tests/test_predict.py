@@ -130,8 +130,8 @@ def test_a_folder_is_read_in_natural_order_and_what_is_left_out_is_named(tmp_pat
     pictures, names = images.read_images(tmp_path)
     assert names == ["1.png", "2.png", "10.png", "Dog/1.png"]
     assert pictures[:, 0, 0, 0].tolist() == [5, 5, 6, 9]
-    assert caplog.messages[0].startswith("3 files left out, damaged, or no picture of 8 bits")
-    assert caplog.messages[0].endswith(": 3.png, 4.png, 7.heic")
+    assert caplog.messages[0].startswith("4 files left out, damaged, or no picture of 8 bits")
+    assert caplog.messages[0].endswith(": 3.png, 4.png, 7.heic, more")
 
 
 def test_several_networks_average_their_probabilities(small, two_runs):
@@ -159,7 +159,7 @@ def test_the_network_taken_is_the_longest_of_its_seed(tmp_path):
         if seed != 1:  # a record alone predicts nothing
             (folder / "model.safetensors").touch()
     for seeds in (None, [], 0):
-        found = predict.find_models(seeds=seeds, output_folder=tmp_path)
+        found = predict.find_models(7, seeds, output_folder=tmp_path)
         assert [folder.name for folder in found] == ["seed0-epochs10"]
     found = predict.find_models("run7", [3, 0, 0], output_folder=tmp_path)
     assert [folder.name for folder in found] == ["seed0-epochs10", "seed3-epochs10"]
