@@ -10,7 +10,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from cifarlib.loop import Training, batch_step, epoch_plan
+from cifarlib.loop import Training, batch_step
 
 # steps before the capture, which must not meet a first call: libraries load, buffers are made
 WARM_UP = 3
@@ -23,10 +23,10 @@ class CapturedStep:
     def __init__(self, training: Training):
         self.training = training
         device = training.images.device
-        plan = epoch_plan(training.params, 1, len(training.images))  # any batch, to warm up
-        self.index, self.crops = (
-            part[: training.params.batch_size].clone().to(device) for part in plan
-        )
+        size = training.params.batch_size
+        columns = 5 if training.params.cutout else 3  # see draw_crops
+        self.index = torch.arange(size, device=device)
+        self.crops = torch.zeros(size, columns, dtype=torch.int64, device=device)
         self.groups = training.optimizer.param_groups
         self.rates = [torch.zeros((), device=device) for _ in self.groups]
         for group, rate in zip(self.groups, self.rates, strict=True):
