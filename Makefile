@@ -57,14 +57,13 @@ slurm: setup
 	@command -v sbatch >/dev/null || { echo "error: no sbatch on this machine: make table trains the same runs" >&2; exit 1; }
 	@runs=$$($(STATUS) --todo) && $(CIFARLIB) data $(call options,DATA) && slurm/task.sh submit "$$runs" $(TRAIN)
 predict: setup
-	@$(CIFARLIB) predict $(call options,IMAGES RUN SEEDS LAYOUT DEVICE OUTPUTS) $(if $(filter VIEWS,$(GIVEN)),--views)
+	@$(CIFARLIB) predict $(call options,IMAGES RUN SEEDS LAYOUT DEVICE OUTPUTS) $(if $(filter VIEWS,$(GIVEN)),$(if $(filter-out 0,$(VIEWS)),--views))
 report: setup
 	@mkdir -p "$$REPORT" && $(PAPERMILL) $(call parameter,AUTHORS,authors) notebooks/report.ipynb "$$REPORT/report.ipynb"
 	@for to in article paper; do $(EXPORT) $$to --output-dir "$$REPORT/.new" "$$REPORT/report.ipynb" || exit; done; mv "$$REPORT"/.new/* "$$REPORT" && rmdir "$$REPORT/.new"
 notebooks: report
-	@[ -f "$$OUTPUTS/fast/seed0/train.ipynb" ] || $(TRAIN) --run fast
-	@mkdir -p "$$OUTPUTS/notebooks" && cp "$$REPORT/report.ipynb" "$$OUTPUTS/fast/seed0/train.ipynb" "$$OUTPUTS/notebooks"
-	@for name in explore whitening predict; do $(PAPERMILL) notebooks/$$name.ipynb "$$OUTPUTS/notebooks/$$name.ipynb" || exit; done
+	@mkdir -p "$$OUTPUTS/notebooks" && cp "$$REPORT/report.ipynb" "$$OUTPUTS/notebooks"
+	@export JPY_SESSION_NAME=make; for name in explore whitening train predict; do # train shows a finished run, as in JupyterLab $(PAPERMILL) notebooks/$$name.ipynb "$$OUTPUTS/notebooks/$$name.ipynb" || exit; done
 handin: setup
 	@$(HANDIN) --check
 	@$(MAKE) --no-print-directory report REPORT="$$OUTPUTS/handin/$$NAME" AUTHORS="$${AUTHORS:-$${NAME//_/ }}"

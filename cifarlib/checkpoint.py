@@ -31,7 +31,7 @@ def save(folder: Path, state: dict) -> None:
 
 def read_or_new(folder: Path, params: RunParams, conditions: dict, resume: bool) -> dict:
     """Read the state to go on from, on the CPU, as ``save`` wrote it; where there is none, or not
-    ``resume``, make that of a run without an epoch, and what an older one saved there goes.
+    ``resume``, return that of a run without an epoch and delete what an older one saved there.
 
     Its identity is ``params.settings()`` and conditions: device, determinism, data, precision. A
     precision of "auto" accepts the checkpoint's. Raises InputError where the file is damaged, or of

@@ -16,7 +16,7 @@ from cifarlib.status import read, report
 
 def numbers(text: str) -> list[int]:
     """Read a list of whole numbers."""
-    return [int(word) for word in text.split()]
+    return [int(word) for word in text.replace(",", " ").split()]
 
 
 OPTIONS = {
@@ -24,9 +24,9 @@ OPTIONS = {
     "runs": {"default": "run*", "help": "Runs, or patterns: '1 2 run7-mean', 'fast*'."},
     "seed": {"default": 0, "help": "Of the initial weights and the images' order and crops."},
     "seeds": {"type": numbers, "help": "Seeds: '0 1 2'."},
-    "epochs": {"type": int, "help": "Squeeze the schedule into so many epochs."},
-    "stop_epoch": {"type": int, "help": "Stop the schedule after so many epochs."},
-    "train_images": {"type": int, "help": "Train on the first so many images; 50000: on all."},
+    "epochs": {"type": int, "help": "Squeeze the schedule into this many epochs."},
+    "stop_epoch": {"type": int, "help": "Stop the schedule after this many epochs."},
+    "train_images": {"type": int, "help": "Train on this many images, the first; 50000: on all."},
     "device": {"default": "auto", "help": "auto, cuda, cuda:1, mps or cpu."},
     "data_folder": {"help": "Where CIFAR-10 lies or is put, instead of data/."},
     "output_folder": {"help": "Where the records lie, instead of outputs/."},

@@ -92,7 +92,6 @@ def _read_file(path: Path) -> bytearray | None:
         return None
     content = bytearray(path.read_bytes())
     if hashlib.sha256(content).hexdigest() != DATA_SHA256:
-        log.warning("%s is damaged: it does not match its SHA-256 and is made anew", path)
         return None
     return content
 
@@ -100,6 +99,8 @@ def _read_file(path: Path) -> bytearray | None:
 def _fetch(folder: Path) -> bytearray:
     """Make the file from the first source that delivers and return its content. Raises InputError
     that names every failure and the ways out."""
+    if (folder / FILE).exists():
+        log.warning("%s is damaged: it does not match its SHA-256 and is made anew", folder / FILE)
     for left in folder.glob(".fetch-*"):  # by a process that was killed
         shutil.rmtree(left)
     failures = []

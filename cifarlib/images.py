@@ -11,6 +11,8 @@ from torch import Tensor
 
 from cifarlib import InputError, plural, project_root, user_path
 
+log = logging.getLogger(__name__)
+
 SHAPES = ((32, 32, 3), (3, 32, 32), (3072,))
 ACCEPTED = "expected numbers from 0 to 255, (N, 32, 32, 3), (N, 3, 32, 32) or (N, 3072)"
 LAYOUTS = "chw (channel by channel, as CIFAR-10's files) or hwc (pixel by pixel)"
@@ -72,7 +74,7 @@ def _read_pictures(path: Path) -> dict[str, np.ndarray]:
     if not pictures:
         raise ValueError(text if left_out else "there is no picture in it")
     if left_out:
-        logging.getLogger(__name__).warning("%s left out, %s", plural(len(left_out), "file"), text)
+        log.warning("%s left out, %s", plural(len(left_out), "file"), text)
     return pictures
 
 

@@ -43,13 +43,6 @@ class Training:
         is_float16 = self.dtype == torch.float16
         self.scaler = torch.amp.GradScaler(self.images.device.type, self.scale, enabled=is_float16)
 
-    def batch(self, index: Tensor, crops: Tensor) -> Tensor:
-        """Make the batch of the images at ``index``, augmented: see preprocess.crop_and_flip."""
-        p = self.params
-        return preprocess.crop_and_flip(
-            self.images, self.normalizer, index, crops, p.padding, cutout=p.cutout
-        )
-
     def state_dict(self) -> dict:
         """Return all that training changes, for a checkpoint."""
         return {
@@ -146,8 +139,11 @@ def train_step(training: Training, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor
 def batch_step(training: Training, index: Tensor, crops: Tensor) -> tuple[Tensor, Tensor]:
     """Update once from the images at ``index``, augmented as ``crops`` say. Returns the loss and
     how many of the batch were right before the update, both still on the device."""
+    p = training.params
+    where = {"padding": p.padding, "cutout": p.cutout}
+    x = preprocess.crop_and_flip(training.images, training.normalizer, index, crops, **where)
     y = training.labels[index]
-    loss, logits = train_step(training, training.batch(index, crops), y)
+    loss, logits = train_step(training, x, y)
     return loss, (logits.argmax(1) == y).sum()
 
 
@@ -267,7 +263,7 @@ def rounded(logits: Tensor) -> Tensor:
 
 
 def right_answers(logits: Tensor | np.ndarray, labels: Tensor | np.ndarray) -> np.ndarray:
-    """Tell of which images the largest logit (ties: the first) is that of the label: (N,) bool."""
+    """Tell for each image whether its largest logit (ties: the first) is its label's: (N,) bool."""
     answers = torch.as_tensor(logits).cpu().argmax(1)
     return (answers == torch.as_tensor(labels).cpu()).numpy()
 
@@ -288,6 +284,8 @@ def raise_if_diverged(params: RunParams, row: dict) -> None:
     if math.isnan(row["validation_accuracy"]):  # no image validates
         losses.pop()
     if not all(map(math.isfinite, losses)):
-        text = f"the loss of {params.run} is {' and '.join(map(str, losses))} in epoch "
-        text += f"{row['epoch']}: give a learning_rate below {params.learning_rate:g}"
-        raise Diverged(f"{text}, or weight_decay below {params.weight_decay:g}")
+        loss = " and ".join(map(str, losses))
+        advice = f"give a learning_rate below {params.learning_rate:g}"
+        if params.weight_decay:
+            advice += f", or weight_decay below {params.weight_decay:g}"
+        raise Diverged(f"the loss of {params.run} is {loss} in epoch {row['epoch']}: {advice}")

@@ -3,7 +3,6 @@
 import dataclasses
 import difflib
 import math
-import re
 import typing
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from cifarlib import InputError, project_root
 TRAINING_VERSION = 1
 PAPER_EPOCHS = 200
 DECAY_EPOCHS = 30  # paper, section 3: the rate falls to a tenth every 30 of 200 epochs
+PAPER_RATES = {"sgd-nesterov": 0.08, "sgd": 0.08, "adamw": 0.001}  # section 3, too
 # airbench94: the rate begins at 0.2, is full after 23 % of the steps, and ends at 0.07 of its peak
 TRIANGLE_START = 0.2
 TRIANGLE_PEAK = 0.23
@@ -59,13 +59,13 @@ class RunParams:
     crop: int = _between(0, 31, 4)  # largest shift in pixels; each side is padded by as many
     flip: str = _one_of("random", "alternating")  # drawn anew, or once and turned every epoch
     cutout: int = _between(0, 31, 0)  # pixels a side of the square that becomes zero
-    optimizer: str = _one_of("sgd-nesterov", "sgd", "adamw")
+    optimizer: str = _one_of(*PAPER_RATES)
     normalization: str = _one_of("channel", "length", "image-channel")  # see make_normalizer
     label_smoothing: float = _between(0.0, 1.0, 0.0)
 
     loss_reduction: str = _one_of("mean", "sum")  # over the batch
     augmentation: str = _one_of("per_epoch", "once", "none")  # crop and flip: see loop.epoch_plan
-    learning_rate: float | None = _between(0.0, 1e3, None)  # None: paper, 0.08 SGD, 0.001 AdamW
+    learning_rate: float | None = _between(0.0, 1e3, None)  # None: the optimizer's, PAPER_RATES
     schedule: str = _one_of("step", "triangle")  # of the rate: see learning_rate_at
     bias_rate: float = _between(1e-3, 1e3, 1.0)  # factor on the rate of BatchNorm's biases
     lookahead: bool = False  # weights return to their running average: see loop.Lookahead
@@ -79,8 +79,7 @@ class RunParams:
             value = _checked(field, types[field.name], getattr(self, field.name))
             object.__setattr__(self, field.name, value)
         if self.learning_rate is None:
-            rate = 0.001 if self.optimizer == "adamw" else 0.08
-            object.__setattr__(self, "learning_rate", rate)
+            object.__setattr__(self, "learning_rate", PAPER_RATES[self.optimizer])
         if self.batch_size > self.train_images:
             raise InputError(
                 f"train_images = {self.train_images} is less than one batch of {self.batch_size}: "
@@ -179,6 +178,13 @@ def _checked(field: dataclasses.Field, hint: type, value: object) -> object:
     return value
 
 
+def check_switches(**switches: object) -> None:
+    """Raise InputError for what is not True or False: papermill reads -p views false as a text."""
+    for name, value in switches.items():
+        if not isinstance(value, bool):
+            raise InputError(f"{name} = {value!r}: give True or False")
+
+
 def run_names() -> list[str]:
     """Return the runs that exist: names of the files in params/."""
     return sorted(path.stem for path in (project_root() / "params").glob("*.yaml"))
@@ -191,13 +197,13 @@ def did_you_mean(name: str, known: Sequence[str]) -> str:
 
 
 def _read_yaml(text: str) -> dict:
-    """Read flat YAML as a person does: a key stands once, and 0100 is a hundred."""
+    """Read flat YAML in which a key stands once."""
     keys = [line.partition(":")[0] for line in text.splitlines()]
     for line, key in enumerate(keys, 1):
         first = keys.index(key) + 1
         if key.isidentifier() and first < line:
             raise InputError(f"{key!r} stands twice, in lines {first} and {line}")
-    values = yaml.safe_load(re.sub(r"(?m)^(\w+: +)0+(\d)", r"\1\2", text)) or {}
+    values = yaml.safe_load(text) or {}
     if not isinstance(values, dict):
         raise InputError("write one `name: value` a line")
     return values

@@ -22,6 +22,7 @@ from cifarlib.params import load_params
 from cifarlib.preprocess import normalize
 
 MODEL = "model.safetensors"
+COLUMNS = ("image", "label", "class", "probability")  # of the table of answers
 
 
 def find_models(
@@ -47,6 +48,8 @@ def find_models(
     if seeds in (None, []):
         seeds = [r["seed"] for r in found[-1:]] or 0
     seeds = np.unique(seeds).tolist()
+    if not all(type(seed) is int for seed in seeds):
+        raise InputError(f"seeds = {seeds}: give whole numbers, to papermill -y 'seeds: [0, 1]'")
     missing = [str(seed) for seed in seeds if seed not in longest]
     if missing:
         text = f"no finished {run} with its network of seed {', '.join(missing)}"
@@ -80,35 +83,40 @@ class Answers(NamedTuple):
     def table(self) -> pd.DataFrame:
         """List the most probable class of each image."""
         shares, labels = (column.numpy() for column in self.probabilities.max(1))
-        columns = {"image": self.names, "label": labels, "class": np.take(CLASSES, labels)}
-        return pd.DataFrame(columns | {"probability": shares.round(4)})
+        columns = (self.names, labels, np.take(CLASSES, labels), shares.round(4))
+        return pd.DataFrame(dict(zip(COLUMNS, columns, strict=True)))
 
     def write(self, predictions: str | Path, submission: bool = False) -> Path:
         """Write the probabilities, .npy, beside them the table, .csv, and on request Kaggle's
         submission.csv (id,label); return the first."""
         path = output_path(predictions)
-        np.save(path, self.probabilities.numpy())
         table = self.table()
-        table.to_csv(path.with_suffix(".csv"), index=False, errors="replace")
+        records.write_atomically(path, lambda file: np.save(file, self.probabilities.numpy()))
+        records.write_text(path.with_suffix(".csv"), table.to_csv(index=False))
         if submission:
             ids = [Path(name).stem for name in self.names]
             kaggle = pd.DataFrame({"id": ids, "label": table["class"]})
-            kaggle.to_csv(path.with_name("submission.csv"), index=False)
+            records.write_text(path.with_name("submission.csv"), kaggle.to_csv(index=False))
         return path
 
 
 def output_path(predictions: str | Path) -> Path:
-    """Return where predictions go, a file .npy. Raises InputError where it cannot be written, or
-    holds something else, such as the images: to be asked before the work."""
-    path = (user_path("predictions", predictions) or Path("predictions")).with_suffix(".npy")
-    if not os.access(path.absolute().parent, os.W_OK):
-        raise InputError(f"predictions = {str(path)!r}: its folder is missing or cannot be written")
+    """Return where predictions go, a file .npy. Raises InputError where it cannot be written, or it
+    or its table would take the place of something else, such as the images: to be asked before the
+    work."""
+    path = user_path("predictions", predictions) or Path("predictions.npy")
+    if path.is_dir() or not os.access(path.absolute().parent, os.W_OK):
+        raise InputError(f"predictions = {str(path)!r}: name a file, in a writable folder")
+    path = path.with_suffix(".npy")
+    table = path.with_suffix(".csv")
     try:
         is_other = path.exists() and np.load(path).shape[1:] != (len(CLASSES),)
-    except (OSError, ValueError):
+        is_other |= table.exists() and tuple(pd.read_csv(table, nrows=0)) != COLUMNS
+    except Exception:  # another kind of file fails in any way
         is_other = True
     if is_other:
-        raise InputError(f"predictions = {str(path)!r} holds something else: give another name")
+        found = f"predictions = {str(path)!r}: it or its table, {table.name}, holds something else"
+        raise InputError(f"{found}: give another name")
     return path
 
 

@@ -32,7 +32,7 @@ def code_version() -> dict:
     root = project_root()
     if not ((root / ".git").exists() and shutil.which("git")):
         return unknown
-    command = "git status --porcelain=2 --branch -- cifarlib params"
+    command = "git --no-optional-locks status --porcelain=2 --branch -- cifarlib params"
     done = subprocess.run(command.split(), cwd=root, capture_output=True, text=True)
     if done.returncode:  # such as: the checkout is another user's
         reason = " ".join(done.stderr.split())

@@ -64,7 +64,7 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    write_atomically(path, lambda file: file.write(text.encode()))
+    write_atomically(path, lambda file: file.write(text.encode(errors="replace")))
 
 
 def write_history(folder: Path, history: list[dict], record: dict | None = None) -> None:
@@ -139,7 +139,8 @@ def save_model(path: Path, tensors: "dict[str, Tensor]", description: dict) -> N
     import safetensors.torch
 
     tensors = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
-    safetensors.torch.save_file(tensors, path, {"about": json.dumps(description)})
+    content = safetensors.torch.save(tensors, {"about": json.dumps(description)})
+    write_atomically(path, lambda file: file.write(content))
 
 
 def load_model(path: str | Path) -> "tuple[dict[str, Tensor], dict]":
@@ -187,6 +188,7 @@ def finish(folder: Path, record: dict) -> None:
     between, the checkpoint is still there and the same command completes the record."""
     files = sorted((folder / "unfinished").iterdir())
     staged = [p for p in files if p.name[0] != "." and p.stem != "checkpoint"]
+    staged.sort(key=lambda path: path.name == "history.csv")  # last, as it says what is saved
     record = {**record, "files": {p.name: _sha256(p) for p in staged}}
     (folder / "record.json").unlink(missing_ok=True)
     for path in staged:
@@ -221,13 +223,17 @@ def finished(output_folder: str | Path | None = None) -> list[dict]:
     """Read the records of all finished runs below outputs/ (default: the project's), in the order
     of their folders, each with its ``folder``.
 
-    Copies of records, and records with parameters that this code does not know, are left out and
-    named in a warning."""
+    Damaged records, copies, and records with parameters that this code does not know, are left out
+    and named in a warning."""
     found = []
     left_out = []
     for path in sorted(outputs_folder(output_folder).glob("*/seed*/record.json")):
         folder = path.parent
-        record = read_record(folder) | {"folder": folder}
+        try:
+            record = read_record(folder) | {"folder": folder}
+        except InputError as error:
+            left_out.append(f"{error}; restore it by git, or train the run again")
+            continue
         made_as = f"{record['run']}/seed{record['seed']}"
         lies_as = f"{folder.parent.name}/{folder.name.partition('-')[0]}"
         unknown = unknown_settings(record["parameters"])

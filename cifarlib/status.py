@@ -24,13 +24,13 @@ def read(folder: Path, wait: bool = False) -> Status:
     """Read the state of the run in a folder; ``wait``: once no other process trains there."""
     is_running = is_locked(folder, wait)
     epochs = len(records.read_history(folder / "unfinished"))
-    saved = f"{plural(epochs, 'epoch')} saved" if epochs else ""
+    saved = [f"{plural(epochs, 'epoch')} saved"] if epochs else []
     if is_running:
-        return Status("running", saved)
+        return Status("running", *saved)
     if not (folder / "record.json").exists():
-        return Status("unfinished" if saved else "missing", saved)
+        return Status("unfinished" if saved else "missing", *saved)
     changes = _changes(folder)
-    return Status("stale" if changes else "done", "; ".join(changes) or saved)
+    return Status("stale" if changes else "done", "; ".join(changes + saved))
 
 
 def is_locked(folder: Path, wait: bool = False) -> bool:
@@ -47,7 +47,7 @@ def is_locked(folder: Path, wait: bool = False) -> bool:
 
 
 def _changes(folder: Path) -> list[str]:
-    """Name why a record is not its run's of today: damaged, a copy, of an older params file."""
+    """Say why a record no longer counts as its run's: damaged, a copy, of other settings."""
     try:
         then = records.read_record(folder)["parameters"]
         shown = [k for k, v in then.items() if f"-{SHORT_NAMES.get(k, k)}{v}" in folder.name]

@@ -17,13 +17,13 @@ from cifarlib.data import Cifar10, Split
 from cifarlib.device import choice, convolutions
 from cifarlib.device.cuda_graph import CapturedStep
 from cifarlib.model import build_model
-from cifarlib.params import TRAIN_IMAGES, RunParams
+from cifarlib.params import TRAIN_IMAGES, RunParams, check_switches
 from cifarlib.preprocess import channel_statistics, make_normalizer, normalize
 
 log = logging.getLogger(__name__)
 
 PRECISIONS = ("auto", "float32", "bfloat16", "float16")
-# at least so many lie between two checkpoints, but on a CPU, where every epoch is saved
+# between two checkpoints, at least; a CPU saves every epoch
 CHECKPOINT_SECONDS = 10
 # in record.json, where a reader looks first; `parameters` below has all
 NAMED_FIRST = ["run", "question", "seed", "epochs", "stop_epoch", "train_images", "loss_reduction"]
@@ -72,10 +72,7 @@ def train(
 
     Raises InputError before any training where something given cannot be used, Diverged when the
     loss is no longer finite, Interrupted (a KeyboardInterrupt) when stopped."""
-    switches = {"resume": resume, "deterministic": deterministic, "capture": capture}
-    for name, value in switches.items():
-        if not isinstance(value, bool):  # papermill reads -p resume false as the text 'false'
-            raise InputError(f"{name} = {value!r}: give True or False")
+    check_switches(resume=resume, deterministic=deterministic, capture=capture)
     if precision not in PRECISIONS:
         raise InputError(f"precision = {precision!r}: choose one of {', '.join(PRECISIONS)}")
     chosen = choice.pick_device(device)
@@ -88,17 +85,18 @@ def train(
             saved = checkpoint.read_or_new(folder, params, conditions, resume)
             run = prepare(params, data, folder, saved, chosen)
             fit(run, progress, capture)
-            leave_record(run)
+            try:
+                leave_record(run)
+            except OSError as error:
+                kept = "All epochs are saved: make room, and the same command completes it."
+                raise OSError(f"no record could be left in {folder}: {error}. {kept}") from None
     except Timeout:
         busy = f"another process is training in {folder}"
         raise InputError(f"{busy}: wait for it, or choose another seed") from None
     except KeyboardInterrupt:
         epochs = len(records.read_history(folder / "unfinished"))
-        text = "Stopped before an epoch was saved: run it again."
-        if epochs:
-            text = f"Stopped. Epochs 1 to {epochs} of {params.last_epoch} are saved in {folder}: "
-            text += "run it again, with resume = True, to go on from there."
-        raise Interrupted(text) from None
+        saved = f"Stopped: {epochs} of {params.last_epoch} epochs are saved in {folder}"
+        raise Interrupted(f"{saved}. Run it again, with resume = True, to go on.") from None
     return folder
 
 

@@ -9,7 +9,7 @@ import click
 from papermill import execute_notebook
 from papermill.exceptions import PapermillExecutionError
 
-from cifarlib import InputError, outputs_folder, project_root, records, status
+from cifarlib import InputError, outputs_folder, plural, project_root, records, status
 from cifarlib.params import load_params
 
 # whatever else the notebook's own cell sets, which someone may have edited in JupyterLab
@@ -31,12 +31,18 @@ def train(unless_done: bool = False, **parameters) -> None:
         raise InputError(f"another process is training in {folder}: wait, or take another seed")
     folder.mkdir(parents=True, exist_ok=True)
     click.echo(f"{params.run} seed {params.seed}: {params.question}")
-    click.echo(f"record and executed notebook: {folder} (Ctrl-C stops it, the same goes on)")
+    click.echo(f"record and notebook: {folder} (Ctrl-C stops it; the same command goes on)")
+    record = folder / "record.json"
+    before = record.exists() and record.read_bytes()
     try:
         _execute(folder / "train.ipynb", parameters | SWITCHES)
     except KeyboardInterrupt:
-        saved = status.read(folder, wait=True).reason or "nothing saved yet"
-        click.echo(f"\nStopped: {saved} in {folder}; the same command goes on from there")
+        status.is_locked(folder, wait=True)  # until the kernel has ended
+        epochs = plural(len(records.read_history(folder / "unfinished")), "epoch")
+        text = f"Stopped: {epochs} saved in {folder}; the same command goes on from there"
+        if record.exists() and record.read_bytes() != before:
+            text = f"Stopped while results were shown: the record in {folder} is complete"
+        click.echo(f"\n{text}")
         raise
     record = records.read_record(folder)
     shares = {part: record[f"{part}_accuracy"] for part in ("validation", "test")}
@@ -66,4 +72,5 @@ def _execute(output: Path, parameters: dict) -> None:
             reason = f"{error.ename}: {reason} (the traceback is in {output})"
         raise InputError(reason) from None
     except RuntimeError as error:  # killed, as by a machine without memory left
-        raise InputError(f"no kernel to train in: {error}") from None
+        text = f"the notebook's process ended ({error}), perhaps for lack of memory"
+        raise InputError(f"{text}; the same command goes on from the last saved epoch") from None

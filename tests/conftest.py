@@ -40,8 +40,8 @@ DEVICES = (
 
 @pytest.fixture(scope="session")
 def cifar10() -> Cifar10:
-    """The real data set, fetched into data/ once, or where CIFARLIB_DATA says that it lies."""
-    return load_cifar10(os.environ.get("CIFARLIB_DATA"))
+    """The real data set, fetched into data/ once."""
+    return load_cifar10()
 
 
 @pytest.fixture(scope="session")

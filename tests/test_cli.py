@@ -116,6 +116,18 @@ def test_ctrl_c_says_what_is_saved_and_the_same_command_goes_on(tmp_path):
     assert last == f"Stopped: {saved.reason} in {folder}; the same command goes on from there"
 
 
+def test_ctrl_c_after_the_record_says_that_it_is_complete(tmp_path, monkeypatch, capsys):
+    def execute(output, parameters):
+        make_record(tmp_path, "fast")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(train_notebook, "_execute", execute)
+    given = dict.fromkeys(("epochs", "stop_epoch", "train_images"))
+    with pytest.raises(KeyboardInterrupt):
+        train_notebook.train(**given, run="fast", seed=0, output_folder=str(tmp_path))
+    assert capsys.readouterr().out.endswith("seed0 is complete\n")
+
+
 def test_a_second_start_is_refused_and_overwrites_nothing(tmp_path):
     folder = tmp_path / "run7" / "seed0"
     folder.mkdir(parents=True)
@@ -148,7 +160,7 @@ def test_training_takes_this_interpreter_and_nothing_of_an_edited_cell(copy_of_p
     folder = outputs / "run7" / "seed3-stop1-images256"
     record = records.read_record(folder)
     lines = done.stdout.splitlines()
-    assert "executed notebook: " in done.stdout
+    assert "record and notebook: " in done.stdout
     assert lines[-1].startswith(f"validation {record['validation_accuracy']:.2%}, test ")
     assert len(lines) <= 10
     assert [path.name for path in outputs.glob("*/*/train.ipynb")] == ["train.ipynb"]

@@ -132,7 +132,7 @@ def test_an_own_experiment_needs_only_a_file(folder):
     p = load_params("own", seed=3)
     assert (p.question, p.batch_size, p.learning_rate) == ("Does it?", 64, 1.0)
     assert p.folder == "own/seed3"
-    (folder / "8.yaml").write_text("batch_size: 0100")
+    (folder / "8.yaml").write_text("batch_size: 100")
     assert load_params(8).batch_size == 100
     (folder / "my exp.yaml").write_text("")
     with pytest.raises(InputError, match="without blanks"):

@@ -189,7 +189,14 @@ def test_predictions_are_written_with_a_table_and_a_submission(tmp_path):
     assert path.with_suffix(".csv").read_text().splitlines() == rows
     submission = path.with_name("submission.csv").read_text()
     assert submission.splitlines() == ["id,label", "a,airplane", "b10,automobile"]
+    (tmp_path / "mine.csv").write_text("id,label\n1,cat\n")
+    with pytest.raises(InputError, match=r"its table, mine.csv, holds something else"):
+        answers.write(tmp_path / "mine.npy")
     np.save(path, GREY)  # the images themselves
-    for bad, says in ((path, "holds something else"), ("/proc/no/p.npy", "cannot be written")):
+    for bad, says in (
+        (path, "holds something else"),
+        ("/proc/no/p.npy", "writable"),
+        (tmp_path, "name a file"),
+    ):
         with pytest.raises(InputError, match=says):
             answers.write(bad)

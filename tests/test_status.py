@@ -31,6 +31,9 @@ def test_a_record_is_done_until_its_settings_change(folder):
     assert status.read(folder) == ("done", "")
     change(folder, momentum=0.5)
     assert status.read(folder) == ("stale", "momentum 0.5, now 0.9")
+    (folder / "unfinished").mkdir()  # it is trained again
+    shutil.copy(folder / "history.csv", folder / "unfinished")
+    assert status.read(folder) == ("stale", "momentum 0.5, now 0.9; 2 epochs saved")
     change(folder, momentum=0.9, mixup=0.2)
     assert status.read(folder).reason.startswith("mixup 0.2, unknown here")
     (folder / "record.json").write_text("<<<<<<< HEAD")

@@ -1,6 +1,7 @@
 import copy
 import dataclasses
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -13,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from test_loop import training_on
 
-from cifarlib import InputError, records
+from cifarlib import InputError, records, status
 from cifarlib.loop import Diverged, Lookahead, accuracy, mean_loss, train_step
 from cifarlib.model import build_model
 from cifarlib.params import load_params, run_names
@@ -163,7 +164,7 @@ def test_stopped_says_what_is_saved_and_resumes(run, device, small, tmp_path, mo
     monkeypatch.setattr("cifarlib.train.CHECKPOINT_SECONDS", 0)
     p = dataclasses.replace(load_params(run), batch_size=128, **SHORT)
     train_it = partial(train, p, small, device=device, deterministic=True)
-    saved = r"Epochs 1 to 2 of 3 are saved in .*seed0-epochs3-images256"
+    saved = r"2 of 3 epochs are saved in .*seed0-epochs3-images256"
     with pytest.raises(Interrupted, match=saved):
         train_it(tmp_path / "stopped", progress=StopAt(2.5))
     assert outcome(train_it(tmp_path / "stopped")) == outcome(train_it(tmp_path / "whole"))
@@ -172,18 +173,27 @@ def test_stopped_says_what_is_saved_and_resumes(run, device, small, tmp_path, mo
 def test_only_what_is_saved_is_promised(small, tmp_path, monkeypatch):
     # as on a GPU, whose epochs are short
     monkeypatch.setattr("cifarlib.checkpoint.save", lambda folder, state: None)
-    with pytest.raises(Interrupted, match="before an epoch was saved"):
+    with pytest.raises(Interrupted, match="0 of 3 epochs are saved"):
         on_cpu(load_params(7, **SHORT), small, tmp_path, progress=StopAt(2.5))
 
 
-def test_killed_before_the_record_only_the_record_is_made(
-    undisturbed, small, tmp_path, monkeypatch
+@pytest.mark.parametrize("last_file", ["first_layer.npy", "history.csv"])
+def test_stopped_while_the_record_is_left_only_the_record_is_made(
+    last_file, undisturbed, small, tmp_path, monkeypatch
 ):
     p = load_params(7, **SHORT)
+    replace = os.replace
+
+    def stopping(source, target):
+        if Path(source).name == last_file:
+            raise KeyboardInterrupt
+        replace(source, target)
+
     with monkeypatch.context() as patched:
-        patched.delattr(records, "finish")
-        with pytest.raises(NameError):
+        patched.setattr(os, "replace", stopping)
+        with pytest.raises(Interrupted, match="3 of 3 epochs are saved"):
             on_cpu(p, small, tmp_path)
+    assert status.read(tmp_path / p.folder) == ("unfinished", "3 epochs saved")
     seen = []
     folder = on_cpu(p, small, tmp_path, progress=lambda epochs, history: seen.append(epochs))
     assert seen == [3]

@@ -15,6 +15,8 @@ log = logging.getLogger(__name__)
 def pick_device(name: str = "auto") -> torch.device:
     """Choose CUDA, else MPS, else the CPU ("auto"), or the device of this name ("cuda": the first
     that computes). Raises InputError where there is none."""
+    if name == "cpu":  # a look at the GPUs would take memory on each
+        return torch.device(name)
     gpus = usable_gpus()
     devices = [*gpus, "cpu"]
     if torch.backends.mps.is_available():

@@ -32,7 +32,7 @@ def check_parameters(known: str) -> None:
     log.setLevel(logging.INFO)
     log.handlers = [logging.StreamHandler(sys.stdout)]
     cell = get_ipython().user_ns["In"][-2] if get_ipython() else ""
-    names = re.findall(r"(?m)^(\w+)(?:: .*?)? = ", cell) if PARAMETERS.match(cell) else []
+    names = re.findall(r"(?m)^(\w+)\s*(?::[^=\n]*)?=(?!=)", cell) if PARAMETERS.match(cell) else []
     for name in names:
         if name not in known.split():
             hint = did_you_mean(name, known.split())
@@ -115,7 +115,11 @@ def explore(draw: Callable[..., Figure], caption: str, label: str = "", **contro
     numbered = NumberedFigure(caption, label)
 
     def follow(_: dict | None = None) -> None:
-        numbered.draw(draw(**{name: control.value for name, control in controls.items()}))
+        try:
+            numbered.draw(draw(**{name: control.value for name, control in controls.items()}))
+        except InputError as error:
+            # JupyterLab hides what a callback raises, such as that an upload cannot be read
+            numbered.handle.update(Text(f"**{error}**"))
 
     for name, control in controls.items():
         control.description = name.replace("_", " ")

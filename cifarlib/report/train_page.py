@@ -16,8 +16,8 @@ from cifarlib.report.display import NumberedFigure, Text, duration
 
 CAPTION = (
     "Loss per image and accuracy. Those of training are collected during the epoch, on cropped "
-    "images, while the network still changes, so validation can be better. Dotted: with smoothed "
-    "labels no loss is lower."
+    "images, while the network still changes, so validation can be better. Dotted: the lowest "
+    "loss that smoothed labels allow."
 )
 
 
@@ -76,6 +76,8 @@ class Progress:
         text = "Complete"
         if done < self.params.last_epoch:
             text = f"Stopped in epoch {int(self.epochs) + 1} of {self.params.last_epoch}"
+        elif error[0]:
+            text = "Stopped before the record was written"
         seconds = duration(time.perf_counter() - self.start)
         clear_output(wait=True)
         self.figure.handle = None  # its output is cleared
