@@ -125,7 +125,7 @@ class Paper(Article):
     output_mimetype = "application/pdf"
     file_extension = Unicode(".pdf").tag(config=True)
     exclude_input = Bool(True).tag(config=True)
-    to = "typst"
+    to = "typst-smart"  # quotes as they are; Typst makes a prime of that in "CIFAR-10’s"
     options = (f"--template={FOLDER / 'article.typ'}",)
 
     def write(self, page: str, resources: dict, folder: Path) -> bytes:

@@ -22,7 +22,7 @@ from cifarlib.data import CLASSES
 from cifarlib.loop import right_answers
 from cifarlib.params import RunParams
 from cifarlib.preprocess import crop_and_flip, draw_crops, make_normalizer
-from cifarlib.report.claims import LEVEL, MARGIN, starred
+from cifarlib.report.claims import LEVEL, MARGIN, points, starred
 
 WIDTH = 6.3  # inches: the text of the PDF, so that type has its printed size
 # the colours of Okabe and Ito, 2008, and a grey
@@ -64,7 +64,7 @@ def probabilities(logits: np.ndarray) -> np.ndarray:
 
 
 def most_confident(logits: np.ndarray, labels: np.ndarray, n: int, right: bool) -> np.ndarray:
-    """Which n right or wrong answers have the highest probability: their indices, highest first."""
+    """Find the n right or wrong answers of highest probability: indices, highest first."""
     wanted = np.flatnonzero(right_answers(logits, labels) == right)
     order = np.argsort(-probabilities(logits)[wanted].max(1), kind="stable")
     return wanted[order[:n]]
@@ -101,7 +101,7 @@ def _curves(axes: Axes, history: Sequence[dict], measure: str, factor: float = 1
 
 @styled
 def training_curves(history: Sequence[dict], epochs: int, label_smoothing: float) -> Figure:
-    """Loss per image and accuracy over epochs 1 to ``epochs``, and the loss's floor."""
+    """Draw loss per image and accuracy over epochs 1 to ``epochs``, and the loss's floor."""
     end = 100 * history[-1]["train_accuracy"]
     figure = new_figure(2.4, f"Loss and accuracy by epoch; training ends at {end:.1f} %.")
     left, right = figure.subplots(1, 2, sharex=True)
@@ -116,31 +116,36 @@ def training_curves(history: Sequence[dict], epochs: int, label_smoothing: float
 
 @styled
 def loss_curves(histories: pd.DataFrame) -> Figure:
-    """Training loss above, validation accuracy below, a column a run: the mean of its seeds, where
-    it ends, and in grey the other runs. histories: of all records, with run and label_smoothing."""
+    """Draw training loss, validation accuracy and its last third, a column a run: the mean of its
+    seeds, where it ends, and in grey the others. histories: of all records, with run and
+    label_smoothing."""
     histories = histories.assign(validation_accuracy=100 * histories["validation_accuracy"])
-    heights = {"train_loss": 0.85, "validation_accuracy": 0.06}  # of the last value's text
-    means = histories.groupby(["run", "epoch"])[[*heights]].mean().unstack("run")
+    measures = ["train_loss", "validation_accuracy"]
+    means = histories.groupby(["run", "epoch"])[measures].mean().unstack("run")
+    last = means.loc[means.index.max() * 2 // 3 :]
+    rows = [means["train_loss"], means["validation_accuracy"], last["validation_accuracy"]]
     floors = histories.groupby("run")["label_smoothing"].first().map(smoothing_floor)
-    figure = new_figure(2.3, f"Loss and accuracy by epoch, of {', '.join(floors.index)}.")
-    grid = figure.subplots(2, len(floors), sharex=True, sharey="row", squeeze=False)
+    figure = new_figure(3.2, f"Loss and accuracy by epoch, of {', '.join(floors.index)}.")
+    grid = figure.subplots(3, len(floors), sharex="row", sharey="row", squeeze=False)
     for panels, (run, floor) in zip(grid.T, floors.items(), strict=True):
-        for axes, (measure, height) in zip(panels, heights.items(), strict=True):
-            axes.plot(means[measure], color=GREY, linewidth=0.6)
-            axes.plot(means[measure][run], color=BLUE)
-            end = means[measure][run].dropna().iloc[-1]
+        for axes, curves in zip(panels, rows, strict=True):
+            axes.plot(curves, color=GREY, linewidth=0.6)
+            axes.plot(curves[run], color=BLUE)
+        for axes, curves, height in zip(panels, rows, (0.85, 0.06), strict=False):
+            end = curves[run].dropna().iloc[-1]
             axes.text(0.95, height, f"{end:.2f}", ha="right", transform=axes.transAxes)
         panels[0].axhline(floor, color=BLACK, linestyle=":", linewidth=1)
-        panels[0].set(title=run, ylim=(0, None), xticks=(30, 60, 90))
-    grid[0, 0].set_ylabel("loss (nats)")
-    grid[1, 0].set_ylabel("validation (%)")
+        panels[0].set(title=run, ylim=(0, None), xticks=(30, 60, 90), xticklabels=())
+        panels[1].set(xticks=(30, 60, 90))
+    for axes, name in zip(grid[:, 0], ("loss (nats)", "accuracy (%)", "its end (%)"), strict=True):
+        axes.set_ylabel(name)
     figure.supxlabel("epoch", fontsize=8)
     return figure
 
 
 @styled
 def claims(judged: pd.DataFrame) -> Figure:
-    """Each claim's difference with its interval, the paper's, and to the right what is concluded; a
+    """Draw each claim's difference with its interval, the paper's, and the verdict to the right; a
     band is where differences count as alike. judged: what ``claims.judge`` gives."""
     rows = judged.dropna(subset="estimate")
     y = np.arange(len(rows))
@@ -155,7 +160,9 @@ def claims(judged: pd.DataFrame) -> Figure:
     axes.plot(rows["paper"], y, "|", color=ORANGE, ms=11, mew=2.5, label="paper")
     axes.errorbar(rows["estimate"], y, xerr=half, fmt="o", color=BLUE, ms=5, label="ours")
     axes.set(yticks=y, yticklabels=rows["says"], xlabel="points of accuracy")
-    axes.secondary_yaxis("right").set_yticks(y, starred(rows))
+    right = axes.secondary_yaxis("right")
+    right.set_yticks(y, rows["estimate"].map(points) + "  " + starred(rows))
+    right.tick_params(length=0)
     axes.invert_yaxis()
     axes.grid(axis="y", visible=False)
     figure.legend(loc="outside upper center", ncols=3, frameon=False)
@@ -252,8 +259,8 @@ def architecture(model: nn.Module) -> Figure:
 def gallery(
     images: Sequence[Tensor], titles: Sequence[str], columns: int, alt: str, limit: float = 1.0
 ) -> Figure:
-    """Images with a title each, row by row: uint8 (3, H, W) as they are; normalised with -2.5 as
-    black and 2.5 as white; maps (H, W) from -limit (purple) over zero (white) to limit (brown)."""
+    """Show images with a title each, row by row: uint8 (3, H, W) as they are; normalised from -2.5,
+    black, to 2.5, white; maps (H, W) from -limit (purple) over zero (white) to limit (brown)."""
     starts = range(0, len(images), columns)
     title_lines = sum(max(t.count("\n") + bool(t) for t in titles[i : i + columns]) for i in starts)
     figure = new_figure(len(starts) * WIDTH / columns + 0.14 * title_lines, alt)
@@ -270,7 +277,7 @@ def gallery(
 
 
 def answers(images: Tensor, logits: np.ndarray, names: Sequence[str]) -> Figure:
-    """Images, uint8, with their names and what the network says of them."""
+    """Show images, uint8, with their names and what the network says of them."""
     titles = []
     for name, shares in zip(names, probabilities(logits), strict=True):
         short = name if len(name) <= 20 else f"{name[:6]}…{name[-10:]}"  # above a picture
@@ -287,7 +294,7 @@ def mistakes(images: Tensor, logits: np.ndarray, labels: np.ndarray, n: int = 12
 
 
 def crop_name(crop: Tensor) -> str:
-    """How a crop (3,), see ``draw_crops``, moves the image: "up 2, left 4, flipped"."""
+    """Say how a crop (3,), see ``draw_crops``, moves the image: "up 2, left 4, flipped"."""
     dy, dx, flip = crop.tolist()
     moves = [(dy, "up"), (-dy, "down"), (dx, "left"), (-dx, "right")]
     text = ", ".join(f"{word} {by}" for by, word in moves if by > 0) or "not moved"
@@ -296,7 +303,7 @@ def crop_name(crop: Tensor) -> str:
 
 @styled
 def preprocessing(image: Tensor, name: str, statistics: tuple, seed: int) -> Figure:
-    """One image, uint8, through each normalisation, each padding and six draws of crop and flip."""
+    """Show an image, uint8, under each normalisation and padding and six draws of crops."""
     rim = RunParams.crop
     crops = draw_crops(seed, 1, 6)
     index = torch.zeros(6, dtype=torch.int64)
@@ -311,17 +318,6 @@ def preprocessing(image: Tensor, name: str, statistics: tuple, seed: int) -> Fig
     figure = gallery(images, titles, 6, alt)
     for axes in figure.axes[4:6]:  # where the image lies in the padded one
         axes.add_patch(Rectangle([rim - 0.5] * 2, 32, 32, fill=False, linestyle="--"))
-    return figure
-
-
-@styled
-def lines(series: pd.DataFrame, alt: str, legend: str, **settings) -> Figure:
-    """Draw one line a column over the index; ``settings`` of the axes."""
-    figure = new_figure(2.7, alt)
-    axes = figure.subplots()
-    series.plot(ax=axes, **SERIES)
-    axes.set(**settings)
-    axes.legend(title=legend)
     return figure
 
 
@@ -348,15 +344,3 @@ def whitening_strip(values: Tensor, vectors: Tensor, eps: float) -> Figure:
     left.set(title="covariance", xticks=(2, 6, 10), xticklabels=("red", "green", "blue"), yticks=())
     right.set(title="whitened", xticks=(), yticks=())
     return figure
-
-
-def responses(image: Tensor, filters: Tensor) -> Figure:
-    """24 filters at work on a normalised image: each, its response and its negative's."""
-    maps = F.conv2d(image[None], filters)[0]
-    spread = maps[:12].std((1, 2))
-    alt = f"Twelve filters with their responses; filter {spread.argmax() + 1} responds most."
-    patches = [2.5 * patch / patch.abs().max() for patch in filters[:12]]
-    blank = torch.full((31, 31), torch.nan)
-    titles = ["image", *(f"{i} ({s:.1f})" for i, s in enumerate(spread, 1)), *[""] * 26]
-    shown = [image, *patches, blank, *maps[:12], blank, *maps[12:]]
-    return gallery(shown, titles, 13, alt, 4.0)

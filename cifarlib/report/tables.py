@@ -4,14 +4,11 @@ import contextlib
 import math
 from collections.abc import Iterator
 
-import numpy as np
 import pandas as pd
-import torch
 from IPython.display import display
-from torch import Tensor
 
 from cifarlib import InputError, benchmark, records
-from cifarlib.params import load_params
+from cifarlib.params import load_params, run_names
 from cifarlib.report import claims, results
 from cifarlib.report.claims import PAPER_RUNS, points, published
 from cifarlib.report.display import Table, Text, duration
@@ -29,16 +26,6 @@ def missing_note() -> Iterator[None]:
         yield
     except InputError as error:
         display(Text(f"*Left out: {error}.*"))
-
-
-def made(frame: pd.DataFrame, address: str | None = None) -> str:
-    """Write when the newest record was finished, and by which code."""
-    code = f"[Code]({address})" if address else "Code"
-    if frame.empty:
-        return code
-    newest = frame.sort_values("finished").iloc[-1]
-    date = pd.Timestamp(newest["finished"])
-    return f"{date:%-d %B %Y} (newest record) · {code}, commit `{newest['commit'][:10]}`"
 
 
 def first_of(compared: pd.DataFrame, run: str) -> pd.Series:
@@ -82,7 +69,7 @@ def _side(judged: pd.DataFrame, difference: str, seeds: str, decision: str) -> p
     interval = texts["estimate"] + " (" + texts["low"] + " to " + texts["high"] + ")"
     frame = pd.DataFrame({difference: interval, seeds: judged["seeds"].astype(str)})
     frame[decision] = claims.starred(judged)
-    frame.loc[judged["seeds"] == 0, [difference, decision]] = "–"
+    frame.loc[judged["seeds"] == 0, :] = "–"
     return frame
 
 
@@ -110,6 +97,7 @@ def hyperparameters(caption: str) -> Table:
     runs |= {"fast, AdamW": "fast-adamw", "fast, unsmoothed": "fast-no-smoothing"}
     settings = {heading: load_params(run).settings() for heading, run in runs.items()}
     frame = pd.DataFrame(settings).loc[SETTINGS.split()].map(_setting)
+    frame.loc["momentum", frame.loc["optimizer"] == "AdamW"] = "–"  # it has none
     frame.index = frame.index.str.replace("_", " ").rename("")
     return Table(frame.reset_index(), caption, "tbl-settings")
 
@@ -137,13 +125,16 @@ def speed(output_folder: str | None, caption: str) -> Table:
 
 
 def all_runs(frame: pd.DataFrame, caption: str) -> Table:
-    """List the means of the fast recipe and its arms, and of the complete runs that are in neither
-    comparison, an experiment of one's own too."""
+    """List the means of the fast recipe and its arms, and of all other complete runs but Table 1's:
+    variants on its schedule, other lengths, experiments of one's own."""
     fast = results.summary(results.of_fast(frame))
-    others = results.summary(results.others(frame))
-    fast["what is different"] = fast["run"].map(_arm)
-    settings = others["changes"].map(lambda changes: changes and f"; {changes}")
-    others["what is different"] = others["trained_for"] + settings
+    paper = results.of_paper(frame)
+    variants = paper[~paper["run"].isin(PAPER_RUNS)]
+    others = results.summary(pd.concat([variants, results.others(frame)]))
+    fast["what is different"] = fast["run"].map(_arm).replace("", "–")
+    named = others["run"].map(lambda run: _arm(run) if run in run_names() else "")
+    texts = zip(others["trained_for"], named, others["changes"], strict=True)
+    others["what is different"] = ["; ".join(filter(None, of_run)) for of_run in texts]
     names = {"validation": "validation %", "sd": "SD", "test": "test %"}
     names |= {"held_out": "both %", "views": "views %"}
     columns = ["run", "what is different", "n", *names]
@@ -153,11 +144,12 @@ def all_runs(frame: pd.DataFrame, caption: str) -> Table:
 
 
 def _arm(run: str) -> str:
-    """Say what an arm changes of the fast recipe: "label smoothing 0, learning rate 0.000637"."""
-    base = load_params("fast").settings() | {"run": run}
-    settings = load_params(run).settings().items()
-    changed = [f"{name} {_setting(value)}" for name, value in settings if value != base[name]]
-    return ", ".join(changed).replace("_", " ") or "–"
+    """Say what a run changes of the fast recipe or, on the paper's schedule, of run 6, but for its
+    length: "label smoothing 0, learning rate 0.000637"."""
+    settings = load_params(run).settings()
+    base = load_params("fast" if settings["schedule"] == "triangle" else "run6").settings()
+    names = [k for k, v in settings.items() if v != base[k] and k not in ("run", *results.LENGTH)]
+    return ", ".join(f"{name} {_setting(settings[name])}" for name in names).replace("_", " ")
 
 
 def environment(paper: pd.DataFrame, fast: pd.DataFrame, caption: str) -> Table:
@@ -167,7 +159,7 @@ def environment(paper: pd.DataFrame, fast: pd.DataFrame, caption: str) -> Table:
         made = compared[["device_name", "precision", "convolutions", "commit", "data_sha256"]]
         made = made.join(pd.DataFrame(list(compared["packages"]), compared.index))
         made["commit"] = made["commit"].astype(str).str[:10]
-        values = made.agg(lambda of: ", ".join(sorted(set(of.dropna()))))
+        values = made.agg(lambda of: ", ".join(sorted(set(of.dropna()))) or "–")
         values["records"] = str(len(compared))
         values["training time"] = duration(compared["training_seconds"].sum())
         columns[name] = values
@@ -182,12 +174,3 @@ def histories(compared: pd.DataFrame) -> pd.DataFrame:
         raise InputError("there is no record of the paper's seven runs yet")
     read = [pd.DataFrame(records.read_history(path)).assign(folder=path) for path in rows["folder"]]
     return pd.concat(read).merge(rows[["folder", "run", "seed", "label_smoothing"]])
-
-
-def whitening_of(record: pd.Series) -> tuple[Tensor, Tensor]:
-    """Compute eigenvalues (12,) and eigenvectors (12, 12), one a row, of the patch covariance from
-    a record's frozen filters, whose length is 1 / sqrt(eigenvalue + epsilon)."""
-    filters = torch.from_numpy(np.load(record.folder / "first_layer.npy")).double()
-    filters = filters[: len(filters) // 2].flatten(1)
-    length = filters.norm(dim=1, keepdim=True)
-    return length.squeeze(1) ** -2 - record.whitening_eps, filters / length

@@ -117,7 +117,7 @@ def test_claims_around_the_fast_recipe_get_provisional_verdicts(frame):
     found = claims.surprises(judged, dict(judged["verdict"]) | {"whitening": "contradicted"})
     assert found == ["patch whitening helps: reproduced, where the text has contradicted"]
     text = claims.conclusion(judged)
-    assert "normalising by channel beats by length (+0.10 points, the paper +0.60)" in text
+    assert "channel beats length normalisation (+0.10 points, the paper +0.60)" in text
     assert "provisional" in text
 
 

@@ -40,7 +40,6 @@ def drawn(cifar10):
     statistics = channel_statistics(images)
     x = make_normalizer(images, "channel", statistics).apply(images)
     covariance = whitening.patch_covariance((x,))
-    filters = whitening.whitening_filters(covariance)
     logits = torch.randn(300, 10, generator=torch.Generator().manual_seed(0)).numpy()
     runs = [pd.DataFrame(history()).assign(run=f"run{n}") for n in range(1, 8)]
     return {
@@ -53,9 +52,7 @@ def drawn(cifar10):
         "answers": figures.answers(images[:8], logits[:8], [str(i) for i in range(8)]),
         "mistakes": figures.mistakes(images, logits, labels),
         "preprocessing": figures.preprocessing(images[0], "frog", statistics, 0),
-        "lines": figures.lines(pd.DataFrame({"a": [3, 4], "b": [4, 3]}), "Lines cross. " * 3, "of"),
         "whitening_strip": figures.whitening_strip(*whitening.eigenpatches(covariance), 5e-4),
-        "responses": figures.responses(x[0], filters),
     }
 
 
@@ -87,7 +84,7 @@ def test_series_differ_by_more_than_colour(drawn):
             cues = {(str(x._dash_pattern), x.get_marker(), x.get_linewidth()) for x in lines}
             compared += len(lines) > 1
             assert len(cues) == len(lines), name
-    assert compared >= 4
+    assert compared >= 3
 
 
 def test_a_figure_leaves_the_users_style_alone_and_repeats_byte_for_byte():
@@ -102,7 +99,10 @@ def test_the_claims_have_their_verdicts_and_the_band_is_of_what_is_said_to_be_al
     axes = figure.axes[0]
     assert [label.get_text() for label in axes.get_yticklabels()] == list(judged()["says"])
     verdicts = axes.child_axes[0].get_yticklabels()
-    assert [label.get_text() for label in verdicts][:2] == ["reproduced*", "contradicted*"]
+    assert [label.get_text() for label in verdicts][:2] == [
+        "+1.00  reproduced*",
+        "+1.00  contradicted*",
+    ]
     band = axes.patches[0].get_bbox()
     assert (band.x0, band.x1) == (-0.5, 0.5)
     assert band.y0 < 2 < band.y1

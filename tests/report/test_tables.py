@@ -1,15 +1,11 @@
 import json
-import os
 
-import numpy as np
 import papermill
 import pytest
-import torch
 from made_up import make_fast, make_grid, make_record
 
 from cifarlib import project_root
 from cifarlib.report import claims, results, tables
-from cifarlib.whitening import patch_covariance, whitening_filters
 
 
 class Judged:
@@ -50,7 +46,7 @@ def test_a_claim_has_both_kinds_of_evidence_in_one_row(both, none):
     assert row[["paper", "n", "mark"]].tolist() == ["+3.03", "1", "agrees"]
     assert row[["n ", "verdict"]].tolist() == ["3", "reproduced*"]
     assert row["fast recipe"].startswith("+1.00 (+0.")
-    assert table.loc["fresh augmentation beats drawing once"].tolist()[1:4] == ["–", "0", "–"]
+    assert table.loc["fresh augmentation beats drawing once"].tolist()[1:4] == ["–", "–", "–"]
     empty = tables.claims_twice(none.asked, none.judged, "").frame
     assert set(empty["verdict"]) == set(empty["mark"]) == {"–"}
 
@@ -71,8 +67,6 @@ def test_the_environment_is_that_of_the_records(both, none):
     assert made.loc["records"].tolist() == ["7", str(len(both.fast))]
     empty = tables.environment(none.paper, none.fast, "").frame.set_index("")
     assert empty.loc["records"].tolist() == ["0", "0"]
-    assert tables.made(both.frame) == "28 November 2026 (newest record) · Code, commit `1111111111`"
-    assert tables.made(none.frame, "https://x.org") == "[Code](https://x.org)"
 
 
 def test_the_arms_are_listed_by_what_they_change_and_other_runs_by_how_they_were_trained(
@@ -90,20 +84,9 @@ def test_the_arms_are_listed_by_what_they_change_and_other_runs_by_how_they_were
     assert (row["test %"], row["views %"]) == ("89.50", "–")
 
 
-def test_the_spectrum_of_the_filters_is_the_covariances(cifar10, tmp_path):
-    folder = make_record(tmp_path, "run7", stop_epoch=95)
-    covariance = patch_covariance([cifar10.train.images[:500].float() / 255])
-    filters = whitening_filters(covariance)
-    record = results.table(tmp_path).iloc[0]
-    np.save(folder / "first_layer.npy", filters.numpy())
-    values, vectors = tables.whitening_of(record)
-    again = vectors.T @ values.diag() @ vectors
-    torch.testing.assert_close(again, covariance.double(), atol=1e-4, rtol=1e-3)
-
-
 def executed(folder):
     """Execute the report with the records of a folder, and return all that it shows."""
-    parameters = {"output_folder": str(folder), "data_folder": os.environ.get("CIFARLIB_DATA")}
+    parameters = {"output_folder": str(folder)}
     path = project_root() / "notebooks" / "report.ipynb"
     settings = {"kernel_name": "python3", "cwd": project_root(), "progress_bar": False}
     cells = papermill.execute_notebook(path, None, parameters, **settings).cells
