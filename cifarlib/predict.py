@@ -41,7 +41,7 @@ def find_models(
         folders = [path.parent if path.name == MODEL else path for path in paths]
         return [existing_path("model", folder / MODEL).parent for folder in folders]
     run = load_params(run).run
-    found = [r for r in records.finished(output_folder) if r["run"] == run]
+    found = [r for r in records.read_all(output_folder) if r["run"] == run]
     found = [r for r in found if (r["folder"] / MODEL).is_file()]
     found.sort(key=lambda r: (r["train_images"], r["epochs_trained"], -r["seed"]))
     longest = {r["seed"]: r["folder"] for r in found}

@@ -162,14 +162,14 @@ def _sha256(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def leave(
+def write_run(
     folder: Path,
     record: dict,
     history: list[dict],
     predictions: dict[str, np.ndarray],
     network: "tuple[dict[str, Tensor], dict]",
 ) -> None:
-    """Leave a finished run's files: its record, history, log, predictions, and its network's
+    """Write a finished run's files: its record, history, log, predictions, and its network's
     tensors and description, the first layer also apart."""
     staged = folder / "unfinished"
     tensors, description = network
@@ -177,10 +177,10 @@ def leave(
     np.savez_compressed(staged / "predictions.npz", **predictions)
     write_history(staged, history, record)
     save_model(staged / "model.safetensors", tensors, description)
-    finish(folder, record)
+    complete(folder, record)
 
 
-def finish(folder: Path, record: dict) -> None:
+def complete(folder: Path, record: dict) -> None:
     """Move all of unfinished/ but the checkpoint into place, then write record.json with the
     files' SHA-256.
 
@@ -219,7 +219,7 @@ def read_record(folder: str | Path) -> dict:
     return record
 
 
-def finished(output_folder: str | Path | None = None) -> list[dict]:
+def read_all(output_folder: str | Path | None = None) -> list[dict]:
     """Read the records of all finished runs below outputs/ (default: the project's), in the order
     of their folders, each with its ``folder``.
 

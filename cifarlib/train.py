@@ -228,7 +228,7 @@ def leave_record(run: Run) -> None:
     mean, std = (values.tolist() for values in run.statistics)
     about = {"parameters": record["parameters"], "channel_mean": mean, "channel_std": std}
     tensors = run.training.model.state_dict()
-    records.leave(run.folder, record, run.history, predictions, (tensors, about))
+    records.write_run(run.folder, record, run.history, predictions, (tensors, about))
 
 
 def make_record(run: Run, results: dict) -> dict:

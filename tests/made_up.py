@@ -63,7 +63,7 @@ def make_record(
     record |= {"train_loss": history[-1]["train_loss"], "epoch_seconds": [13.5] * p.last_epoch}
     record |= {"sessions": [{"first_epoch": 1, **MADE_ON}], "packages": {"torch": "0"}}
     record |= {"commit": "1" * 40, "dirty": False, "data_sha256": "0" * 64}
-    records.finish(folder, record | {"finished": "2026-11-28T12:00:00Z"})
+    records.complete(folder, record | {"finished": "2026-11-28T12:00:00Z"})
     return folder
 
 

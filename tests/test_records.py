@@ -19,11 +19,11 @@ def folder(tmp_path):
     (tmp_path / "unfinished").mkdir()
     (tmp_path / "unfinished" / "log.txt").write_text("log")
     (tmp_path / "unfinished" / "checkpoint.pt").write_text("checkpoint")
-    records.finish(tmp_path, {"run": "run7"})
+    records.complete(tmp_path, {"run": "run7"})
     return tmp_path
 
 
-def test_finish_moves_all_but_the_checkpoint(folder):
+def test_completing_a_run_moves_all_but_the_checkpoint(folder):
     assert {p.name for p in folder.iterdir()} == {"log.txt", "record.json"}
     assert list(records.read_record(folder)["files"]) == ["log.txt"]
 
@@ -97,7 +97,7 @@ def test_copies_damaged_records_and_those_of_other_code_do_not_count(tmp_path, c
     record["parameters"]["mixup"] = 0.2
     (newer / "record.json").write_text(json.dumps(record))
     (make_record(tmp_path, "fast", 3) / "log.txt").write_text("of another run")
-    assert [record["folder"] for record in records.finished(tmp_path)] == [folder, short]
+    assert [record["folder"] for record in records.read_all(tmp_path)] == [folder, short]
     assert "6 records left out" in caplog.text
     assert "log.txt does not belong to its record.json: its SHA-256 differs; restore" in caplog.text
     assert "fast/seed7 (a copy of fast/seed1)" in caplog.text
