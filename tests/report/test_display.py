@@ -18,7 +18,7 @@ def shown(monkeypatch):
     bundles = []
 
     class Handle:
-        def update(self, bundle, raw):
+        def update(self, bundle, raw=False):
             bundles[-1] = bundle
 
     monkeypatch.setattr(display, "display", lambda bundle, **_: bundles.append(bundle) or Handle())
@@ -33,7 +33,7 @@ def drawn(text="One") -> Figure:
     return figure
 
 
-@pytest.mark.parametrize("cell", ["# Parameters\nepoch = 4\n", "epochs: int = 3  # x\nepoch = 4\n"])
+@pytest.mark.parametrize("cell", ["# Parameters\nepoch = 4\n", "epochs: int = 3  # x\nepoch=4\n"])
 def test_a_mistyped_parameter_is_named_with_the_right_one(cell, monkeypatch):
     run = SimpleNamespace(user_ns={"In": ["", cell, "check()"]})
     monkeypatch.setattr(display, "get_ipython", lambda: run)
@@ -91,6 +91,20 @@ def test_a_control_changes_the_picture_under_the_same_number(shown):
     assert len(shown) == 2
     assert "The word &quot;3b&quot;." in shown[1]["text/html"]
     assert shown[1]["text/plain"] == before["text/plain"] == "Figure 1. Word."
+
+
+def test_what_cannot_be_drawn_is_said_in_the_pictures_place(shown):
+    def draw(n):
+        if n > 1:
+            raise InputError(f"n = {n}: give at most 1")
+        return drawn()
+
+    control = IntSlider(1, 1, 5)
+    display.explore(draw, "Word.", n=control)
+    control.value = 2
+    assert shown[1].data == "**n = 2: give at most 1**"
+    control.value = 1
+    assert "One" in shown[1]["text/html"]
 
 
 def test_provenance_names_device_code_packages_data_and_the_runs_device():
