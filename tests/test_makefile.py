@@ -90,10 +90,10 @@ def test_a_failure_stops_no_other_run_and_the_second_call_repairs_it_alone(tmp_p
     garbage.unlink()
     done = make(*table(tmp_path, "6 7", 1))
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("executed notebook:") == 1
+    assert done.stdout.count("record and notebook:") == 1
     assert done.stdout.splitlines()[-1] == "2 done"
     assert record.stat().st_mtime_ns == before
-    assert "executed notebook:" not in make(*table(tmp_path, "6 7", 1)).stdout
+    assert "record and notebook:" not in make(*table(tmp_path, "6 7", 1)).stdout
 
 
 @pytest.mark.parametrize("victim", ["make", "cifarlib train", "ipykernel_launcher"])

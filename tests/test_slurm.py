@@ -229,7 +229,7 @@ def test_a_run_without_an_epoch_before_the_time_limit_fails_instead_of_starting_
     array, _, logs = submit(slurm, "slurm", tmp_path, "run7")
     task = Task(slurm, f"{array}_1", folder_of("run7", tmp_path))
     log = Path(logs, "1.log")
-    until(lambda: log.exists() and "executed notebook" in log.read_text(encoding="utf-8"), LONG)
+    until(lambda: log.exists() and "record and notebook" in log.read_text(encoding="utf-8"), LONG)
     # Slurm's own warning, without the wait for it
     slurm("scancel", "--batch", "--signal=USR1", task.job)
     until(lambda: task.state == "FAILED", LONG)
