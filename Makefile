@@ -61,9 +61,10 @@ predict: setup
 report: setup
 	@mkdir -p "$$REPORT" && $(PAPERMILL) $(call parameter,AUTHORS,authors) notebooks/report.ipynb "$$REPORT/report.ipynb"
 	@for to in article paper; do $(EXPORT) $$to --output-dir "$$REPORT/.new" "$$REPORT/report.ipynb" || exit; done; mv "$$REPORT"/.new/* "$$REPORT" && rmdir "$$REPORT/.new"
+# with this variable, which Jupyter's server sets, train shows a finished run as it is
 notebooks: report
 	@mkdir -p "$$OUTPUTS/notebooks" && cp "$$REPORT/report.ipynb" "$$OUTPUTS/notebooks"
-	@export JPY_SESSION_NAME=make; for name in explore whitening train predict; do # train shows a finished run, as in JupyterLab $(PAPERMILL) notebooks/$$name.ipynb "$$OUTPUTS/notebooks/$$name.ipynb" || exit; done
+	@export JPY_SESSION_NAME=make; for name in explore whitening train predict; do $(PAPERMILL) notebooks/$$name.ipynb "$$OUTPUTS/notebooks/$$name.ipynb" || exit; done
 handin: setup
 	@$(HANDIN) --check
 	@$(MAKE) --no-print-directory report REPORT="$$OUTPUTS/handin/$$NAME" AUTHORS="$${AUTHORS:-$${NAME//_/ }}"

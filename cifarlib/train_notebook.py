@@ -32,15 +32,15 @@ def train(unless_done: bool = False, **parameters) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     click.echo(f"{params.run} seed {params.seed}: {params.question}")
     click.echo(f"record and notebook: {folder} (Ctrl-C stops it; the same command goes on)")
-    record = folder / "record.json"
-    before = record.exists() and record.read_bytes()
+    path = folder / "record.json"
+    before = path.exists() and path.read_bytes()
     try:
         _execute(folder / "train.ipynb", parameters | SWITCHES)
     except KeyboardInterrupt:
         status.is_locked(folder, wait=True)  # until the kernel has ended
         epochs = plural(len(records.read_history(folder / "unfinished")), "epoch")
         text = f"Stopped: {epochs} saved in {folder}; the same command goes on from there"
-        if record.exists() and record.read_bytes() != before:
+        if path.exists() and path.read_bytes() != before:
             text = f"Stopped while results were shown: the record in {folder} is complete"
         click.echo(f"\n{text}")
         raise
