@@ -43,6 +43,7 @@ def test_alone_it_says_what_to_type():
     makefile = (project_root() / "Makefile").read_text(encoding="utf-8")
     (phony,) = [line for line in makefile.splitlines() if line.startswith(".PHONY:")]
     assert {word.rstrip(",") for word in done.stdout.split()} >= set(phony.split()[2:])
+    subprocess.run(["bash", "-n"], input=make("notebooks", "-n").stdout, text=True, check=True)
 
 
 def test_a_mistyped_variable_is_refused_before_anything_runs():
