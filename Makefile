@@ -49,7 +49,7 @@ status: setup
 	@$(STATUS)
 # one target a run and seed: a failure stops no other, and -j2 trains two
 table: setup
-	@runs=$$($(STATUS) --todo) || exit; set -- $$(sed 's|\t.*||; s|^.|run/&|' <<<"$$runs"); failed=0; \
+	@runs=$$($(STATUS) --todo) || exit; set -- $$(sed 's|[[:blank:]].*||; s|^.|run/&|' <<<"$$runs"); failed=0; \
 	[ $$# = 0 ] || $(MAKE) --no-print-directory -k "$$@" || failed=$$?; $(STATUS) && exit $$failed
 run/%:
 	@$(TRAIN) --unless-done --run $(*D) --seed $(*F)

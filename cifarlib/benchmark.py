@@ -24,7 +24,7 @@ from torchvision import datasets, transforms
 
 from cifarlib import InputError, outputs_folder, provenance
 from cifarlib.data import Split, load_cifar10
-from cifarlib.device.choice import keep_freed_memory, make_repeatable, pick_device, pick_precision
+from cifarlib.device.choice import keep_freed_memory, pick_device, pick_precision, set_determinism
 from cifarlib.device.cuda_graph import CapturedStep
 from cifarlib.loop import Training, make_optimizer, train_epoch, train_step
 from cifarlib.model import build_model
@@ -128,7 +128,7 @@ def compete(
 
 def make_training(name: str, params: RunParams, split: Split, device: torch.device) -> Training:
     """Prepare ours as train does, for the others the same network as PyTorch has it."""
-    make_repeatable(False)
+    set_determinism(False)
     if name == ONCE:
         params = replace(params, augmentation="once")
     precision = "float32" if name == PLAIN else pick_precision(device)

@@ -16,7 +16,10 @@ from cifarlib.status import read, report
 
 def numbers(text: str) -> list[int]:
     """Read a list of whole numbers."""
-    return [int(word) for word in text.replace(",", " ").split()]
+    words = text.replace(",", " ").split()
+    if not all(word.isdecimal() for word in words):
+        raise click.BadParameter(f"{text!r}: give whole numbers, such as '0 1 2'")
+    return [int(word) for word in words]
 
 
 OPTIONS = {
@@ -107,7 +110,7 @@ def results(output_folder: str | None, figure: str | None) -> None:
 @click.option("--images", required=True, help=OPTIONS["images"]["help"])
 @click.option("--model", multiple=True, help="A folder with a network, instead of a run.")
 @click.option("--predictions", default="predictions.npy", help="The file to write.")
-@click.option("--submission", is_flag=True, help="Write Kaggle's submission.csv, too.")
+@click.option("--submission", is_flag=True, help="Write a table for Kaggle, too.")
 def predict(*, images, layout, views, device, predictions, submission, **whose) -> None:
     """Classify images of your own."""
     from cifarlib.images import read_images

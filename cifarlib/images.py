@@ -14,14 +14,14 @@ from cifarlib import InputError, plural, project_root, user_path
 log = logging.getLogger(__name__)
 
 SHAPES = ((32, 32, 3), (3, 32, 32), (3072,))
-ACCEPTED = "expected numbers from 0 to 255, (N, 32, 32, 3), (N, 3, 32, 32) or (N, 3072)"
+ACCEPTED = "expected one array of 0 to 255, (N, 32, 32, 3), (N, 3, 32, 32) or (N, 3072)"
 LAYOUTS = "chw (channel by channel, as CIFAR-10's files) or hwc (pixel by pixel)"
 
 
 def existing_path(name: str, value: str | Path) -> Path:
     """Find a path below the working directory (JupyterLab's is notebooks/), else the project."""
     path = user_path(name, value)
-    for place in (path, project_root() / path):
+    for place in (path, project_root() / path) if path else ():
         if place.exists():
             return place
     raise InputError(f"{name} = {str(value)!r}: there is no such file or folder")
@@ -39,7 +39,7 @@ def read_images(path: str | Path, layout: str = "auto") -> tuple[Tensor, list[st
         raise InputError(f"layout = {layout!r}: choose auto, {LAYOUTS}")
     path = existing_path("images", path)
     try:
-        if path.suffix in (".npy", ".npz"):
+        if path.suffix.lower() in (".npy", ".npz"):
             pixels = _read_array(path, layout)
             names = [str(row) for row in range(len(pixels))]
         else:
@@ -94,7 +94,7 @@ def _read_array(file: Path, layout: str) -> np.ndarray:
     arrays = {"": content} if isinstance(content, np.ndarray) else dict(content)
     fitting = [array for array in arrays.values() if array.shape[1:] in SHAPES and len(array)]
     if len(fitting) != 1 or fitting[0].dtype.kind not in "uif":
-        held = ", ".join(f"{name} {array.shape}".strip() for name, array in arrays.items())
+        held = ", ".join(f"{k} {a.shape} {a.dtype}".strip() for k, a in arrays.items())
         raise ValueError(f"it holds {held or 'nothing'}: {ACCEPTED}")
     values = fitting[0]
     low = values.min()

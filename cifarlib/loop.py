@@ -153,14 +153,10 @@ def epoch_plan(params: RunParams, epoch: int, n: int) -> tuple[Tensor, Tensor]:
     order = preprocess.draw_order(params.seed, epoch, n)
     if params.augmentation == "none":
         return order, torch.zeros(n, 3, dtype=torch.int64)
-    if params.augmentation == "once":  # each image's one crop and flip, in this epoch's order
-        drawn = preprocess.BEFORE_TRAINING
-        crops = preprocess.draw_crops(params.seed, drawn, n, params.crop, params.cutout)[order]
-    elif params.augmentation == "per_epoch":
-        drawn = epoch
-        crops = preprocess.draw_crops(params.seed, drawn, n, params.crop, params.cutout)
-    else:
-        raise InputError(f"augmentation = {params.augmentation!r}: epoch_plan does not know it")
+    drawn = {"once": preprocess.BEFORE_TRAINING, "per_epoch": epoch}[params.augmentation]
+    crops = preprocess.draw_crops(params.seed, drawn, n, params.crop, params.cutout)
+    if params.augmentation == "once":
+        crops = crops[order]  # each image's one crop and flip, in this epoch's order
     if params.flip == "alternating":
         crops[:, 2] = preprocess.alternating_flips(params.seed, drawn, n)[order]
     elif params.flip != "random":

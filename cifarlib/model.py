@@ -92,5 +92,5 @@ def build_model(seed: int, filters: Tensor | None = None, dirac: bool = True) ->
     """Make a network, on the CPU, whose random weights depend on ``seed`` alone; the global
     generator is left as it was."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)
         return Network(filters, dirac)

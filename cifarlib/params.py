@@ -241,7 +241,8 @@ def load_params(run: int | str, **overrides) -> RunParams:
         _refuse_unknown(values)
         RunParams(name, **values)  # its checks: their message then names the file
     except (UnicodeDecodeError, yaml.YAMLError) as error:
-        raise InputError(f"{path} is not YAML, or not saved as UTF-8: {error}") from None
+        reason = " ".join(str(error).split())
+        raise InputError(f"{path} is not YAML, or not saved as UTF-8: {reason}") from None
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
     first = text.partition("\n")[0]

@@ -11,7 +11,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from cifarlib import InputError, plural, records, user_path
+from cifarlib import InputError, outputs_folder, plural, records, user_path
 from cifarlib.data import CLASSES
 from cifarlib.device.choice import pick_device, pick_precision
 from cifarlib.device.convolutions import use_fast
@@ -52,8 +52,9 @@ def find_models(
         raise InputError(f"seeds = {seeds}: give whole numbers, to papermill -y 'seeds: [0, 1]'")
     missing = [str(seed) for seed in seeds if seed not in longest]
     if missing:
-        text = f"no finished {run} with its network of seed {', '.join(missing)}"
-        raise InputError(f"{text}: `make train RUN={run} SEED={missing[0]}` makes one")
+        text = f"{outputs_folder(output_folder)} has no finished {run} with its network of seed"
+        command = f"`make train RUN={run} SEED={missing[0]}` makes one"
+        raise InputError(f"{text} {', '.join(missing)}: {command}")
     return [longest[seed] for seed in seeds]
 
 
@@ -87,8 +88,8 @@ class Answers(NamedTuple):
         return pd.DataFrame(dict(zip(COLUMNS, columns, strict=True)))
 
     def write(self, predictions: str | Path, submission: bool = False) -> Path:
-        """Write the probabilities, .npy, beside them the table, .csv, and on request Kaggle's
-        submission.csv (id,label); return the first."""
+        """Write the probabilities, .npy, beside them the table, .csv, and on request the same
+        for Kaggle, -submission.csv (id,label); return the first."""
         path = output_path(predictions)
         table = self.table()
         records.write_atomically(path, lambda file: np.save(file, self.probabilities.numpy()))
@@ -96,7 +97,8 @@ class Answers(NamedTuple):
         if submission:
             ids = [Path(name).stem for name in self.names]
             kaggle = pd.DataFrame({"id": ids, "label": table["class"]})
-            records.write_text(path.with_name("submission.csv"), kaggle.to_csv(index=False))
+            submitted = path.with_name(f"{path.stem}-submission.csv")
+            records.write_text(submitted, kaggle.to_csv(index=False))
         return path
 
 
@@ -107,6 +109,8 @@ def output_path(predictions: str | Path) -> Path:
     path = user_path("predictions", predictions) or Path("predictions.npy")
     if path.is_dir() or not os.access(path.absolute().parent, os.W_OK):
         raise InputError(f"predictions = {str(path)!r}: name a file, in a writable folder")
+    if path.suffix not in (".npy", ".csv"):
+        path = path.with_name(f"{path.name}.npy")  # run0.1 becomes run0.1.npy
     path = path.with_suffix(".npy")
     table = path.with_suffix(".csv")
     try:
@@ -125,7 +129,8 @@ def predict(
 ) -> Answers:
     """Predict class probabilities: the mean over the runs' networks, each by the mean logits over
     an image's six views where ``views``. A name such as "cat/1.png" holds the label."""
-    networks = [load_model(folder, device) for folder in folders]
+    chosen = str(pick_device(device))
+    networks = [load_model(folder, chosen) for folder in folders]
     answers = [net.logits(images, views=views).softmax(1).cpu() for net in networks]
     mean = torch.stack(answers).mean(0)
     whose = [f"{folder.parent.name}/{folder.name}" for folder in folders]

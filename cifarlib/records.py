@@ -1,9 +1,9 @@
 """What a run leaves in its folder, written atomically and read back with checks.
 
 ``outputs/run7/seed0/``: record.json, history.csv, log.txt, predictions.npz, first_layer.npy,
-model.safetensors. While a run is under way all of it lies in ``unfinished/`` below, with
-checkpoint.pt. record.json is written last and holds the SHA-256 of the others: where it is, and
-they match, the run is done."""
+model.safetensors. While a run is under way, history, log and checkpoint.pt lie in ``unfinished/``
+below. record.json is written last and holds the SHA-256 of the others: where it is, and they match,
+the run is done."""
 
 import contextlib
 import csv
@@ -198,8 +198,8 @@ def complete(folder: Path, record: dict) -> None:
 
 
 def read_record(folder: str | Path) -> dict:
-    """Read the record of a finished run and compare the files beside it with their SHA-256 (one
-    that was not committed, such as most models, may be missing). Raises InputError where there is
+    """Read the record of a finished run and compare the files beside it with their SHA-256 (the
+    network may be missing, as most are not committed). Raises InputError where there is
     none or it does not match."""
     folder = Path(folder)
     try:
@@ -212,10 +212,10 @@ def read_record(folder: str | Path) -> dict:
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"{folder / 'record.json'} is damaged: {error!r}") from None
     for name, sha256 in files.items():
-        if (folder / name).is_file() and _sha256(folder / name) != sha256:
-            raise InputError(
-                f"{folder / name} does not belong to its record.json: its SHA-256 differs"
-            )
+        path = folder / name
+        is_optional = name == "model.safetensors" and not path.exists()
+        if not is_optional and (not path.is_file() or _sha256(path) != sha256):
+            raise InputError(f"{path} is missing, or its SHA-256 is not the one in record.json")
     return record
 
 

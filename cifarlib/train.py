@@ -78,7 +78,7 @@ def train(
     chosen = choice.pick_device(device)
     conditions = {"device": chosen.type, "precision": precision, "deterministic": deterministic}
     conditions["data_sha256"] = data.sha256
-    choice.make_repeatable(deterministic)
+    choice.set_determinism(deterministic)
     folder = records.open_folder(params.folder, output_folder)
     try:
         with records.locked(folder, timeout=0.5):  # status holds it for a moment

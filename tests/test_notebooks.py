@@ -56,8 +56,7 @@ def test_each_notebook_leads_to_the_next_and_the_first_to_all():
     }
     assert linked["start"] == {path.stem for path in NOTEBOOKS} - {"start"}
     chain = ("start", "explore", "whitening", "train", "predict", "report")
-    for this, following in itertools.pairwise(chain):
-        assert following in linked[this]
+    assert all(following in linked[this] for this, following in itertools.pairwise(chain))
 
 
 @pytest.mark.parametrize("name", ["start", "explore", "whitening"])

@@ -49,7 +49,7 @@ def test_every_accepted_array_gives_the_same_images(small, tmp_path, layout, arr
     [
         (GREY[:, :100], r"\(4, 100\): expected .* \(N, 32, 32, 3\), \(N, 3, 32, 32\) or"),
         (GREY[:0], r"\(0, 3072\): expected"),
-        (GREY > 0, "expected numbers"),
+        (GREY > 0, "bool: expected one array"),
         (GREY // 100, "values go from 1 to 1: .* multiply by 255 if 1 is white"),
         (GREY - 101.0, "values go from -1 to -1: .* undo a normalisation"),
         (np.where(np.arange(3072), GREY, np.nan), "values go from nan to nan"),
@@ -91,7 +91,7 @@ def test_an_archive_holds_one_array_of_images(small, tmp_path):
     np.savez(tmp_path / "one.npz", x=array, y=small.test.labels[:9], names=["a"] * 9)
     assert torch.equal(images.read_images(tmp_path / "one.npz")[0], small.test.images[:9])
     np.savez(tmp_path / "two.npz", train=array, test=array)
-    with pytest.raises(InputError, match=r"holds train \(9, 32, 32, 3\), test .*: expected"):
+    with pytest.raises(InputError, match=r"holds train \(9, 32, 32, 3\) uint8, test .*: expected"):
         images.read_images(tmp_path / "two.npz")
 
 
@@ -182,12 +182,12 @@ def test_a_model_is_a_folder_or_its_file_wherever_the_kernel_runs(tiny_run, tmp_
 def test_predictions_are_written_with_a_table_and_a_submission(tmp_path):
     answers = predict.Answers(["a.png", "b10.png"], torch.eye(10)[:2] * 0.5 + 0.05, "")
     path = tmp_path / "p.npy"
-    for name in ("p.npy", "p.npy", "p.csv"):  # again, and under the name of the table
+    for name in ("p.npy", "p", "p.csv"):  # again, and under the name of the table
         assert answers.write(path.with_name(name), submission=True) == path
     np.testing.assert_array_equal(np.load(path), answers.probabilities)
     rows = ["image,label,class,probability", "a.png,0,airplane,0.55", "b10.png,1,automobile,0.55"]
     assert path.with_suffix(".csv").read_text().splitlines() == rows
-    submission = path.with_name("submission.csv").read_text()
+    submission = path.with_name("p-submission.csv").read_text()
     assert submission.splitlines() == ["id,label", "a,airplane", "b10,automobile"]
     (tmp_path / "mine.csv").write_text("id,label\n1,cat\n")
     with pytest.raises(InputError, match=r"its table, mine.csv, holds something else"):

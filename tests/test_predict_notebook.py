@@ -24,7 +24,7 @@ def test_a_folder_of_pictures_is_said_as_it_was_read(cifar10, tiny_run, tmp_path
     right = (table["image"].str.split("/").str[0] == table["class"]).mean()
     assert f"Right of 12 images with a label: {right:.2%} by run7/" in text
     assert np.load(tmp_path / "predictions.npy").shape == (12, 10)
-    assert len((tmp_path / "submission.csv").read_text().splitlines()) == 13
+    assert len((tmp_path / "predictions-submission.csv").read_text().splitlines()) == 13
 
 
 def test_bad_input_is_one_clear_error_before_any_work(tmp_path):

@@ -99,7 +99,7 @@ def test_copies_damaged_records_and_those_of_other_code_do_not_count(tmp_path, c
     (make_record(tmp_path, "fast", 3) / "log.txt").write_text("of another run")
     assert [record["folder"] for record in records.read_all(tmp_path)] == [folder, short]
     assert "6 records left out" in caplog.text
-    assert "log.txt does not belong to its record.json: its SHA-256 differs; restore" in caplog.text
+    assert "its SHA-256 is not the one in record.json; restore" in caplog.text
     assert "fast/seed7 (a copy of fast/seed1)" in caplog.text
     assert "fast/seed2 (mixup 0.2, unknown here)" in caplog.text
 

@@ -4,6 +4,7 @@ import ctypes
 import functools
 import logging
 import os
+from collections.abc import Iterator
 
 import torch
 
@@ -15,33 +16,26 @@ log = logging.getLogger(__name__)
 def pick_device(name: str = "auto") -> torch.device:
     """Choose CUDA, else MPS, else the CPU ("auto"), or the device of this name ("cuda": the first
     that computes). Raises InputError where there is none."""
-    if name == "cpu":  # a look at the GPUs would take memory on each
-        return torch.device(name)
-    gpus = usable_gpus()
-    devices = [*gpus, "cpu"]
-    if torch.backends.mps.is_available():
-        devices.insert(len(gpus), "mps")
-    if name == "auto" or (name == "cuda" and gpus):
-        name = devices[0]
-    if name not in devices:
-        choices = ", ".join(["auto", *devices])
+    others = ["mps", "cpu"] if torch.backends.mps.is_available() else ["cpu"]
+    device = name if name in others else next(usable_gpus(name), others[0])
+    if name not in ("auto", device, device.partition(":")[0]):
+        choices = ", ".join(["auto", *usable_gpus(), *others])
         raise InputError(f"device = {name!r} is not there: choose one of {choices}")
-    return torch.device(name)
+    return torch.device(device)
 
 
-def usable_gpus() -> list[str]:
-    """Find the GPUs that PyTorch can compute on, "cuda:0" and so on, and warn of the others."""
-    usable = []
-    for index in range(torch.cuda.device_count()):
-        device = f"cuda:{index}"
+def usable_gpus(name: str = "auto") -> Iterator[str]:
+    """Find the GPUs that PyTorch can compute on, "cuda:0" and so on or only that of this name, and
+    warn of the others. One by one, as a look at a GPU takes memory on it."""
+    gpus = [f"cuda:{index}" for index in range(torch.cuda.device_count())]
+    for device in [name] if name in gpus else gpus:
         try:
             torch.ones(1, device=device).add_(1).item()
-            usable.append(device)
+            yield device
         except RuntimeError as error:  # no code for so old a GPU, an old driver, a busy GPU
             reason = str(error).partition("\n")[0]
             build = f"this PyTorch is built for CUDA {torch.version.cuda}"
             log.warning("%s cannot be used: %s (%s)", device, reason, build)
-    return usable
 
 
 def pick_precision(device: torch.device) -> str:
@@ -73,7 +67,7 @@ def keep_freed_memory() -> None:
         mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD: the heap's top is not given back
 
 
-def make_repeatable(deterministic: bool) -> None:
+def set_determinism(deterministic: bool) -> None:
     """Have CUDA repeat training bit for bit, as a CPU does anyway, or use whatever is fastest."""
     if deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")

@@ -22,7 +22,7 @@ from cifarlib.model import Block, Network
 # and infinity: where the polynomials of the algorithm are evaluated
 POINTS = (0.0, 1.0, -1.0, 2.0, -2.0)
 CHANNELS = 64 * 256  # c_in * c_out: with fewer, the transforms cost more than they save
-IMAGES = 32  # with fewer, the transform of the weights does
+IMAGES = 32  # with fewer, transforming the weights costs more than it saves
 SHARE = 0.45  # of the multiplications: with more of them left, the transforms cost what is saved
 SMALL = 3  # pixels a side: up to here most of an image touches the padding
 PART = 128  # images at a time: the transformed tiles of a batch of 1024 would take gigabytes
@@ -52,7 +52,7 @@ def faster_in_bfloat16() -> bool:
 
 class FastConvolution(nn.Module):
     """Takes the place of a 3x3 convolution with padding 1 and without bias, on images (N, C, H, H),
-    channels_last, in the same type: autocast's where it is on, else that of the images.
+    channels_last. The output has autocast's type where that is on, else the images'.
 
     pooled: 2x2 max-pooling follows, which drops the last row and column of an odd number, so they
     need not be computed."""

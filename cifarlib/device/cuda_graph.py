@@ -12,7 +12,7 @@ from torch import Tensor
 
 from cifarlib.loop import Training, batch_step
 
-# steps before the capture, which must not meet a first call: libraries load, buffers are made
+# ordinary steps before: a first call loads libraries and makes buffers, which a capture forbids
 WARM_UP = 3
 
 

@@ -78,6 +78,7 @@ class Article(TemplateExporter):
         config.CoalesceStreamsPreprocessor.enabled = True  # of a progress bar its last state
         config.TagRemovePreprocessor.remove_cell_tags = {"remove-cell"}
         config.TagRemovePreprocessor.remove_all_outputs_tags = {"remove-output"}
+        config.TagRemovePreprocessor.remove_input_tags = {"remove-input"}
         return config
 
     def from_notebook_node(self, nb, resources=None, **kw):

@@ -137,8 +137,8 @@ def loss_curves(histories: pd.DataFrame) -> Figure:
         panels[0].axhline(floor, color=BLACK, linestyle=":", linewidth=1)
         panels[0].set(title=run, ylim=(0, None), xticks=(30, 60, 90), xticklabels=())
         panels[1].set(xticks=(30, 60, 90))
-    for axes, name in zip(grid[:, 0], ("loss (nats)", "accuracy (%)", "its end (%)"), strict=True):
-        axes.set_ylabel(name)
+    for row, name in enumerate(("loss (nats)", "accuracy (%)", "its last third (%)")):
+        grid[row, 0].set_ylabel(name)
     figure.supxlabel("epoch", fontsize=8)
     return figure
 
@@ -161,7 +161,7 @@ def claims(judged: pd.DataFrame) -> Figure:
     axes.errorbar(rows["estimate"], y, xerr=half, fmt="o", color=BLUE, ms=5, label="ours")
     axes.set(yticks=y, yticklabels=rows["says"], xlabel="points of accuracy")
     right = axes.secondary_yaxis("right")
-    right.set_yticks(y, rows["estimate"].map(points) + "  " + starred(rows))
+    right.set_yticks(y, rows["estimate"].map(points).astype(str) + "  " + starred(rows))
     right.tick_params(length=0)
     axes.invert_yaxis()
     axes.grid(axis="y", visible=False)
@@ -216,7 +216,7 @@ def run_panels(
     """Draw accuracy over the epochs (A), and of the answers confusion (B), accuracy of each class
     (C) and calibration (D). layout: a mosaic of these letters, rows apart by ";"."""
     right = right_answers(logits, labels)
-    alt = f"Charts of {len(right):,} predictions, of which {right.sum():,} are correct."
+    alt = f"Confusion, accuracy, calibration of {len(right):,} answers, {right.sum():,} correct."
     figure = new_figure(0.4 + 2.1 * len(layout.split(";")), alt)
     panels = figure.subplot_mosaic(layout)
     if "A" in panels:
@@ -283,7 +283,7 @@ def answers(images: Tensor, logits: np.ndarray, names: Sequence[str]) -> Figure:
         short = name if len(name) <= 20 else f"{name[:6]}…{name[-10:]}"  # above a picture
         titles.append(f"{short}\n{CLASSES[shares.argmax()]}\n{100 * shares.max():.0f} %")
     alt = f"{len(images)} pictures with answers, the first: {titles[0]}."
-    return gallery(images, titles, 6, alt.replace("\n", ", "))
+    return gallery(images, titles, 6, alt.replace("\n", " "))
 
 
 def mistakes(images: Tensor, logits: np.ndarray, labels: np.ndarray, n: int = 12) -> Figure:

@@ -97,10 +97,10 @@ def others(frame: pd.DataFrame) -> pd.DataFrame:
 
 def summary(frame: pd.DataFrame) -> pd.DataFrame:
     """Summarise the seeds of each run, per cent: their number n, mean accuracies (views: of the
-    test images with test-time augmentation), the deviation sd of the validation accuracy, and the
+    test images with test-time augmentation), the deviation sd between held-out accuracies, and the
     paper's validation accuracy; nan where there is none, or where a seed has none."""
     groups = frame.groupby(["run", "changes", "trained_for"], sort=False)
     rows = 100 * groups[SHARES].agg(lambda shares: shares.mean(skipna=False))
     rows.columns = ["validation", "test", "held_out", "views"]
-    rows = rows.assign(n=groups.size(), sd=100 * groups["validation_accuracy"].std()).reset_index()
+    rows = rows.assign(n=groups.size(), sd=100 * groups["held_out_accuracy"].std()).reset_index()
     return rows.assign(paper=rows["run"].map(published()["validation_accuracy"]))

@@ -93,12 +93,11 @@ def parts(paper: pd.DataFrame) -> pd.DataFrame:
 
 def hyperparameters(caption: str) -> Table:
     """Set the paper's settings beside those of the fast recipe and its arms with other rates."""
-    runs = {"paper, run 7": "run7", "paper, run 1": "run1", "fast": "fast"}
-    runs |= {"fast, AdamW": "fast-adamw", "fast, unsmoothed": "fast-no-smoothing"}
-    settings = {heading: load_params(run).settings() for heading, run in runs.items()}
+    runs = ("run7", "run1", "fast", "fast-adamw", "fast-no-smoothing")
+    settings = {run: load_params(run).settings() for run in runs}
     frame = pd.DataFrame(settings).loc[SETTINGS.split()].map(_setting)
     frame.loc["momentum", frame.loc["optimizer"] == "AdamW"] = "–"  # it has none
-    frame.index = frame.index.str.replace("_", " ").rename("")
+    frame.index = frame.index.str.replace("_", " ").str.replace("lization", "lisation").rename("")
     return Table(frame.reset_index(), caption, "tbl-settings")
 
 
@@ -149,7 +148,8 @@ def _arm(run: str) -> str:
     settings = load_params(run).settings()
     base = load_params("fast" if settings["schedule"] == "triangle" else "run6").settings()
     names = [k for k, v in settings.items() if v != base[k] and k not in ("run", *results.LENGTH)]
-    return ", ".join(f"{name} {_setting(settings[name])}" for name in names).replace("_", " ")
+    text = ", ".join(f"{name} {_setting(settings[name])}" for name in names)
+    return text.replace("_", " ").replace("lization", "lisation")
 
 
 def environment(paper: pd.DataFrame, fast: pd.DataFrame, caption: str) -> Table:

@@ -60,7 +60,7 @@ class Progress:
         is_new = len(history) > len(self.history)
         self.epochs = epochs
         self.history = list(history)
-        if is_new and now - self.drawn > 5:
+        if is_new and now - self.drawn > 20:
             self.draw()
         is_last = is_new and len(history) == self.params.last_epoch
         every = 60 if self.is_log else 10  # seconds

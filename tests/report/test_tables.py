@@ -86,10 +86,9 @@ def test_the_arms_are_listed_by_what_they_change_and_other_runs_by_how_they_were
 
 def executed(folder):
     """Execute the report with the records of a folder, and return all that it shows."""
-    parameters = {"output_folder": str(folder)}
     path = project_root() / "notebooks" / "report.ipynb"
     settings = {"kernel_name": "python3", "cwd": project_root(), "progress_bar": False}
-    cells = papermill.execute_notebook(path, None, parameters, **settings).cells
+    cells = papermill.execute_notebook(path, None, {"output_folder": str(folder)}, **settings).cells
     return json.dumps([cell.get("outputs") for cell in cells], ensure_ascii=False)
 
 
@@ -114,3 +113,5 @@ def test_the_report_builds_with_other_records_and_says_so(tmp_path):
     assert "not so: AdamW’s training loss is below SGD’s in each of the first 30 epochs" in text
     assert "Left out: there is no record of fast yet" in text
     assert "smoothing alone, the loss averaged (7-mean − 6)" in text
+    make_record(tmp_path / "other", "fast")
+    assert "there is no record of run7 yet" in executed(tmp_path / "other")
