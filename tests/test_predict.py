@@ -47,8 +47,8 @@ def test_every_accepted_array_gives_the_same_images(small, tmp_path, layout, arr
 @pytest.mark.parametrize(
     ("array", "says"),
     [
-        (GREY[:, :100], r"\(4, 100\): expected .* \(N, 32, 32, 3\), \(N, 3, 32, 32\) or"),
-        (GREY[:0], r"\(0, 3072\): expected"),
+        (GREY[:, :100], r"\(4, 100\) uint8: expected .* \(N, 32, 32, 3\), \(N, 3, 32, 32\) or"),
+        (GREY[:0], r"\(0, 3072\) uint8: expected"),
         (GREY > 0, "bool: expected one array"),
         (GREY // 100, "values go from 1 to 1: .* multiply by 255 if 1 is white"),
         (GREY - 101.0, "values go from -1 to -1: .* undo a normalisation"),
