@@ -96,7 +96,7 @@ def _curves(axes: Axes, history: Sequence[dict], measure: str, factor: float = 1
     frame = pd.DataFrame(history).set_index("epoch")[[*names]].rename(columns=names)
     (factor * frame).dropna(axis=1).plot(ax=axes, **SERIES, markevery=max(1, len(frame) // 10))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.legend()
+    axes.legend(loc="upper right" if measure == "loss" else "lower right")
 
 
 @styled
@@ -137,7 +137,7 @@ def loss_curves(histories: pd.DataFrame) -> Figure:
         panels[0].axhline(floor, color=BLACK, linestyle=":", linewidth=1)
         panels[0].set(title=run, ylim=(0, None), xticks=(30, 60, 90), xticklabels=())
         panels[1].set(xticks=(30, 60, 90))
-    for row, name in enumerate(("loss (nats)", "accuracy (%)", "its last third (%)")):
+    for row, name in enumerate(("loss (nats)", "accuracy (%)", "last third (%)")):
         grid[row, 0].set_ylabel(name)
     figure.supxlabel("epoch", fontsize=8)
     return figure
@@ -151,7 +151,7 @@ def claims(judged: pd.DataFrame) -> Figure:
     y = np.arange(len(rows))
     half = (rows["high"] - rows["low"]) / 2
     alt = "; ".join(f"{row.says} {row.estimate:+.2f}" for row in rows.itertuples())
-    figure = new_figure(0.8 + 0.2 * len(rows), f"Differences in points of accuracy: {alt}.")
+    figure = new_figure(0.8 + 0.17 * len(rows), f"Differences in points of accuracy: {alt}.")
     axes = figure.subplots()
     alike = y[rows["sign"] == 0]
     axes.barh(alike, 2 * MARGIN, left=-MARGIN, color=GREY, label=f"±{MARGIN:g} points")
@@ -159,6 +159,9 @@ def claims(judged: pd.DataFrame) -> Figure:
     axes.axhline((~rows["ours"]).sum() - 0.5, color=BLACK, linestyle=":", linewidth=0.8)
     axes.plot(rows["paper"], y, "|", color=ORANGE, ms=11, mew=2.5, label="paper")
     axes.errorbar(rows["estimate"], y, xerr=half, fmt="o", color=BLUE, ms=5, label="ours")
+    axes.set_xscale("symlog", linthresh=1, linscale=0.8)  # most are within a point, two far out
+    ticks = (-1, -0.5, 0, 0.5, 1, 2, 4)
+    axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
     axes.set(yticks=y, yticklabels=rows["says"], xlabel="points of accuracy")
     right = axes.secondary_yaxis("right")
     right.set_yticks(y, rows["estimate"].map(points).astype(str) + "  " + starred(rows))
@@ -303,10 +306,10 @@ def crop_name(crop: Tensor) -> str:
 
 @styled
 def preprocessing(image: Tensor, name: str, statistics: tuple, seed: int) -> Figure:
-    """Show an image, uint8, under each normalisation and padding and six draws of crops."""
+    """Show an image, uint8, under each normalisation and padding and three draws of crops."""
     rim = RunParams.crop
-    crops = draw_crops(seed, 1, 6)
-    index = torch.zeros(6, dtype=torch.int64)
+    crops = draw_crops(seed, 1, 3)
+    index = torch.zeros(3, dtype=torch.int64)
     normalizers = [make_normalizer(image[None], mode, statistics) for mode in MODES]
     images = [image, *(normalizer.apply(image[None])[0] for normalizer in normalizers)]
     images += [F.pad(images[1][None], [rim] * 4, mode=m)[0] for m in ("reflect", "constant")]
@@ -314,7 +317,7 @@ def preprocessing(image: Tensor, name: str, statistics: tuple, seed: int) -> Fig
     for padding in ("reflect", "constant"):
         images += crop_and_flip(image[None], normalizers[0], index, crops, padding)
         titles += map(crop_name, crops)
-    alt = f"A picture ({name}) as it is, under three normalisations, two paddings and six crops."
+    alt = f"A picture ({name}) as it is, under three normalisations, two paddings and three crops."
     figure = gallery(images, titles, 6, alt)
     for axes in figure.axes[4:6]:  # where the image lies in the padded one
         axes.add_patch(Rectangle([rim - 0.5] * 2, 32, 32, fill=False, linestyle="--"))

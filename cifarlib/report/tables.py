@@ -134,8 +134,8 @@ def all_runs(frame: pd.DataFrame, caption: str) -> Table:
     named = others["run"].map(lambda run: _arm(run) if run in run_names() else "")
     texts = zip(others["trained_for"], named, others["changes"], strict=True)
     others["what is different"] = ["; ".join(filter(None, of_run)) for of_run in texts]
-    names = {"validation": "validation %", "sd": "SD", "test": "test %"}
-    names |= {"held_out": "both %", "views": "views %"}
+    names = {"validation": "validation %", "test": "test %", "held_out": "both %"}
+    names |= {"sd": "SD", "views": "views %"}
     columns = ["run", "what is different", "n", *names]
     rows = pd.concat([fast, others], ignore_index=True)[columns]
     rows = rows.assign(**rows.select_dtypes("float").map(number)).rename(columns=names)
@@ -148,7 +148,9 @@ def _arm(run: str) -> str:
     settings = load_params(run).settings()
     base = load_params("fast" if settings["schedule"] == "triangle" else "run6").settings()
     names = [k for k, v in settings.items() if v != base[k] and k not in ("run", *results.LENGTH)]
-    text = ", ".join(f"{name} {_setting(settings[name])}" for name in names)
+    texts = {name: f"{name} {_setting(settings[name])}" for name in names}
+    texts |= {name: f"no {name}" for name in names if settings[name] is False}
+    text = ", ".join(texts.values())
     return text.replace("_", " ").replace("lization", "lisation")
 
 
