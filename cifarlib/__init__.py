@@ -62,7 +62,7 @@ def user_path(name: str, value: str | Path | None) -> Path | None:
         raise InputError(
             f"{name} = {str(value)!r}: give a folder of this machine (C:\\x is /mnt/c/x under WSL)"
         )
-    return Path(value).expanduser()
+    return Path(os.path.expanduser(value))  # ~unknown stays as it is
 
 
 def outputs_folder(output_folder: str | Path | None = None) -> Path:

@@ -112,10 +112,9 @@ def compete(
     if name in (PLAIN, BEST):
         numbers = WORKERS if name == BEST else [0]
         trains = {n: partial(train_on, make_loader(split, training, n), training) for n in numbers}
-    elif device.type == "cuda":
-        trains = {None: partial(train_epoch, training, update=CapturedStep(training))}
     else:
-        trains = {None: partial(train_epoch, training)}
+        update = CapturedStep(training) if device.type == "cuda" else None
+        trains = {None: partial(train_epoch, training, update=update)}
     # the first epoch is not counted
     second = {n: repeat(partial(train, 1), number=1, repeat=2)[1] for n, train in trains.items()}
     workers = min(second, key=second.get)
@@ -176,8 +175,12 @@ def train_on(loader: DataLoader, training: Training, epoch: int) -> None:
 
 def recorded(output_folder: str | Path | None = None) -> list[dict]:
     """Read the records, one a kind of machine, newest first."""
-    paths = (outputs_folder(output_folder) / "benchmark").glob("*.json")
-    records = [json.loads(path.read_text(encoding="utf-8")) for path in paths]
+    records = []
+    for path in (outputs_folder(output_folder) / "benchmark").glob("*.json"):
+        try:
+            records.append(json.loads(path.read_text(encoding="utf-8")))
+        except ValueError as error:
+            raise InputError(f"{path} is damaged: {error}") from None
     return sorted(records, key=lambda record: record["finished"], reverse=True)
 
 

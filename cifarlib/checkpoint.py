@@ -20,12 +20,13 @@ def save(folder: Path, state: dict) -> None:
     unfinished = folder / "unfinished"
     history = state["history"]
     try:
+        unfinished.mkdir(exist_ok=True)  # another process may have completed its run meanwhile
         records.write_atomically(unfinished / FILE, lambda file: torch.save(state, file))
         records.write_history(unfinished, history)
     except (OSError, RuntimeError) as error:  # torch raises the latter for a full disk
         raise OSError(
-            f"epoch {len(history)} could not be saved in {folder}: {error}. The checkpoint before "
-            "it is intact: make room, and the same command goes on from there."
+            f"epoch {len(history)} could not be saved in {folder}: {error}. What was saved before "
+            "is intact: make room, and the same command goes on from there."
         ) from None
 
 

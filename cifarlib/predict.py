@@ -92,13 +92,14 @@ class Answers(NamedTuple):
         for Kaggle, -submission.csv (id,label); return the first."""
         path = output_path(predictions)
         table = self.table()
+        kaggle = table.assign(id=[Path(name).stem for name in self.names], label=table["class"])
+        if submission and kaggle["id"].duplicated().any():
+            raise InputError("submission: two images have the same name, as 1.png and cat/1.png")
         records.write_atomically(path, lambda file: np.save(file, self.probabilities.numpy()))
         records.write_text(path.with_suffix(".csv"), table.to_csv(index=False))
         if submission:
-            ids = [Path(name).stem for name in self.names]
-            kaggle = pd.DataFrame({"id": ids, "label": table["class"]})
             submitted = path.with_name(f"{path.stem}-submission.csv")
-            records.write_text(submitted, kaggle.to_csv(index=False))
+            records.write_text(submitted, kaggle[["id", "label"]].to_csv(index=False))
         return path
 
 

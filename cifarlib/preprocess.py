@@ -1,7 +1,6 @@
 """What the network sees of an image: normalised, and cropped and flipped at random, a whole batch
 at once on its device (paper, section 1.2)."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -33,12 +32,6 @@ class Normalizer:
         layout = torch.contiguous_format if images.device.type == "mps" else torch.channels_last
         return images.contiguous(memory_format=layout).float().sub_(self.mean).div_(self.std)
 
-    def parts(self, images: Tensor, size: int = 1000) -> Iterator[Tensor]:
-        """Yield the images normalised, so many at a time: all at once would take gigabytes."""
-        for start in range(0, len(images), size):
-            part = slice(start, start + size)
-            yield self[part].apply(images[part])
-
 
 def channel_statistics(images: Tensor) -> tuple[Tensor, Tensor]:
     """Compute mean and standard deviation (3,) of each colour channel over uint8 images
@@ -62,8 +55,7 @@ def make_normalizer(images: Tensor, mode: str, statistics: tuple[Tensor, Tensor]
     dimensions = {"image-channel": (2, 3), "length": (1, 2, 3)}
     over = {"dim": dimensions[mode], "keepdim": True, "correction": 0}
     parts = [torch.std_mean(part.float(), **over) for part in images.split(1000)]
-    mean = torch.cat([mean for _, mean in parts])
-    std = torch.cat([std for std, _ in parts])
+    std, mean = map(torch.cat, zip(*parts, strict=True))
     return Normalizer(mean, std.clamp_min(1e-3))  # an image of one colour becomes zero
 
 

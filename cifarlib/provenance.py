@@ -3,7 +3,6 @@
 import datetime
 import importlib.metadata
 import logging
-import os
 import platform
 import re
 import shutil
@@ -26,9 +25,9 @@ MADE_ON = ("device", "device_name", "precision", "convolutions")
 def code_version() -> dict:
     """Tell which code this is: ``commit`` and whether it is ``dirty``.
 
-    commit: of the checkout, else of the variable CIFARLIB_COMMIT, else None. dirty: whether
-    cifarlib/ or params/ differ from that commit; None where git cannot tell."""
-    unknown = {"commit": os.environ.get("CIFARLIB_COMMIT"), "dirty": None}
+    commit: of the checkout. dirty: whether cifarlib/ or params/ differ from that commit. None where
+    git cannot tell."""
+    unknown = {"commit": None, "dirty": None}
     root = project_root()
     if not ((root / ".git").exists() and shutil.which("git")):
         return unknown

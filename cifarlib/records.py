@@ -8,7 +8,6 @@ the run is done."""
 import contextlib
 import csv
 import hashlib
-import io
 import json
 import logging
 import os
@@ -19,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
+import pandas as pd
 from filelock import FileLock, Timeout
 
 from cifarlib import InputError, outputs_folder, plural
@@ -72,23 +72,23 @@ def write_history(folder: Path, history: list[dict], record: dict | None = None)
 
     Losses are means per image (last_batch_loss: in the run's own reduction), accuracies shares;
     those of training are collected during the epoch, on augmented images."""
-    table = io.StringIO()
-    writer = csv.DictWriter(table, history[0], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(history)
-    write_text(folder / "history.csv", table.getvalue())
+    table = pd.DataFrame(history).to_csv(index=False, na_rep="nan", lineterminator="\n")
+    write_text(folder / "history.csv", table)
     write_text(folder / "log.txt", log_text(history, record))
 
 
 def read_history(folder: Path) -> list[dict]:
     """Read history.csv of a run's folder, or of its ``unfinished/``: a dict an epoch that is saved
-    there."""
+    there. Raises InputError where it is damaged."""
     path = Path(folder) / "history.csv"
-    if not path.exists():
+    try:
+        with open(path, newline="", encoding="utf-8") as file:
+            rows = [{k: float(v) for k, v in row.items()} for row in csv.DictReader(file)]
+        return [row | {"epoch": int(row["epoch"])} for row in rows]
+    except FileNotFoundError:
         return []
-    with open(path, newline="", encoding="utf-8") as file:
-        rows = [{k: float(v) for k, v in row.items()} for row in csv.DictReader(file)]
-    return [row | {"epoch": int(row["epoch"])} for row in rows]
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path} is damaged, delete it: {error!r}") from None
 
 
 def open_folder(name: str, output_folder: str | Path | None = None) -> Path:
@@ -129,9 +129,8 @@ def read_predictions(folder: str | Path) -> dict[str, np.ndarray]:
     "validation" and "test": logits (N, 10), float32, saved in float16; "validation_labels" and
     "test_labels": int64 (N,)."""
     with np.load(Path(folder) / "predictions.npz", allow_pickle=False) as file:
-        arrays = {name: file[name] for name in file.files}
-    labels = {k: v.astype(np.int64) for k, v in arrays.items() if k.endswith("labels")}
-    return {k: v.astype(np.float32) for k, v in arrays.items()} | labels
+        kinds = {k: np.int64 if k.endswith("labels") else np.float32 for k in file.files}
+        return {name: file[name].astype(kind) for name, kind in kinds.items()}
 
 
 def save_model(path: Path, tensors: "dict[str, Tensor]", description: dict) -> None:
@@ -203,13 +202,14 @@ def read_record(folder: str | Path) -> dict:
     none or it does not match."""
     folder = Path(folder)
     try:
-        record = json.loads((folder / "record.json").read_text())
-        files = record["files"]
+        record = json.loads((folder / "record.json").read_text(encoding="utf-8"))
+        files = dict(record["files"])
+        dict(record["parameters"], run=record["run"], seed=record["seed"])  # all are there
     except FileNotFoundError:
         is_begun = (folder / "unfinished").is_dir()
         state = "is unfinished: run it again to complete it" if is_begun else "has no record"
         raise InputError(f"{folder} {state}") from None
-    except (ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{folder / 'record.json'} is damaged: {error!r}") from None
     for name, sha256 in files.items():
         path = folder / name

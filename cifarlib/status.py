@@ -49,9 +49,10 @@ def is_locked(folder: Path, wait: bool = False) -> bool:
 def _changes(folder: Path) -> list[str]:
     """Say why a record no longer counts as its run's: damaged, a copy, of other settings."""
     try:
-        then = records.read_record(folder)["parameters"]
+        record = records.read_record(folder)
+        then = record["parameters"]
         shown = [k for k, v in then.items() if f"-{SHORT_NAMES.get(k, k)}{v}" in folder.name]
-        now = load_params(then["run"], seed=then["seed"], **{k: then[k] for k in shown})
+        now = load_params(record["run"], seed=record["seed"], **{k: then[k] for k in shown})
     except InputError as error:
         return [str(error).partition(";")[0]]
     if not folder.match(now.folder):

@@ -55,10 +55,11 @@ def _execute(output: Path, parameters: dict) -> None:
     os.environ.pop("JUPYTER_PATH", None)
     if not sys.stdout.isatty():  # the notebook's line of progress is a new one, once a minute
         os.environ["CIFARLIB_LOG"] = "1"
+    files = (project_root() / "notebooks" / "train.ipynb", output)
+    paths = [str(f).replace("{", "{{").replace("}", "}}") for f in files]  # for str.format
     try:
         execute_notebook(
-            project_root() / "notebooks" / "train.ipynb",
-            str(output).replace("{", "{{").replace("}", "}}"),  # papermill fills in {names}
+            *paths,
             parameters,
             kernel_name="python3",  # whatever JupyterLab noted in the notebook
             extra_arguments=["--log-level=CRITICAL"],

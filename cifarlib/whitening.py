@@ -42,7 +42,7 @@ def eigenpatches(covariance: Tensor) -> tuple[Tensor, Tensor]:
     return values, vectors * chosen.sign()
 
 
-def whitening_filters(covariance: Tensor, eps: float = 5e-4) -> Tensor:
+def whitening_filters(covariance: Tensor, eps: float) -> Tensor:
     """Make filters (2D, 3, size, size), float32, of a covariance (D, D): D scaled
     eigenvectors, largest eigenvalue first, then their negatives."""
     values, vectors = eigenpatches(covariance)

@@ -54,7 +54,7 @@ def make_record(
     history[-1]["validation_accuracy"] = shares["validation_accuracy"]
     np.savez_compressed(staged / "predictions.npz", **predictions)
     square = torch.randn(12, 12, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
-    np.save(staged / "first_layer.npy", whitening_filters(square @ square.T).numpy())
+    np.save(staged / "first_layer.npy", whitening_filters(square @ square.T, 5e-4).numpy())
     records.write_history(staged, history)
     names = ("run", "question", "seed", "epochs", "stop_epoch", "train_images", "loss_reduction")
     record = {name: getattr(p, name) for name in names} | shares | MADE_ON

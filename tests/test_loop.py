@@ -42,12 +42,10 @@ def test_the_mean_loss_is_per_image_and_smoothed_as_in_training():
 
 def test_views_are_the_weighted_mean_of_six_predictions(device):
     """Centre 1/2, the two shifts 1/4 each, and of each of them the mean of the image and its mirror
-    image; in parts, and the network keeps its mode."""
+    image; in parts."""
     model = build_model(0).to(device).train()
     images = torch.randint(0, 256, (252, 3, 32, 32), dtype=torch.uint8, device=device)
     ours = Predictor(model, BY_LENGTH).logits(images, views=True)
-    assert model.training
-    model.eval()
     padded = F.pad(BY_LENGTH(images), (1, 1, 1, 1), "reflect")
     expected = 0
     with torch.no_grad():

@@ -6,13 +6,12 @@ import pytest
 from cifarlib import InputError, project_root, provenance
 
 
-def test_the_code_version_comes_from_git_or_a_variable(monkeypatch, tmp_path):
+def test_the_code_version_comes_from_git(monkeypatch, tmp_path):
     assert len(provenance.code_version()["commit"]) == 40
-    monkeypatch.setenv("CIFARLIB_COMMIT", "abc")
     # a folder inside another checkout is not that checkout
     for folder in (tmp_path, Path(provenance.__file__).parent):
         monkeypatch.setattr(provenance, "project_root", lambda folder=folder: folder)
-        assert provenance.code_version() == {"commit": "abc", "dirty": None}
+        assert provenance.code_version() == {"commit": None, "dirty": None}
 
 
 def test_a_change_of_the_code_is_dirty_and_one_elsewhere_is_not(monkeypatch, tmp_path):

@@ -19,7 +19,7 @@ def folder(tmp_path):
     (tmp_path / "unfinished").mkdir()
     (tmp_path / "unfinished" / "log.txt").write_text("log")
     (tmp_path / "unfinished" / "checkpoint.pt").write_text("checkpoint")
-    records.complete(tmp_path, {"run": "run7"})
+    records.complete(tmp_path, {"run": "run7", "seed": 0, "parameters": {}})
     return tmp_path
 
 
@@ -37,10 +37,12 @@ def test_a_file_of_another_run_is_noticed_and_a_missing_one(folder):
         records.read_record(folder)
 
 
-def test_a_cut_off_record_is_no_record(folder):
-    (folder / "record.json").write_text((folder / "record.json").read_text()[:20])
-    with pytest.raises(InputError, match="damaged"):
-        records.read_record(folder)
+@pytest.mark.parametrize("text", ['{"run": "run7", ', '{"files": {}}', "[]"])
+def test_a_damaged_record_or_history_is_said_as_such(folder, text):
+    for name, read in (("record.json", records.read_record), ("history.csv", records.read_history)):
+        (folder / name).write_text(f"epoch\n{text}" if name == "history.csv" else text)
+        with pytest.raises(InputError, match=rf"{name} is damaged"):
+            read(folder)
 
 
 def test_no_record_is_said_as_such(tmp_path):

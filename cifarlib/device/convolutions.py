@@ -35,7 +35,8 @@ def use_fast(model: Network, precision: str) -> str:
     """Swap the 3x3 convolutions of a network on a CPU for faster ones, where there are any; its
     weights stay as and where they are. Returns the word that names them in a record."""
     is_on_cpu = model.first_layer.weight.device.type == "cpu"
-    if not is_on_cpu or (precision == "bfloat16" and not faster_in_bfloat16()):
+    is_slower = precision == "float16" or (precision == "bfloat16" and not faster_in_bfloat16())
+    if not is_on_cpu or is_slower:
         return PYTORCH
     for block in model.net:
         if isinstance(block, Block):

@@ -122,13 +122,15 @@ def decide(judged: pd.DataFrame) -> pd.DataFrame:
 
 def _verdict(row: tuple) -> str:
     """Say where a claim's interval lies; below VERDICT_SEEDS seeds that is a mark."""
+    if not row.seeds:
+        return NO_RECORDS
     side = int(row.low > 0) - int(row.high < 0)
     if row.sign == 0:
         is_outside = row.low > MARGIN or row.high < -MARGIN
         side = int(row.low > -MARGIN and row.high < MARGIN) - int(is_outside)
     if row.seeds >= VERDICT_SEEDS:
         return (OUR_VERDICTS if row.ours else VERDICTS)[side]
-    return (OUR_MARKS if row.ours else MARKS)[side] if row.seeds else NO_RECORDS
+    return (OUR_MARKS if row.ours else MARKS)[side]
 
 
 def starred(judged: pd.DataFrame) -> pd.Series:

@@ -160,9 +160,9 @@ def claims(judged: pd.DataFrame) -> Figure:
     axes.plot(rows["paper"], y, "|", color=ORANGE, ms=11, mew=2.5, label="paper")
     axes.errorbar(rows["estimate"], y, xerr=half, fmt="o", color=BLUE, ms=5, label="ours")
     axes.set_xscale("symlog", linthresh=1, linscale=0.8)  # most are within a point, two far out
-    ticks = (-1, -0.5, 0, 0.5, 1, 2, 4)
-    axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
-    axes.set(yticks=y, yticklabels=rows["says"], xlabel="points of accuracy")
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.set(xlabel="points of accuracy", xticks=(-1, -0.5, 0, 0.5, 1, 2, 4))
+    axes.set(yticks=y, yticklabels=rows["says"])
     right = axes.secondary_yaxis("right")
     right.set_yticks(y, rows["estimate"].map(points).astype(str) + "  " + starred(rows))
     right.tick_params(length=0)
@@ -308,7 +308,7 @@ def crop_name(crop: Tensor) -> str:
 def preprocessing(image: Tensor, name: str, statistics: tuple, seed: int) -> Figure:
     """Show an image, uint8, under each normalisation and padding and three draws of crops."""
     rim = RunParams.crop
-    crops = draw_crops(seed, 1, 3)
+    crops = draw_crops(seed, 1, 3, rim)
     index = torch.zeros(3, dtype=torch.int64)
     normalizers = [make_normalizer(image[None], mode, statistics) for mode in MODES]
     images = [image, *(normalizer.apply(image[None])[0] for normalizer in normalizers)]

@@ -147,11 +147,10 @@ def _arm(run: str) -> str:
     length: "label smoothing 0, learning rate 0.000637"."""
     settings = load_params(run).settings()
     base = load_params("fast" if settings["schedule"] == "triangle" else "run6").settings()
-    names = [k for k, v in settings.items() if v != base[k] and k not in ("run", *results.LENGTH)]
-    texts = {name: f"{name} {_setting(settings[name])}" for name in names}
-    texts |= {name: f"no {name}" for name in names if settings[name] is False}
-    text = ", ".join(texts.values())
-    return text.replace("_", " ").replace("lization", "lisation")
+    base |= {name: settings[name] for name in ("run", *results.LENGTH)}
+    changed = {k: v for k, v in settings.items() if v != base[k]}
+    texts = [f"no {k}" if v is False else f"{k} {_setting(v)}" for k, v in changed.items()]
+    return ", ".join(texts).replace("_", " ").replace("lization", "lisation")
 
 
 def environment(paper: pd.DataFrame, fast: pd.DataFrame, caption: str) -> Table:

@@ -10,7 +10,7 @@ from pathlib import Path
 from IPython.display import clear_output, display
 
 from cifarlib import outputs_folder, plural, records, status
-from cifarlib.params import RunParams
+from cifarlib.params import TRAIN_IMAGES, RunParams
 from cifarlib.report import figures
 from cifarlib.report.display import NumberedFigure, Text, duration
 
@@ -26,9 +26,8 @@ def finished_before(params: RunParams, output_folder: str | Path | None = None) 
     again for many reasons. papermill trains whenever it is called."""
     folder = outputs_folder(output_folder) / params.folder
     in_lab = "JPY_SESSION_NAME" in os.environ  # which Jupyter's server sets for its kernels
-    is_done = in_lab and status.read(folder).state == "done"
-    begun_afresh = records.read_history(folder / "unfinished")
-    return records.read_record(folder) if is_done and not begun_afresh else None
+    is_done = in_lab and status.read(folder) == ("done", "")  # and none is begun afresh
+    return records.read_record(folder) if is_done else None
 
 
 def source(thing: Callable) -> None:
@@ -97,7 +96,7 @@ class Progress:
             return text
         row = self.history[-1]
         text += f", loss {row['train_loss']:.4f}"
-        if not math.isnan(row["validation_accuracy"]):
+        if self.params.train_images <= TRAIN_IMAGES:  # otherwise no image validates
             text += f", validation {100 * row['validation_accuracy']:.2f} %"
         seconds = row["train_seconds"] + row["validation_seconds"]
         text += f", {seconds:.1f} s an epoch"
