@@ -17,8 +17,8 @@ from cifarlib.report.claims import PAPER_RUNS, arms_of, published
 SETTINGS = RunParams("").settings() | {"training_version": 1}
 SHARES = ["validation_accuracy", "test_accuracy", "held_out_accuracy", "test_accuracy_views"]
 # that a frame has, beside the parameters, even where there is no record
-COLUMNS = [*SETTINGS, *SHARES, *MADE_ON, "epochs_trained", "training_seconds", "trained_for"]
-COLUMNS += "changes toy finished commit packages data_sha256 folder train_loss".split()
+COLUMNS = [*SETTINGS, *SHARES, *MADE_ON, "epochs_trained", "training_seconds", "train_loss", "toy"]
+COLUMNS += ["trained_for", "changes", "finished", "commit", "packages", "data_sha256", "folder"]
 LENGTH = ("seed", "epochs", "stop_epoch", "train_images")  # no change of a run's settings
 
 
