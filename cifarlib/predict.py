@@ -89,17 +89,17 @@ class Answers(NamedTuple):
 
     def write(self, predictions: str | Path, submission: bool = False) -> Path:
         """Write the probabilities, .npy, beside them the table, .csv, and on request the same
-        for Kaggle, -submission.csv (id,label); return the first."""
+        for Kaggle, -submission.csv (id,label; no id twice: InputError); return the first."""
         path = output_path(predictions)
         table = self.table()
-        kaggle = table.assign(id=[Path(name).stem for name in self.names], label=table["class"])
-        if submission and kaggle["id"].duplicated().any():
-            raise InputError("submission: two images have the same name, as 1.png and cat/1.png")
         records.write_atomically(path, lambda file: np.save(file, self.probabilities.numpy()))
         records.write_text(path.with_suffix(".csv"), table.to_csv(index=False))
         if submission:
-            submitted = path.with_name(f"{path.stem}-submission.csv")
-            records.write_text(submitted, kaggle[["id", "label"]].to_csv(index=False))
+            ids = [Path(name).stem for name in self.names]
+            if len(set(ids)) < len(ids):
+                raise InputError("submission: two images share a name, as 1.png and cat/1.png")
+            kaggle = pd.DataFrame({"id": ids, "label": table["class"]}).to_csv(index=False)
+            records.write_text(path.with_name(f"{path.stem}-submission.csv"), kaggle)
         return path
 
 

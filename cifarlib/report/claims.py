@@ -1,7 +1,7 @@
 """The paper's numbers and claims (params/published/), and the verdicts that records give on them.
 
-One measure: the accuracy over all held-out images, validation and test together, as no run chooses
-anything on either. One interval: it is about other seeds and other images at once. One rule: the
+One measure: the accuracy over all held-out images, validation and test together, as no run picks
+its epoch by either. One interval: it is about other seeds and other images at once. One rule: the
 intervals of a family of claims hold together (Bonferroni), and a claim is reproduced where its
 interval lies wholly on the paper's side of zero, contradicted where wholly on the other."""
 
