@@ -378,8 +378,8 @@ def test_every_fast_arm_trains_and_is_evaluated_with_and_without_views(
 
 
 def test_all_images_may_train_and_then_nothing_is_validated(small, tmp_path, monkeypatch):
-    # 512 + 100 images, as the whole file has 40,000 + 10,000
-    monkeypatch.setattr("cifarlib.train.TRAIN_IMAGES", 512)
+    for module in ("train", "loop"):  # 512 + 100 images, as the file has 40,000 + 10,000
+        monkeypatch.setattr(f"cifarlib.{module}.TRAIN_IMAGES", 512)
     p = dataclasses.replace(load_params("fast94"), batch_size=128, epochs=2, train_images=612)
     folder = on_cpu(p, small, tmp_path)
     record = records.read_record(folder)
