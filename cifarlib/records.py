@@ -204,7 +204,7 @@ def read_record(folder: str | Path) -> dict:
     try:
         record = json.loads((folder / "record.json").read_text(encoding="utf-8"))
         files = dict(record["files"])
-        dict(record["parameters"], run=record["run"], seed=record["seed"])  # all are there
+        dict(record["parameters"], run=record["run"], seed=record["seed"])  # KeyError without
     except FileNotFoundError:
         is_begun = (folder / "unfinished").is_dir()
         state = "is unfinished: run it again to complete it" if is_begun else "has no record"

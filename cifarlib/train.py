@@ -109,9 +109,8 @@ def build(
     normalizer = make_normalizer(images, params.normalization, statistics)
     filters = None
     if params.whitening:
-        # all at once would take gigabytes
         parts = (normalize(part, params.normalization, statistics) for part in images.split(1000))
-        covariance = whitening.patch_covariance(parts)
+        covariance = whitening.patch_covariance(parts)  # all at once would take gigabytes
         filters = whitening.whitening_filters(covariance, params.whitening_eps)
     model = build_model(params.seed, filters, params.dirac).to(device)
     kind = convolutions.use_fast(model, precision)
