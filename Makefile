@@ -9,7 +9,7 @@
 #: make handin NAME=First_Last  one zip: predictions of IMAGES=, code, network, report, notebooks
 #: make notebooks               executed copies of the notebooks, in outputs/notebooks
 #: make bench                   time the training loop beside others (also DEVICE=)
-#: make setup, data, test, lint the environment, CIFAR-10, what every change has to pass
+#: make setup, data, test, lint the environment, CIFAR-10, what a change has to pass, its style
 SHELL := bash
 PYTHON ?= python3
 VENV ?= .venv
@@ -20,9 +20,13 @@ REPORT := $(OUTPUTS)
 $(foreach v,AUTHORS SBATCH THROTTLE,$(eval $v :=))
 KNOWN := PYTHON VENV SETUP BIN OUTPUTS REPORT DATA DEVICE RUN RUNS SEED SEEDS EPOCHS STOP IMAGES LAYOUT VIEWS NAME AUTHORS \
   SBATCH THROTTLE LAB MAKEFLAGS MFLAGS MAKELEVEL MAKEOVERRIDES
-# of the command line, not of the environment; a mistyped name would be dropped, and EPOCH=10 train 200 epochs
+# of the command line, not of the environment; a mistyped or misplaced name would be dropped: EPOCH=10 train 200 epochs
 GIVEN := $(foreach v,$(.VARIABLES),$(if $(findstring command line,$(origin $v)),$v))
 $(foreach v,$(filter-out $(KNOWN),$(GIVEN)),$(error there is no variable $v: `make` lists what can be given))
+MISPLACED := $(if $(filter train,$(MAKECMDGOALS)),RUNS SEEDS) $(if $(filter predict handin,$(MAKECMDGOALS)),RUNS SEED) \
+  $(if $(filter status table slurm,$(MAKECMDGOALS)),RUN SEED)
+$(foreach v,$(filter $(MISPLACED),$(GIVEN)),$(error make $(MAKECMDGOALS) takes no $v: `make` lists what can be given))
+$(if $(filter ~%,$(OUTPUTS) $(REPORT)),$(error OUTPUTS, REPORT: give $$HOME instead of ~))
 # make exports what is given: RUN=7 becomes --RUN "$RUN" (for papermill -r run "$RUN"), whatever characters it holds
 options = $(foreach v,$(filter $(GIVEN),$(1)),$(if $($v),--$v "$$$v"))
 parameter = $(if $(filter $(GIVEN),$(1)),-r $(2) "$$$(1)")
@@ -41,12 +45,9 @@ setup: $(SETUP)
 $(VENV)/.installed: pyproject.toml
 	@echo "== making the environment $(VENV): PyTorch, JupyterLab and the rest, up to 7 GB"
 	@$(PYTHON) -m venv "$(VENV)" && "$(BIN)/python" -m pip install --quiet -e '.[test]' && touch $@
-data: setup
-	@$(CIFARLIB) data $(call options,DATA)
-train: setup
-	@$(TRAIN) $(call options,RUN SEED)
-status: setup
-	@$(STATUS)
+data: setup; @$(CIFARLIB) data $(call options,DATA)
+train: setup; @$(TRAIN) $(call options,RUN SEED)
+status: setup; @$(STATUS)
 # one target a run and seed: a failure stops no other, and -j2 trains two
 table: setup
 	@runs=$$($(STATUS) --todo) || exit; set -- $$(sed 's|[[:blank:]].*||; s|^.|run/&|' <<<"$$runs"); failed=0; \
@@ -57,7 +58,7 @@ slurm: setup
 	@command -v sbatch >/dev/null || { echo "error: no sbatch on this machine: make table trains the same runs" >&2; exit 1; }
 	@runs=$$($(STATUS) --todo) && $(CIFARLIB) data $(call options,DATA) && slurm/task.sh submit "$$runs" $(TRAIN)
 predict: setup
-	@$(CIFARLIB) predict $(call options,IMAGES RUN SEEDS LAYOUT DEVICE OUTPUTS) $(if $(filter VIEWS,$(GIVEN)),$(if $(filter-out 0,$(VIEWS)),--views))
+	@$(CIFARLIB) predict $(call options,IMAGES RUN SEEDS VIEWS LAYOUT DEVICE OUTPUTS)
 report: setup
 	@mkdir -p "$$REPORT" && $(PAPERMILL) $(call parameter,AUTHORS,authors) notebooks/report.ipynb "$$REPORT/report.ipynb"
 	@for to in article paper; do $(EXPORT) $$to --output-dir "$$REPORT/.new" "$$REPORT/report.ipynb" || exit; done; mv "$$REPORT"/.new/* "$$REPORT" && rmdir "$$REPORT/.new"
@@ -74,7 +75,5 @@ bench: setup
 	@mkdir -p "$$OUTPUTS/benchmark" && $(PAPERMILL) $(call parameter,DEVICE,device) notebooks/benchmark.ipynb "$$OUTPUTS/benchmark/benchmark.ipynb"
 lab: setup
 	@env $(KNOWN:%=-u %) JUPYTER_CONFIG_PATH="$(CURDIR)/cifarlib/report" "$(BIN)/jupyter" lab --ServerApp.root_dir="$(CURDIR)" $(LAB) notebooks/start.ipynb
-lint: setup
-	@"$(BIN)/ruff" check && "$(BIN)/ruff" format --check
-test: lint
-	@"$(BIN)/python" -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
+lint: setup; @"$(BIN)/ruff" check && "$(BIN)/ruff" format --check
+test: lint; @"$(BIN)/python" -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder

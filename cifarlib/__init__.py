@@ -7,7 +7,6 @@ import os
 import re
 from pathlib import Path
 
-__version__ = "0.1.0"
 # OpenMP reads this when torch loads. Where another process takes a core, its threads wait for each
 # other in a busy loop; a loop of this length costs nothing.
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")

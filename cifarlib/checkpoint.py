@@ -38,7 +38,7 @@ def read_or_new(folder: Path, params: RunParams, conditions: dict, resume: bool)
     precision of "auto" accepts the checkpoint's. Raises InputError where the file is damaged, or of
     a run of another identity."""
     path = folder / "unfinished" / FILE
-    if not resume:  # or a stop would promise the older epochs
+    if not resume:  # else a run stopped before its first save would count the older epochs
         path.unlink(missing_ok=True)
         path.with_name("history.csv").unlink(missing_ok=True)
     if not path.exists():

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import click
 
-from cifarlib import InputError, __version__, outputs_folder
+from cifarlib import InputError, outputs_folder
 from cifarlib.params import SHORT_NAMES, load_params, run_names
 from cifarlib.status import read, report
 
@@ -25,7 +25,7 @@ def numbers(text: str) -> list[int]:
 OPTIONS = {
     "run": {"default": "best", "help": "1 to 7, or the name of a file in params/."},
     "runs": {"default": "run*", "help": "Runs, or patterns: '1 2 run7-mean', 'fast*'."},
-    "seed": {"default": 0, "help": "Of the initial weights and the images' order and crops."},
+    "seed": {"default": 0, "help": "Seed of the weights and of the images' order and crops."},
     "seeds": {"type": numbers, "help": "Seeds: '0 1 2'."},
     "epochs": {"type": int, "help": "Squeeze the schedule into this many epochs."},
     "stop_epoch": {"type": int, "help": "Stop the schedule after this many epochs."},
@@ -34,8 +34,8 @@ OPTIONS = {
     "data_folder": {"help": "Where CIFAR-10 lies or is put, instead of data/."},
     "output_folder": {"help": "Where the records lie, instead of outputs/."},
     "images": {"help": "A picture, a folder of pictures, an .npy or .npz file."},
-    "layout": {"default": "auto", "help": "Of flat rows: auto, chw or hwc."},
-    "views": {"is_flag": True, "help": "Average over six views of each image: slower, better."},
+    "layout": {"default": "auto", "help": "How flat rows are laid out: auto, chw or hwc."},
+    "views": {"type": bool, "default": False, "help": "Average over six views: slower, better."},
 }
 SCHEDULE = "epochs stop_epoch train_images"
 SHORT = SHORT_NAMES | {"data_folder": "data", "output_folder": "outputs"}
@@ -48,7 +48,7 @@ def options(names: str) -> list[click.Option]:
 
 # make's variables are these options in capital letters: it gives --RUN "$RUN"
 @click.group(context_settings={"token_normalize_func": str.lower, "show_default": True})
-@click.version_option(__version__, message="cifarlib %(version)s")
+@click.version_option(package_name="cifarlib", message="cifarlib %(version)s")
 def commands() -> None:
     """CIFAR-10 with a small convolutional network: train, predict, report."""
 
@@ -117,8 +117,9 @@ def predict(*, images, layout, views, device, predictions, submission, **whose) 
     from cifarlib.predict import find_models, output_path, predict
 
     folders = find_models(**whose)
-    path = output_path(predictions)
-    answers = predict(*read_images(images, layout), folders, views, device)
+    pixels, names = read_images(images, layout)
+    path = output_path(predictions, names if submission else [])
+    answers = predict(pixels, names, folders, views, device)
     written = answers.write(path, submission)
     click.echo(f"{answers.text}\nWritten: {written} and, beside it, a table (.csv)")
 

@@ -19,7 +19,8 @@ LAYOUTS = "chw (channel by channel, as CIFAR-10's files) or hwc (pixel by pixel)
 
 
 def existing_path(name: str, value: str | Path) -> Path:
-    """Find a path below the working directory (JupyterLab's is notebooks/), else the project."""
+    """Find a path, a relative one from the working directory (JupyterLab's is notebooks/), else
+    from the project."""
     path = user_path(name, value)
     for place in (path, project_root() / path) if path else ():
         if place.exists():

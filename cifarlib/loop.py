@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cifarlib import InputError, PlainMessage, preprocess
+from cifarlib import PlainMessage, preprocess
 from cifarlib.model import BatchNorm
 from cifarlib.params import TRAIN_IMAGES, RunParams
 from cifarlib.preprocess import Normalizer
@@ -62,8 +62,8 @@ class Training:
 
 class Lookahead:
     """airbench94's running average of a network's weights and statistics. After every ``IMAGES``
-    training images it takes in the weights, ever less of them, and the weights are set to it; at
-    the end of the schedule the average remains."""
+    training images it moves towards the weights, by less and less, and they are set to it; at the
+    end of the schedule the average remains."""
 
     IMAGES = 5120  # five of its steps
 
@@ -163,8 +163,6 @@ def epoch_plan(params: RunParams, epoch: int, n: int) -> tuple[Tensor, Tensor]:
         crops = crops[order]  # each image's one crop and flip, in this epoch's order
     if params.flip == "alternating":
         crops[:, 2] = preprocess.alternating_flips(params.seed, drawn, n)[order]
-    elif params.flip != "random":
-        raise InputError(f"flip = {params.flip!r}: epoch_plan does not know it")
     return order, crops
 
 

@@ -112,8 +112,6 @@ class RunParams:
         if self.schedule == "step":
             falls = PAPER_EPOCHS * step // (DECAY_EPOCHS * steps)
             return self.learning_rate / 10**falls
-        if self.schedule != "triangle":
-            raise InputError(f"schedule = {self.schedule!r}: learning_rate_at does not know it")
         if step < TRIANGLE_PEAK * steps:
             rise = (1 - TRIANGLE_START) * step / (TRIANGLE_PEAK * steps)
             return self.learning_rate * (TRIANGLE_START + rise)

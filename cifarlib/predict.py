@@ -23,6 +23,7 @@ from cifarlib.preprocess import normalize
 
 MODEL = "model.safetensors"
 COLUMNS = ("image", "label", "class", "probability")  # of the table of answers
+SUBMISSION = ("id", "label")  # of the table for Kaggle
 
 
 def find_models(
@@ -34,16 +35,16 @@ def find_models(
     """Find the folders of finished runs that have their network.
 
     model: a run's folder, its network's file or a list of such; else those of ``run`` with these
-    seeds or, for None, of the longest (ties: lowest seed). Of a seed's records the longest is
-    taken, not the best, whose accuracy the choice would flatter."""
+    seeds or, for None, of the one that saw most images (ties: lowest seed). Of a seed's records
+    the longest is taken, not the best, whose accuracy the choice would flatter."""
     if model:
-        paths = [user_path("model", item) for item in np.atleast_1d(model).tolist()]
+        paths = [existing_path("model", item) for item in np.atleast_1d(model).tolist()]
         folders = [path.parent if path.name == MODEL else path for path in paths]
         return [existing_path("model", folder / MODEL).parent for folder in folders]
     run = load_params(run).run
     found = [r for r in records.read_all(output_folder) if r["run"] == run]
     found = [r for r in found if (r["folder"] / MODEL).is_file()]
-    found.sort(key=lambda r: (r["train_images"], r["epochs_trained"], -r["seed"]))
+    found.sort(key=lambda r: (r["epochs_trained"] * r["train_images"], -r["seed"]))
     longest = {r["seed"]: r["folder"] for r in found}
     if seeds in (None, []):
         seeds = [r["seed"] for r in found[-1:]] or 0
@@ -64,7 +65,7 @@ def load_model(folder: Path, device: str = "auto") -> Predictor:
     precision = records.read_record(folder)["precision"]
     if precision != pick_precision(chosen):
         precision = "float32"
-    tensors, description = records.load_model(folder / MODEL)
+    tensors, description = records.read_model(folder / MODEL)
     network = Network().to(chosen).eval()
     network.load_state_dict(tensors)
     use_fast(network, precision)
@@ -89,38 +90,45 @@ class Answers(NamedTuple):
 
     def write(self, predictions: str | Path, submission: bool = False) -> Path:
         """Write the probabilities, .npy, beside them the table, .csv, and on request the same
-        for Kaggle, -submission.csv (id,label; no id twice: InputError); return the first."""
-        path = output_path(predictions)
+        for Kaggle, -submission.csv; return the first."""
+        path = output_path(predictions, self.names if submission else [])
         table = self.table()
         records.write_atomically(path, lambda file: np.save(file, self.probabilities.numpy()))
         records.write_text(path.with_suffix(".csv"), table.to_csv(index=False))
         if submission:
             ids = [Path(name).stem for name in self.names]
-            if len(set(ids)) < len(ids):
-                raise InputError("submission: two images share a name, as 1.png and cat/1.png")
-            kaggle = pd.DataFrame({"id": ids, "label": table["class"]}).to_csv(index=False)
-            records.write_text(path.with_name(f"{path.stem}-submission.csv"), kaggle)
+            kaggle = pd.DataFrame(dict(zip(SUBMISSION, (ids, table["class"]), strict=True)))
+            file = path.with_name(f"{path.stem}-submission.csv")
+            records.write_text(file, kaggle.to_csv(index=False))
         return path
 
 
-def output_path(predictions: str | Path) -> Path:
-    """Return where predictions go, a file .npy. Raises InputError where it cannot be written, or it
-    or its table would take the place of something else, such as the images: to be asked before the
-    work."""
+def output_path(predictions: str | Path, submission_of: Sequence[str] = ()) -> Path:
+    """Return where predictions go, a file .npy; to be asked before the work.
+
+    submission_of: the images' names, where a table for Kaggle is wanted. Raises InputError where
+    the file cannot be written, where it or a table would take the place of something else, such as
+    the images, and where two images would have the same id."""
     path = user_path("predictions", predictions) or Path("predictions.npy")
     if path.is_dir() or not os.access(path.absolute().parent, os.W_OK):
         raise InputError(f"predictions = {str(path)!r}: name a file, in a writable folder")
     if path.suffix not in (".npy", ".csv"):
         path = path.with_name(f"{path.name}.npy")  # run0.1 becomes run0.1.npy
     path = path.with_suffix(".npy")
-    table = path.with_suffix(".csv")
+    tables = {path.with_suffix(".csv"): COLUMNS}
+    if submission_of:
+        tables[path.with_name(f"{path.stem}-submission.csv")] = SUBMISSION
+        if len({Path(name).stem for name in submission_of}) < len(submission_of):
+            raise InputError("submission: two images share a name, as 1.png and cat/1.png")
     try:
         is_other = path.exists() and np.load(path).shape[1:] != (len(CLASSES),)
-        is_other |= table.exists() and tuple(pd.read_csv(table, nrows=0)) != COLUMNS
+        for table, columns in tables.items():
+            is_other |= table.exists() and tuple(pd.read_csv(table, nrows=0)) != columns
     except Exception:  # another kind of file fails in any way
         is_other = True
     if is_other:
-        found = f"predictions = {str(path)!r}: it or its table, {table.name}, holds something else"
+        names = " or ".join(table.name for table in tables)
+        found = f"predictions = {str(path)!r}: it or its table, {names}, holds something else"
         raise InputError(f"{found}: give another name")
     return path
 

@@ -7,8 +7,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cifarlib import InputError
-
 SIDE = 32  # pixels a side of an image
 BEFORE_TRAINING = 0  # the "epoch" of crops and flips that are drawn once, before epoch 1
 
@@ -75,7 +73,7 @@ def draw_crops(seed: int, epoch: int, n: int, crop: int = 4, cutout: int = 0) ->
     shift = generator.integers(-crop, crop + 1, (n, 2))
     columns = [shift, generator.integers(0, 2, (n, 1))]
     if cutout:
-        generator = np.random.default_rng((seed, epoch, 3))  # 1: the order, below
+        generator = np.random.default_rng((seed, epoch, 3))  # 0: crops; 1: draw_order
         columns.append(generator.integers(0, SIDE - cutout + 1, (n, 2)))
     return torch.from_numpy(np.concatenate(columns, axis=1))
 
@@ -103,36 +101,27 @@ def crop_and_flip(
 ) -> Tensor:
     """Make the batch ``images[index]``, normalised, padded, cropped back, flipped and cut out.
 
-    images: uint8 (N, 3, H, W) in channels_last memory format; normalizer: of all N images; index:
+    images: uint8 (N, 3, H, H) in channels_last memory format; normalizer: of all N images; index:
     int64 (B,); crops: int64 (B, 3 or 5), see ``draw_crops``. padding "reflect" mirrors without
     repeating the edge, "constant" puts zero after normalisation. cutout: a square of so many pixels
     a side, always within the image, becomes zero, as in airbench96. Returns float32
-    (B, 3, H, W): one gather of pixels, padding by arithmetic."""
-    c, height, width = images.shape[1:]
+    (B, 3, H, H): one gather of pixels, padding by arithmetic."""
+    c, side = images.shape[1:3]
+    pixel = torch.arange(side, device=images.device)
     dy, dx, flip = (column[:, None] for column in crops[:, :3].unbind(1))
-    y = torch.arange(height, device=images.device) + dy
-    x = torch.arange(width, device=images.device)
-    x = torch.where(flip.bool(), width - 1 - x, x) + dx
-    inside = None
-    if padding == "reflect":  # -1 becomes 1, height becomes height - 2
-        y = height - 1 - (height - 1 - y.abs()).abs()
-        x = width - 1 - (width - 1 - x.abs()).abs()
-    elif padding == "constant":
-        rows = (y >= 0) & (y < height)
-        columns = (x >= 0) & (x < width)
-        inside = rows[:, None, :, None] & columns[:, None, None, :]
-        y = y.clamp(0, height - 1)
-        x = x.clamp(0, width - 1)
-    else:
-        raise InputError(f"padding = {padding!r}: crop_and_flip does not know it")
+    y = pixel + dy
+    x = torch.where(flip.bool(), side - 1 - pixel, pixel) + dx
+    rows, columns = ((at >= 0) & (at < side) for at in (y, x))  # of the image, not of its rim
+    if padding == "reflect":  # -1 becomes 1, side becomes side - 2
+        y, x = (side - 1 - (side - 1 - at.abs()).abs() for at in (y, x))
+    y, x = (at.clamp(0, side - 1) for at in (y, x))
     # of each pixel (B, H, W) in the images as rows of c values
-    position = (index[:, None] * height + y)[:, :, None] * width + x[:, None, :]
+    position = (index[:, None] * side + y)[:, :, None] * side + x[:, None, :]
     pixels = images.permute(0, 2, 3, 1).reshape(-1, c).index_select(0, position.flatten())
-    batch = normalizer[index].apply(pixels.view(len(index), height, width, c).permute(0, 3, 1, 2))
-    if inside is not None:
-        batch = batch.mul_(inside)
+    batch = normalizer[index].apply(pixels.view(len(index), side, side, c).permute(0, 3, 1, 2))
+    if padding == "constant":
+        batch = batch.mul_(rows[:, None, :, None] & columns[:, None, None, :])
     if cutout:
-        pixel = torch.arange(height, device=images.device)  # an image is square
         corner = crops[:, 3:, None].unbind(1)
         rows, columns = ((pixel >= first) & (pixel < first + cutout) for first in corner)
         batch = batch.masked_fill_(rows[:, None, :, None] & columns[:, None, None, :], 0)

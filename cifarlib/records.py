@@ -129,21 +129,19 @@ def read_predictions(folder: str | Path) -> dict[str, np.ndarray]:
     "validation" and "test": logits (N, 10), float32, saved in float16; "validation_labels" and
     "test_labels": int64 (N,)."""
     with np.load(Path(folder) / "predictions.npz", allow_pickle=False) as file:
-        kinds = {k: np.int64 if k.endswith("labels") else np.float32 for k in file.files}
-        return {name: file[name].astype(kind) for name, kind in kinds.items()}
+        return {k: file[k].astype("int64" if "labels" in k else "float32") for k in file.files}
 
 
-def save_model(path: Path, tensors: "dict[str, Tensor]", description: dict) -> None:
+def write_model(path: Path, tensors: "dict[str, Tensor]", description: dict) -> None:
     """Write a safetensors file with ``description`` as JSON in its header."""
     import safetensors.torch
 
-    tensors = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
-    content = safetensors.torch.save(tensors, {"about": json.dumps(description)})
-    write_atomically(path, lambda file: file.write(content))
+    tensors = {k: v.cpu().contiguous() for k, v in tensors.items()}
+    safetensors.torch.save_file(tensors, path, {"about": json.dumps(description)})
 
 
-def load_model(path: str | Path) -> "tuple[dict[str, Tensor], dict]":
-    """Read the tensors (on the CPU) and the description of ``save_model``; nothing is executed.
+def read_model(path: str | Path) -> "tuple[dict[str, Tensor], dict]":
+    """Read the tensors (on the CPU) and the description of ``write_model``; nothing is executed.
 
     Raises InputError where the file is missing, damaged or of another kind."""
     import safetensors.torch
@@ -172,10 +170,10 @@ def write_run(
     tensors and description, the first layer also apart."""
     staged = folder / "unfinished"
     tensors, description = network
-    np.save(staged / "first_layer.npy", tensors["net.0.weight"].detach().cpu().contiguous())
+    np.save(staged / "first_layer.npy", tensors["net.0.weight"].cpu().contiguous())
     np.savez_compressed(staged / "predictions.npz", **predictions)
     write_history(staged, history, record)
-    save_model(staged / "model.safetensors", tensors, description)
+    write_model(staged / "model.safetensors", tensors, description)
     complete(folder, record)
 
 
@@ -204,7 +202,7 @@ def read_record(folder: str | Path) -> dict:
     try:
         record = json.loads((folder / "record.json").read_text(encoding="utf-8"))
         files = dict(record["files"])
-        dict(record["parameters"], run=record["run"], seed=record["seed"])  # KeyError without
+        dict(record["parameters"], run=record["run"], seed=record["seed"])  # or KeyError
     except FileNotFoundError:
         is_begun = (folder / "unfinished").is_dir()
         state = "is unfinished: run it again to complete it" if is_begun else "has no record"

@@ -23,7 +23,10 @@ class Status(NamedTuple):
 def read(folder: Path, wait: bool = False) -> Status:
     """Read the state of the run in a folder; ``wait``: once no other process trains there."""
     is_running = is_locked(folder, wait)
-    epochs = len(records.read_history(folder / "unfinished"))
+    try:
+        epochs = len(records.read_history(folder / "unfinished"))
+    except InputError as error:
+        return Status("stale", str(error))
     saved = [f"{plural(epochs, 'epoch')} saved"] if epochs else []
     if is_running:
         return Status("running", *saved)
@@ -55,7 +58,7 @@ def _changes(folder: Path) -> list[str]:
         now = load_params(record["run"], seed=record["seed"], **{k: then[k] for k in shown})
     except InputError as error:
         return [str(error).partition(";")[0]]
-    if not folder.match(now.folder):
+    if f"{folder.parent.name}/{folder.name}" != now.folder:
         return ["a copy"]
     return now.changes_since(then)
 
@@ -63,7 +66,7 @@ def _changes(folder: Path) -> list[str]:
 def report(wanted: Sequence[RunParams], output_folder: Path) -> str:
     """List all that exists, at whatever length, then of the runs wanted what has nothing."""
     rows = []
-    for folder in sorted(output_folder.glob("*/seed*")):
+    for folder in sorted(path for path in output_folder.glob("*/seed*") if path.is_dir()):
         state, reason = read(folder)
         if state != "missing":
             seed, _, settings = folder.name.removeprefix("seed").partition("-")

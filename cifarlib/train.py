@@ -29,7 +29,7 @@ CHECKPOINT_SECONDS = 10
 NAMED_FIRST = ["run", "question", "seed", "epochs", "stop_epoch", "train_images", "loss_reduction"]
 
 Statistics = tuple[Tensor, Tensor]  # of the training split: see preprocess.channel_statistics
-Progress = Callable[[float, list[dict]], object]  # called with (epochs done, history)
+OnProgress = Callable[[float, list[dict]], object]  # called with (epochs done, history)
 
 
 class Interrupted(PlainMessage, KeyboardInterrupt):
@@ -60,7 +60,7 @@ def train(
     resume: bool = True,
     deterministic: bool = False,
     capture: bool = True,
-    progress: Progress = lambda epochs, history: None,
+    progress: OnProgress = lambda epochs, history: None,
 ) -> Path:
     """Train one run and return the folder of its record, ``output_folder/params.folder``.
 
@@ -81,7 +81,7 @@ def train(
     choice.set_determinism(deterministic)
     folder = records.open_folder(params.folder, output_folder)
     try:
-        with records.locked(folder, timeout=0.5):  # status holds it for a moment
+        with records.locked(folder, timeout=0.5):  # make status may hold it for a moment
             saved = checkpoint.read_or_new(folder, params, conditions, resume)
             run = prepare(params, data, folder, saved, chosen)
             fit(run, progress, capture)
@@ -171,21 +171,19 @@ def prepare(
     )
 
 
-def fit(run: Run, progress: Progress, capture: bool) -> None:
+def fit(run: Run, progress: OnProgress, capture: bool) -> None:
     """Train the epochs that are left, validate after each and save checkpoints."""
     params = run.training.params
     history = run.history
     device = run.training.images.device
     images = run.data.validation.images.to(device)
     labels = run.data.validation.labels.to(device)
-    train_one = partial(loop.train_epoch, run.training)
-    if capture and device.type == "cuda":
-        train_one = partial(train_one, update=CapturedStep(run.training))
+    update = CapturedStep(run.training) if capture and device.type == "cuda" else None
     last_save = time.perf_counter()
     progress(len(history), history)
     for epoch in range(len(history) + 1, params.last_epoch + 1):
         start = time.perf_counter()
-        row = train_one(epoch, lambda epochs: progress(epochs, history))
+        row = loop.train_epoch(run.training, epoch, lambda now: progress(now, history), update)
         trained = time.perf_counter()
         logits = loop.rounded(run.predictor.logits(images))
         row["validation_loss"] = loop.mean_loss(logits, labels, params.label_smoothing)

@@ -32,6 +32,8 @@ def train(unless_done: bool = False, **parameters) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     click.echo(f"{params.run} seed {params.seed}: {params.question}")
     click.echo(f"record and notebook: {folder} (Ctrl-C stops it; the same command goes on)")
+    if state == "done":
+        click.echo("it is trained again; its record is replaced once the new one is complete")
     path = folder / "record.json"
     before = path.exists() and path.read_bytes()
     try:
@@ -52,7 +54,8 @@ def train(unless_done: bool = False, **parameters) -> None:
 
 def _execute(output: Path, parameters: dict) -> None:
     os.environ["JUPYTER_PREFER_ENV_PATH"] = "1"  # of all kernels python3, this environment's
-    os.environ.pop("JUPYTER_PATH", None)
+    for name in ("JUPYTER_PATH", "JPY_SESSION_NAME"):  # of a notebook that runs `!make train`
+        os.environ.pop(name, None)
     if not sys.stdout.isatty():  # the notebook's line of progress is a new one, once a minute
         os.environ["CIFARLIB_LOG"] = "1"
     files = (project_root() / "notebooks" / "train.ipynb", output)

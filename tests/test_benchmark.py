@@ -52,7 +52,7 @@ def test_each_is_what_it_is_called(made):
 
 def test_ours_trains_a_runs_own_epoch_bit_for_bit(made, small, tmp_path):
     folder = train(PARAMS, few(small, 16, 8, 8), tmp_path, device="cpu")
-    trained, _ = records.load_model(folder / "model.safetensors")
+    trained, _ = records.read_model(folder / "model.safetensors")
     train_epoch(made[BASE], 1)
     assert all(v.equal(trained[k]) for k, v in made[BASE].model.state_dict().items())
 

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from importlib.metadata import version
 
 import click
 import nbformat
@@ -13,7 +14,7 @@ import pytest
 from filelock import FileLock
 from made_up import make_record
 
-from cifarlib import InputError, __version__, cli, project_root, records, status, train_notebook
+from cifarlib import InputError, cli, project_root, records, status, train_notebook
 
 
 def command(*arguments):
@@ -33,7 +34,7 @@ def test_every_option_has_a_help_text():
 
 
 def test_the_version_and_without_a_command_the_help():
-    assert cifarlib("--version").stdout == f"cifarlib {__version__}\n"
+    assert cifarlib("--version").stdout == f"cifarlib {version('cifarlib')}\n"
     assert cifarlib().stdout == cifarlib("--help").stdout
 
 

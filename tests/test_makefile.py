@@ -46,10 +46,17 @@ def test_alone_it_says_what_to_type():
     subprocess.run(["bash", "-n"], input=make("notebooks", "-n").stdout, text=True, check=True)
 
 
-def test_a_mistyped_variable_is_refused_before_anything_runs():
-    done = make("train", "EPOCH=10", "SBATCH=--a=b --c")
-    assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.endswith("no variable EPOCH: `make` lists what can be given.  Stop.\n")
+def test_a_mistyped_or_misplaced_variable_is_refused_before_anything_runs():
+    for target, variable, says in (
+        ("train", "EPOCH=10", "there is no variable EPOCH"),
+        ("train", "SEEDS=1 2", "make train takes no SEEDS"),
+        ("table", "RUN=7", "make table takes no RUN"),
+        ("predict", "SEED=1", "make predict takes no SEED"),
+        ("report", "OUTPUTS=~/x", "give $HOME instead of ~"),
+    ):
+        done = make(target, variable, "SBATCH=--a=b --c")
+        assert (done.returncode, done.stdout) == (2, "")
+        assert says in done.stderr
 
 
 def test_values_come_as_they_are_from_the_command_line_and_from_nowhere_else(tmp_path):

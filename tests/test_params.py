@@ -2,7 +2,6 @@ import pytest
 
 from cifarlib import InputError, params
 from cifarlib.params import load_params, run_names
-from cifarlib.train import train
 
 COLUMNS = "batch_size whitening padding optimizer normalization label_smoothing loss_reduction"
 TABLE1 = {  # the paper's, as decoded
@@ -137,17 +136,6 @@ def test_an_own_experiment_needs_only_a_file(folder):
     (folder / "my exp.yaml").write_text("")
     with pytest.raises(InputError, match="without blanks"):
         load_params("my exp")
-
-
-@pytest.mark.parametrize(
-    "name", ["optimizer", "padding", "schedule", "loss_reduction", "augmentation", "flip"]
-)
-def test_a_choice_that_the_code_does_not_know_trains_nothing(name, small, tmp_path, monkeypatch):
-    """As if a word had been added to a parameter's choices and nowhere else."""
-    p = load_params("fast", train_images=256, epochs=1)
-    object.__setattr__(p, name, "new")
-    with pytest.raises((InputError, ValueError, KeyError), match="new"):
-        train(p, small, tmp_path, device="cpu")
 
 
 def test_the_folder_names_every_override():

@@ -158,6 +158,8 @@ def test_the_network_taken_is_the_longest_of_its_seed(tmp_path):
         folder = make_record(tmp_path, "run7", seed, accuracy, epochs=epochs)
         if seed != 1:  # a record alone predicts nothing
             (folder / "model.safetensors").touch()
+    one = make_record(tmp_path, "run7", 0, epochs=1, train_images=50000)
+    (one / "model.safetensors").touch()
     for seeds in (None, [], 0):
         found = predict.find_models(7, seeds, output_folder=tmp_path)
         assert [folder.name for folder in found] == ["seed0-epochs10"]
@@ -177,6 +179,8 @@ def test_a_model_is_a_folder_or_its_file_wherever_the_kernel_runs(tiny_run, tmp_
         assert predict.find_models(model=[model, expected[0]]) == expected * 2
     with pytest.raises(InputError, match=r"model = 'outputs/run7/model.safetensors': there is no"):
         predict.find_models(model="outputs/run7")
+    with pytest.raises(InputError, match="model = '': there is no"):
+        predict.find_models(model=[""])
 
 
 def test_predictions_are_written_with_a_table_and_a_submission(tmp_path):
@@ -192,6 +196,10 @@ def test_predictions_are_written_with_a_table_and_a_submission(tmp_path):
     (tmp_path / "mine.csv").write_text("id,label\n1,cat\n")
     with pytest.raises(InputError, match=r"its table, mine.csv, holds something else"):
         answers.write(tmp_path / "mine.npy")
+    (tmp_path / "my-submission.csv").write_text("a,b\n")
+    for names, says in ((["1.png"], "my-submission.csv, holds"), (["1.png", "a/1.jpg"], "two ima")):
+        with pytest.raises(InputError, match=says):
+            predict.output_path(tmp_path / "my.npy", names)
     np.save(path, GREY)  # the images themselves
     for bad, says in (
         (path, "holds something else"),

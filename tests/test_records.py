@@ -72,8 +72,8 @@ class Evil:
 def test_a_model_comes_back_as_it_was_saved(tmp_path):
     channels_last = torch.randn(3, 2, 4, 4).contiguous(memory_format=torch.channels_last)
     tensors = {"a": channels_last, "b": torch.tensor(3.0)}
-    records.save_model(tmp_path / "model.safetensors", tensors, {"why": ["x", 1]})
-    back, description = records.load_model(tmp_path / "model.safetensors")
+    records.write_model(tmp_path / "model.safetensors", tensors, {"why": ["x", 1]})
+    back, description = records.read_model(tmp_path / "model.safetensors")
     assert description == {"why": ["x", 1]}
     assert all(torch.equal(back[k], tensors[k]) for k in tensors)
 
@@ -84,7 +84,7 @@ def test_an_untrusted_model_file_is_refused_without_executing_it(tmp_path):
     (tmp_path / "json").write_text("{}")
     for name in ("torch", "pickle", "json", "missing"):
         with pytest.raises(InputError, match="missing, damaged, or of another kind"):
-            records.load_model(tmp_path / name)
+            records.read_model(tmp_path / name)
 
 
 def test_copies_damaged_records_and_those_of_other_code_do_not_count(tmp_path, caplog):

@@ -48,6 +48,8 @@ def test_a_run_under_way_is_running_and_unfinished_when_it_was_stopped(folder):
     with FileLock(folder / ".lock"):
         assert status.read(folder) == ("running", "1 epoch saved")
     assert status.read(folder) == ("unfinished", "1 epoch saved")
+    (folder / "unfinished" / "history.csv").write_text("epoch,loss\n1,a")
+    assert "history.csv is damaged" in status.read(folder).reason
     shutil.rmtree(folder / "unfinished")
     assert status.read(folder) == ("missing", "")
 
@@ -56,6 +58,7 @@ def test_what_exists_is_listed_at_whatever_length_before_what_is_missing(tmp_pat
     for seed in (0, 1):
         make_record(tmp_path, "run7", seed, stop_epoch=95)
     make_record(tmp_path, "fast", batch_size=128)
+    (tmp_path / "fast" / "seed3.zip").touch()
     text = report(tmp_path, "run6", "run7")
     assert [line.split() for line in text.splitlines()] == [
         ["run", "settings", "seeds", "state", "reason"],

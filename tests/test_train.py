@@ -32,7 +32,7 @@ def history_of(folder):
 
 def outcome(folder):
     """All of a run that must not depend on when or how often it was stopped."""
-    tensors, _ = records.load_model(folder / "model.safetensors")
+    tensors, _ = records.read_model(folder / "model.safetensors")
     arrays = records.read_predictions(folder) | tensors
     return history_of(folder), {name: array.tolist() for name, array in arrays.items()}
 
@@ -106,7 +106,7 @@ def test_the_saved_model_gives_the_saved_predictions(undisturbed, small):
 
 
 def test_the_whitening_layer_stays_and_its_bias_moves(undisturbed):
-    tensors, _ = records.load_model(undisturbed / "model.safetensors")
+    tensors, _ = records.read_model(undisturbed / "model.safetensors")
     first = tensors["net.0.weight"]
     assert torch.equal(first[:12], -first[12:])
     assert (first.numpy() == np.load(undisturbed / "first_layer.npy")).all()

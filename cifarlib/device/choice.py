@@ -42,8 +42,8 @@ def pick_precision(device: torch.device) -> str:
     """Choose "bfloat16" (autocast; weights stay float32) where the device has units for it, else
     "float16" on CUDA, "float32" elsewhere.
 
-    Not measured: another precision is another result, which what else runs on the machine must not
-    decide; a CPU without such units takes a hundred times as long in bfloat16 as in float32."""
+    Not measured, as another precision gives another result, and that must not depend on what else
+    the machine is doing. A CPU without such units is a hundred times slower in bfloat16."""
     if device.type == "cuda":
         major, _ = torch.cuda.get_device_capability(device)
         return "bfloat16" if major >= 8 else "float16"

@@ -30,7 +30,7 @@ local function picture(image) -- its text and address where it is not on this ma
     local points = percent == '%' and number * LINE / 100 or (number or size.width) * PIXEL
     points = math.min(points, LINE, PAGE * size.width / size.height)
     pictures = pictures + 1
-    local name = ('%s-%d.%s'):format(stringify(meta.name), pictures, ending)
+    local name = ('%s-%d.%s'):format(stringify(meta.name):gsub('[%%#]', '-'), pictures, ending)
     pandoc.mediabag.insert(name, kind, data)
     return pandoc.RawInline(FORMAT, typst
       and ('#box(image(%q, alt: %s, width: %.1fpt));'):format(name, pandoc.json.encode(alt), points)

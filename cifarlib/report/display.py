@@ -109,10 +109,10 @@ def show(figure: Figure, caption: str, label: str = "") -> None:
     NumberedFigure(caption, label).draw(figure)
 
 
-def explore(draw: Callable[..., Figure], caption: str, label: str = "", **controls: ValueWidget):
+def explore(draw: Callable[..., Figure], caption: str, **controls: ValueWidget) -> None:
     """Show ``draw(**values)`` as a figure that follows its controls; without a kernel the executed
     notebook still holds the picture of the first values."""
-    numbered = NumberedFigure(caption, label)
+    numbered = NumberedFigure(caption)
 
     def follow(_: dict | None = None) -> None:
         try:

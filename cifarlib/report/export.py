@@ -135,7 +135,7 @@ class Paper(Article):
         try:
             return _set(self.pandoc(page, resources, folder, media), folder)
         except RuntimeError as error:
-            self.log.warning("a formula cannot be set, the source of all is shown: %s", error)
+            self.log.warning("Typst failed, so formulas are shown as source: %s", error)
             return _set(self.pandoc(page, resources, folder, media, "-Mspelled:true"), folder)
 
     def name_missing(self, page: str, known: set[int], hint: str = "") -> None:

@@ -41,9 +41,10 @@ def number(value: float) -> str:
 
 
 def times(compared: pd.DataFrame, run: str) -> str:
-    """Write the median time of a run on each device, the shortest first."""
-    of_run = compared[compared["run"] == run].groupby("device_name")["training_seconds"]
-    medians = of_run.median().sort_values().items()
+    """Write the median time of a run on each device and in each precision, the shortest first."""
+    of_run = compared[compared["run"] == run]
+    devices = of_run["device_name"] + " (" + of_run["precision"] + ")"
+    medians = of_run["training_seconds"].groupby(devices).median().sort_values().items()
     return "; ".join(f"{duration(seconds)} on {name}" for name, seconds in medians) or "–"
 
 
@@ -78,7 +79,7 @@ def claims_twice(asked: pd.DataFrame, judged: pd.DataFrame, caption: str) -> Tab
     both = pd.concat([asked, judged.drop(asked.index, errors="ignore")])
     question = pd.DataFrame({"claim": both["says"], "paper": both["paper"].map(points)})
     on_schedule = _side(asked, "paper’s schedule", "n", "mark")
-    around_fast = _side(judged, "fast recipe", "n ", "verdict")
+    around_fast = _side(judged, "fast recipe", "n ", "verdict")  # no name stands twice
     frame = pd.concat([question, on_schedule, around_fast], axis=1).fillna("–")
     return Table(frame, caption, "tbl-claims")
 

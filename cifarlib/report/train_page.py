@@ -74,7 +74,7 @@ class Progress:
         done = len(self.history)
         text = "Complete"
         if done < self.params.last_epoch:
-            text = f"Stopped in epoch {int(self.epochs) + 1} of {self.params.last_epoch}"
+            text = f"Stopped in epoch {done + 1} of {self.params.last_epoch}"
         elif error[0]:
             text = "Stopped before the record was written"
         seconds = duration(time.perf_counter() - self.start)

@@ -272,7 +272,10 @@ def test_a_formula_that_typst_refuses_shows_its_source_and_a_lost_attachment_its
     said = words_of(export(notebook, "paper"))
     assert "\\psi" in said
     assert "lost" in said
-    assert "a formula cannot be set, the source of all is shown: unknown thing" in caplog.messages
+    assert "Typst failed, so formulas are shown as source: unknown thing" in caplog.messages
+    caplog.clear()
+    export(write(tmp_path, text(f"![](data:image/png;base64,{PNG})"), name="50% #1"), "paper")
+    assert not caplog.messages
 
 
 def test_a_notebook_that_was_not_executed_says_so(tmp_path):

@@ -104,14 +104,16 @@ def test_the_report_of_the_committed_records_has_no_warning_and_every_figure():
 
 
 def test_the_report_builds_with_other_records_and_says_so(tmp_path):
-    for run in ("run6", "run7", "run7-mean"):
+    for run in ("run6", "run7", "run7-mean", "fast94"):
         make_record(tmp_path, run)
+    make_record(tmp_path, "best", epochs=2)  # a toy, no record of best
     text = executed(tmp_path)
     assert text.count(WARNING) >= 2  # above the results and above the discussion
     assert "the paper’s 200 epochs, where the text has 95 of the paper’s" in text
     assert "SGD ends above AdamW: without records" in text
-    assert "not so: AdamW’s training loss is below SGD’s in each of the first 30 epochs" in text
-    assert "Left out: there is no record of fast yet" in text
+    assert "not so: AdamW is ahead of SGD in each of the first 30 epochs" in text
+    for run in ("fast", "best"):
+        assert f"Left out: there is no record of {run} yet" in text
     assert "smoothing alone, the loss averaged (7-mean − 6)" in text
     make_record(tmp_path / "other", "fast")
     assert "there is no record of run7 yet" in executed(tmp_path / "other")
