@@ -27,6 +27,8 @@ SLOW = (
     "test_cli",
     "test_notebooks",
     "test_train",
+    "test_benchmark",
+    "test_loop",
     "test_export",
 )
 collect_ignore = []
