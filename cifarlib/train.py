@@ -183,7 +183,7 @@ def fit(run: Run, progress: OnProgress, capture: bool) -> None:
     progress(len(history), history)
     for epoch in range(len(history) + 1, params.last_epoch + 1):
         start = time.perf_counter()
-        row = loop.train_epoch(run.training, epoch, lambda now: progress(now, history), update)
+        row = loop.train_epoch(run.training, epoch, lambda done: progress(done, history), update)
         trained = time.perf_counter()
         logits = loop.rounded(run.predictor.logits(images))
         row["validation_loss"] = loop.mean_loss(logits, labels, params.label_smoothing)

@@ -20,17 +20,7 @@ for name in [name for name in os.environ if name.startswith("MAKE")]:
     # pytest may run under make itself, and a make that a test calls would say so in every line
     del os.environ[name]
 
-SLOW = (
-    "test_slurm",
-    "test_browser",
-    "test_makefile",
-    "test_cli",
-    "test_notebooks",
-    "test_train",
-    "test_benchmark",
-    "test_loop",
-    "test_export",
-)
+SLOW = ["slurm", "browser", "makefile", "cli", "notebooks", "train", "benchmark", "loop", "export"]
 collect_ignore = []
 if not torch.__version__.startswith(("2.11.", "2.15.")):
     # it replaces PyTorch's inside, tried in these versions; on a GPU others test the same
@@ -98,7 +88,7 @@ def device(request: pytest.FixtureRequest, exact_convolutions: None) -> str:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The slow files first, so that of two workers none is left with a long one at the end."""
-    items.sort(key=lambda item: SLOW.index(item.path.stem) if item.path.stem in SLOW else len(SLOW))
+    items.sort(key=lambda item: [*SLOW, item.path.stem[5:]].index(item.path.stem[5:]))
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:

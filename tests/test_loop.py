@@ -5,16 +5,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from cifarlib.loop import (
-    Lookahead,
-    Predictor,
-    accuracy,
-    epoch_plan,
-    make_optimizer,
-    mean_loss,
-    right_answers,
-    train_step,
-)
+from cifarlib import loop
 from cifarlib.model import build_model
 from cifarlib.params import load_params
 from cifarlib.preprocess import channel_statistics, normalize
@@ -28,16 +19,18 @@ BY_LENGTH = partial(normalize, mode="length", statistics=())
 @pytest.mark.parametrize("kind", [np.asarray, torch.from_numpy], ids=["arrays", "tensors"])
 def test_right_answers_have_their_label_on_the_first_of_the_largest_logits(kind):
     logits, labels = kind(LOGITS), kind(LABELS)
-    assert right_answers(logits, labels).tolist() == [True, False, False, True]
-    assert accuracy(logits, labels) == 0.5
+    assert loop.right_answers(logits, labels).tolist() == [True, False, False, True]
+    assert loop.accuracy(logits, labels) == 0.5
 
 
 def test_the_mean_loss_is_per_image_and_smoothed_as_in_training():
     logits = torch.log_softmax(torch.tensor([[1.0, 2, 3], [3, 0, 1]]), 1)
     labels = torch.tensor([2, 1])
     plain = -(logits[0, 2] + logits[1, 1]) / 2
-    assert mean_loss(logits, labels, 0.0) == pytest.approx(float(plain))
-    assert mean_loss(logits, labels, 0.3) == pytest.approx(float(0.7 * plain - 0.3 * logits.mean()))
+    assert loop.mean_loss(logits, labels, 0.0) == pytest.approx(float(plain))
+    assert loop.mean_loss(logits, labels, 0.3) == pytest.approx(
+        float(0.7 * plain - 0.3 * logits.mean())
+    )
 
 
 def test_views_are_the_weighted_mean_of_six_predictions(device):
@@ -45,7 +38,7 @@ def test_views_are_the_weighted_mean_of_six_predictions(device):
     image; in parts."""
     model = build_model(0).to(device).train()
     images = torch.randint(0, 256, (252, 3, 32, 32), dtype=torch.uint8, device=device)
-    ours = Predictor(model, BY_LENGTH).logits(images, views=True)
+    ours = loop.Predictor(model, BY_LENGTH).logits(images, views=True)
     padded = F.pad(BY_LENGTH(images), (1, 1, 1, 1), "reflect")
     expected = 0
     with torch.no_grad():
@@ -59,7 +52,7 @@ def test_an_epochs_plan_flips_each_image_every_other_time():
     p = load_params("fast", train_images=500)
     flips = {}
     for epoch in (1, 2, 3):
-        order, crops = epoch_plan(p, epoch, 500)
+        order, crops = loop.epoch_plan(p, epoch, 500)
         flips[epoch] = torch.zeros(500, dtype=torch.int64).scatter(0, order, crops[:, 2])
         assert crops[:, :2].abs().max() == p.crop
     assert 200 < flips[1].sum() < 300
@@ -71,19 +64,19 @@ def test_images_augmented_once_keep_crop_flip_and_cutout():
     p = load_params("fast-preprocessed", train_images=500, cutout=8)
     kept = []
     for epoch in (1, 2):
-        order, crops = epoch_plan(p, epoch, 500)
+        order, crops = loop.epoch_plan(p, epoch, 500)
         kept.append(torch.empty(500, 5, dtype=torch.int64).index_copy(0, order, crops))
     assert torch.equal(*kept)
 
 
 def test_batchnorms_biases_learn_faster_and_decay_as_much_less():
     p, model = load_params("fast"), build_model(0, torch.zeros(24, 3, 2, 2))
-    weights, biases = make_optimizer(p, model).param_groups
+    weights, biases = loop.make_optimizer(p, model).param_groups
     assert [b.shape for b in biases["params"]] == [(64,), (64,), (256,), (256,), (256,), (256,)]
     assert (weights["times_rate"], biases["times_rate"]) == (1, 64)
     assert biases["weight_decay"] == pytest.approx(weights["weight_decay"] / 64)
     assert len(weights["params"]) + 6 == sum(p.requires_grad for p in model.parameters())
-    (only,) = make_optimizer(load_params(7), model).param_groups
+    (only,) = loop.make_optimizer(load_params(7), model).param_groups
     assert len(only["params"]) == len(weights["params"]) + 6
 
 
@@ -92,7 +85,7 @@ def training_on(split, p, device, precision):
 
 
 def first_step(training):
-    return train_step(training, training.normalizer.apply(training.images), training.labels)
+    return loop.train_step(training, training.normalizer.apply(training.images), training.labels)
 
 
 @pytest.mark.parametrize("run", ["run7-mean", "run1"])
@@ -134,7 +127,7 @@ def test_a_step_whose_gradients_overflow_float16_is_left_out(small, device):
 def test_after_training_in_float16_prediction_is_in_float32(small, device):
     training = training_on(small.train.head(128), load_params(7), device, "float32")
     half, full = (
-        Predictor(training.model, BY_LENGTH, dtype).logits(training.images)
+        loop.Predictor(training.model, BY_LENGTH, dtype).logits(training.images)
         for dtype in (torch.float16, torch.float32)
     )
     assert torch.equal(half, full)
@@ -145,7 +138,7 @@ def test_lookahead_is_its_authors_update():
     d = 1 at the end."""
     p = load_params("fast-batch1024", epochs=1, train_images=12 * 1024)
     model = torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.BatchNorm1d(2))
-    lookahead = Lookahead(p, model)
+    lookahead = loop.Lookahead(p, model)
     weight = average = model[0].weight.detach().clone()
     for step in range(1, 13):
         weight = weight + step

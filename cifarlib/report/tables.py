@@ -79,7 +79,7 @@ def claims_twice(asked: pd.DataFrame, judged: pd.DataFrame, caption: str) -> Tab
     both = pd.concat([asked, judged.drop(asked.index, errors="ignore")])
     question = pd.DataFrame({"claim": both["says"], "paper": both["paper"].map(points)})
     on_schedule = _side(asked, "paper’s schedule", "n", "mark")
-    around_fast = _side(judged, "fast recipe", "n ", "verdict")  # no name stands twice
+    around_fast = _side(judged, "fast recipe", "n ", "verdict")  # "n ": no column twice
     frame = pd.concat([question, on_schedule, around_fast], axis=1).fillna("–")
     return Table(frame, caption, "tbl-claims")
 

@@ -44,16 +44,13 @@ def test_a_log_file_gets_a_line_a_minute_and_the_last(clock, capsys, monkeypatch
 
 
 def test_a_line_is_closed_when_the_run_ends_or_is_stopped(clock, capsys):
-    progress = train_page.Progress(load_params("fast"))
-    with progress:
-        progress(0.4, [])
-    out = capsys.readouterr().out
-    assert out.startswith("The curves appear")
-    assert "\repoch 0.4 of 12\033[K\n" in out
-    assert "Stopped in epoch 1 of 12: 0 epochs trained" in out
-    with train_page.Progress(load_params("fast")) as progress:
-        progress(1.0, [])  # stopped while it validates
-    assert "Stopped in epoch 1 of 12: 0 epochs trained" in capsys.readouterr().out
+    for epochs in (0.4, 1.0):  # 1.0: stopped while it validates
+        with train_page.Progress(load_params("fast")) as progress:
+            progress(epochs, [])
+        out = capsys.readouterr().out
+        assert out.startswith("The curves appear")
+        assert f"\repoch {epochs} of 12\033[K\n" in out
+        assert "Stopped in epoch 1 of 12: 0 epochs trained" in out
     params = load_params("fast", epochs=1)
     with train_page.Progress(params) as progress:
         progress(1.0, [row(1)])
