@@ -11,7 +11,7 @@ import click
 
 from cifarlib import InputError, outputs_folder
 from cifarlib.params import SHORT_NAMES, load_params, run_names
-from cifarlib.status import read, report
+from cifarlib.status import overview, read
 
 
 def numbers(text: str) -> list[int]:
@@ -76,13 +76,13 @@ def train(*, unless_done, **given) -> None:
 def status(*, runs, seeds, output_folder, todo, **schedule) -> None:
     """Show which runs are done and which are missing."""
     names = []
-    for word in runs.split():
+    for word in runs.replace(",", " ").split():
         names += fnmatch.filter(run_names(), word) or [load_params(word).run]
     pairs = [(name, seed) for seed in seeds or [0] for name in dict.fromkeys(names)]
     wanted = [load_params(name, seed=seed, **schedule) for name, seed in pairs]
     folder = outputs_folder(output_folder)
     if not todo:
-        click.echo(report(wanted, folder))
+        click.echo(overview(wanted, folder))
         return
     for params in wanted:
         if read(folder / params.folder).state != "done":
@@ -96,6 +96,8 @@ def results(output_folder: str | None, figure: str | None) -> None:
     from cifarlib.report import claims, results
 
     frame = results.table(output_folder)
+    if frame.empty:
+        raise InputError(f"{outputs_folder(output_folder)} has no record: make train makes one")
     judged = claims.judge(results.of_fast(frame), recipe="fast")
     click.echo(claims.conclusion(judged).replace("*", "") + "\n")
     click.echo(results.summary(frame).to_string(index=False, na_rep="-", float_format="%.2f"))

@@ -50,7 +50,7 @@ class Split:
 
 @dataclass(frozen=True)
 class Cifar10:
-    """The three splits, of 40,000, 10,000 and 10,000 images."""
+    """Three splits, of 40,000, 10,000 and 10,000 images; or of 50,000, none and 10,000."""
 
     train: Split
     validation: Split

@@ -206,9 +206,9 @@ def train_epoch(
         for group in training.optimizer.param_groups:
             group["lr"] = group["times_rate"] * rate
         batch = slice(step * size, (step + 1) * size)
-        loss, right_ones = update(order[batch], crops[batch])
+        loss, correct = update(order[batch], crops[batch])
         loss_sum += loss
-        right += right_ones
+        right += correct
         if training.lookahead:
             training.lookahead.after((epoch - 1) * steps + step + 1)
         on_step(epoch - 1 + (step + 1) / steps)
@@ -225,7 +225,7 @@ class Predictor:
 
     @torch.no_grad()
     def logits(self, images: Tensor, *, views: bool = False) -> Tensor:
-        """Compute logits (N, 10), float32 on the model's device, and leave it in evaluation mode.
+        """Compute logits (N, 10), float32 on the model's device, and leave the model evaluating.
 
         images: uint8 (N, 3, 32, 32). views: with test-time augmentation, the weighted mean over
         ``weighted_views`` of each image."""

@@ -88,10 +88,9 @@ class RunParams:
             raise InputError("momentum = 0.0: Nesterov needs momentum; choose optimizer = sgd")
         if self.cutout and self.augmentation == "none":
             raise InputError(f"cutout = {self.cutout}: with augmentation = none nothing is cut out")
-        if self.stop_epoch is not None and self.stop_epoch > self.epochs:
+        if self.stop_epoch is not None and self.stop_epoch >= self.epochs:
             raise InputError(
-                f"stop_epoch = {self.stop_epoch} lies beyond epochs = {self.epochs}: "
-                "give at most that"
+                f"stop_epoch = {self.stop_epoch}: give less than epochs = {self.epochs}"
             )
 
     @property
@@ -195,14 +194,14 @@ def did_you_mean(name: str, known: Sequence[str]) -> str:
 
 def _read_yaml(text: str) -> dict:
     """Read flat YAML in which a key stands once."""
-    keys = [line.partition(":")[0] for line in text.splitlines()]
-    for line, key in enumerate(keys, 1):
-        first = keys.index(key) + 1
-        if key.isidentifier() and first < line:
-            raise InputError(f"{key!r} stands twice, in lines {first} and {line}")
     values = yaml.safe_load(text) or {}
     if not isinstance(values, dict):
         raise InputError("write one `name: value` a line")
+    node = yaml.compose(text)
+    keys = [key.value for key, _ in node.value] if node else []
+    for key in keys:
+        if keys.count(key) > 1:
+            raise InputError(f"{key!r} stands twice")
     return values
 
 
@@ -216,8 +215,8 @@ def _file_name(run: int | str) -> str:
     if name not in known:
         hint = did_you_mean(name, known)
         raise InputError(f"run = {run!r}: there is no params/{name}.yaml; {hint}")
-    if name.split() != [name]:
-        raise InputError(f"params/{name}.yaml: give the file a name without blanks")
+    if name.replace(",", " ").split() != [name]:
+        raise InputError(f"params/{name}.yaml: give the file a name without blanks and commas")
     return name
 
 

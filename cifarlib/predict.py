@@ -46,8 +46,8 @@ def find_models(
     found = [r for r in found if (r["folder"] / MODEL).is_file()]
     found.sort(key=lambda r: (r["epochs_trained"] * r["train_images"], -r["seed"]))
     longest = {r["seed"]: r["folder"] for r in found}
-    if seeds in (None, []):
-        seeds = [r["seed"] for r in found[-1:]] or 0
+    if seeds is None or not np.size(seeds):
+        seeds = found[-1]["seed"] if found else 0
     seeds = np.unique(seeds).tolist()
     if not all(type(seed) is int for seed in seeds):
         raise InputError(f"seeds = {seeds}: give whole numbers, to papermill -y 'seeds: [0, 1]'")
@@ -84,8 +84,8 @@ class Answers(NamedTuple):
 
     def table(self) -> pd.DataFrame:
         """List the most probable class of each image."""
-        shares, labels = (column.numpy() for column in self.probabilities.max(1))
-        columns = (self.names, labels, np.take(CLASSES, labels), shares.round(4))
+        probabilities, labels = (column.numpy() for column in self.probabilities.max(1))
+        columns = (self.names, labels, np.take(CLASSES, labels), probabilities.round(4))
         return pd.DataFrame(dict(zip(COLUMNS, columns, strict=True)))
 
     def write(self, predictions: str | Path, submission: bool = False) -> Path:

@@ -63,9 +63,3 @@ def device_name(device: "torch.device") -> str:
     found = re.search(r"^model name\s*: (.+)", text, re.MULTILINE)
     name = found[1] if found else platform.processor() or platform.machine()
     return f"{name}, {plural(torch.get_num_threads(), 'thread')}"
-
-
-def computed_on(record: dict) -> str:
-    """Say what the rounding of a run's results depends on, session by session."""
-    text = "{device} ({device_name}), {precision}, convolutions: {convolutions}"
-    return "; then ".join(dict.fromkeys(text.format(**session) for session in record["sessions"]))

@@ -42,8 +42,8 @@ def locked(folder: Path, timeout: float = -1) -> Iterator[None]:
         raise
     except (OSError, NotImplementedError) as error:
         raise InputError(
-            f"{folder} cannot be locked ({error}), as on some network file systems: give a "
-            "data_folder and an output_folder on another disk"
+            f"{folder} cannot be locked ({error}): it is another user's, or its file system has no "
+            "locks; give another folder"
         ) from None
     with held:
         yield
@@ -202,7 +202,7 @@ def read_record(folder: str | Path) -> dict:
     try:
         record = json.loads((folder / "record.json").read_text(encoding="utf-8"))
         files = dict(record["files"])
-        dict(record["parameters"], run=record["run"], seed=record["seed"])  # or KeyError
+        _ = record["run"], record["seed"], dict(record["parameters"])  # each, or it is damaged
     except FileNotFoundError:
         is_begun = (folder / "unfinished").is_dir()
         state = "is unfinished: run it again to complete it" if is_begun else "has no record"
@@ -237,7 +237,7 @@ def read_all(output_folder: str | Path | None = None) -> list[dict]:
         unknown = unknown_settings(record["parameters"])
         if unknown:
             left_out.append(f"{folder} ({', '.join(unknown)})")
-        elif lies_as != made_as or any(r["files"] == record["files"] for r in found):
+        elif lies_as != made_as or any(r["parameters"] == record["parameters"] for r in found):
             left_out.append(f"{folder} (a copy of {made_as})")
         else:
             found.append(record)

@@ -41,7 +41,7 @@ def is_locked(folder: Path, wait: bool = False) -> bool:
     if not (folder / ".lock").exists():
         return False
     try:
-        with records.locked(folder, timeout=-1 if wait else 0):
+        with records.locked(folder, timeout=-1 if wait else 0.5):
             return False
     except Timeout:
         return True
@@ -63,18 +63,20 @@ def _changes(folder: Path) -> list[str]:
     return now.changes_since(then)
 
 
-def report(wanted: Sequence[RunParams], output_folder: Path) -> str:
-    """List all that exists, at whatever length, then of the runs wanted what has nothing."""
+def overview(wanted: Sequence[RunParams], output_folder: Path) -> str:
+    """List all records there are, of whatever length, then the wanted runs that have none: at the
+    length that is asked for or, where none is, at any."""
     rows = []
+    there = set()  # folders, and of each seed the one of the params file's own schedule
     for folder in sorted(path for path in output_folder.glob("*/seed*") if path.is_dir()):
         state, reason = read(folder)
         if state != "missing":
             seed, _, settings = folder.name.removeprefix("seed").partition("-")
             rows.append([folder.parent.name, settings, seed, state, reason])
+            there |= {f"{folder.parent.name}/seed{seed}", f"{folder.parent.name}/{folder.name}"}
     columns = ["run", "settings", "seeds", "state", "reason"]
     frame = pd.DataFrame(rows, columns=columns)
-    there = set(frame["run"] + "/" + frame["seeds"])
-    missing = [name for name in (f"{p.run}/{p.seed}" for p in wanted) if name not in there]
+    missing = [f"{params.run}/{params.seed}" for params in wanted if params.folder not in there]
     lines = []
     if rows:
         groups = frame.groupby(["run", "settings", "state", "reason"], sort=False, as_index=False)

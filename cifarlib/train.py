@@ -142,8 +142,6 @@ def prepare(
     if params.train_images > TRAIN_IMAGES:
         data = data.all_for_training()
     split = data.train.head(params.train_images)
-    if len(split) < params.train_images:
-        raise InputError(f"train_images = {params.train_images}: the data hold {len(split)}")
     statistics = channel_statistics(split.images)
     training = build(params, split, statistics, device, precision)
     as_trained = partial(normalize, mode=params.normalization, statistics=statistics)

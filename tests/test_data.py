@@ -208,5 +208,5 @@ def test_a_file_system_without_locks_is_named(tmp_path, offline, monkeypatch):
         raise OSError(37, "No locks available")
 
     monkeypatch.setattr(records.FileLock, "acquire", acquire)
-    with pytest.raises(InputError, match=r"cannot be locked .*No locks.* on another disk"):
+    with pytest.raises(InputError, match=r"cannot be locked .*No locks.* give another folder"):
         load_cifar10(tmp_path)

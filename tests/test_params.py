@@ -114,7 +114,7 @@ def folder(tmp_path, monkeypatch):
         ("label_smoothing: 1.5", "label_smoothing = 1.5"),
         ("- 1", "name: value"),
         ("a: [", "not YAML"),
-        ("crop: 2\nbatch_size: 64\ncrop: 3", "'crop' stands twice, in lines 1 and 3"),
+        ("crop: 2\nbatch_size: 64\n'crop' : 3", "'crop' stands twice"),
         ("seed: 3", "a file holds no seed"),
         ("# für alle", "not saved as UTF-8"),
     ],

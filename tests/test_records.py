@@ -92,6 +92,7 @@ def test_copies_damaged_records_and_those_of_other_code_do_not_count(tmp_path, c
     short = make_record(tmp_path, "fast", 1, epochs=4)
     for name in ("fast/seed1 (copy)", "fast/seed7", "fast.bak/seed1", "fast/seed1-old"):
         shutil.copytree(folder, tmp_path / name)
+    make_record(tmp_path, "fast", 1, accuracy=0.8)  # trained again: the copies stay copies
     newer = make_record(tmp_path, "fast", 2)
     record = json.loads((newer / "record.json").read_text())
     record["parameters"]["mixup"] = 0.2

@@ -24,7 +24,7 @@ def change(folder, **parameters):
 
 
 def report(outputs, *runs):
-    return status.report([load_params(run) for run in runs], outputs)
+    return status.overview([load_params(run) for run in runs], outputs)
 
 
 def test_a_record_is_done_until_its_settings_change(folder):
@@ -67,6 +67,8 @@ def test_what_exists_is_listed_at_whatever_length_before_what_is_missing(tmp_pat
         ["missing:", "run6/0"],
         ["3", "done,", "1", "missing"],
     ]
+    wanted = [load_params("run7", stop_epoch=stop) for stop in (94, 95)]
+    assert "missing: run7/0\n" in status.overview(wanted, tmp_path)
 
 
 def test_a_copy_is_no_run_and_is_named_once(folder):

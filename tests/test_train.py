@@ -277,7 +277,6 @@ def test_a_diverged_loss_is_one_error_and_keeps_the_checkpoint(small, tmp_path):
         ({"precision": "half"}, "precision = 'half'"),
         ({"output_folder": 2026}, "output_folder = 2026: give a path"),
         ({"output_folder": "/proc/no"}, "output_folder: /proc/no/run7/.* cannot be written"),
-        ({"params": load_params(7)}, "train_images = 40000: the data hold 512"),
     ],
 )
 def test_what_cannot_be_is_named_before_training(given, says, small, tmp_path):

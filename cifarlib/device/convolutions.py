@@ -19,7 +19,7 @@ from torch.autograd.function import once_differentiable
 from cifarlib.device.choice import cpu_multiplies_bfloat16
 from cifarlib.model import Block, Network
 
-# and infinity: where the polynomials of the algorithm are evaluated
+# where the algorithm evaluates its polynomials, besides at infinity
 POINTS = (0.0, 1.0, -1.0, 2.0, -2.0)
 CHANNELS = 64 * 256  # c_in * c_out: with fewer, the transforms cost more than they save
 IMAGES = 32  # with fewer, transforming the weights costs more than it saves

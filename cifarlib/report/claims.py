@@ -16,9 +16,11 @@ from scipy import stats
 from cifarlib import project_root, records
 
 LEVEL = 0.95  # at which all intervals of a family hold together
+# an accuracy, and the images that it is of
+MEASURES = {"validation": ["validation"], "test": ["test"], "held_out": ["validation", "test"]}
 MARGIN = 0.5  # points within which "alike" holds
 VERDICT_SEEDS = 3  # of each run, for a verdict
-FINAL_SEEDS = 8  # with fewer a verdict is provisional; fixed before any run had them
+FINAL_SEEDS = 8  # 0 to 7 are judged, declared beforehand; with fewer a verdict is provisional
 PAPER_RUNS = tuple(f"run{number}" for number in range(1, 8))  # Table 1
 # what is said on the paper's side of zero (1), on the other side (-1), and of neither (0)
 VERDICTS = {1: "reproduced", -1: "contradicted", 0: "not resolved"}
@@ -43,17 +45,17 @@ def arms_of(recipe: str) -> list[str]:
     return list(dict.fromkeys(run for claim in claims for run in claim.get(recipe, {})))
 
 
-def pooled_variance(compared: pd.DataFrame) -> tuple[float, int]:
-    """Estimate the variance of held-out accuracy (points squared) between seeds, taken to be the
-    same for all runs, with its degrees of freedom; nan, 0 where no run has two seeds."""
-    groups = (100 * compared["held_out_accuracy"]).groupby(compared["run"])
+def pooled_variance(compared: pd.DataFrame, measure: str = "held_out") -> tuple[float, int]:
+    """Estimate the variance of an accuracy (points squared) between seeds, taken to be the same for
+    all runs, with its degrees of freedom; nan, 0 where no run has two seeds."""
+    groups = (100 * compared[f"{measure}_accuracy"]).groupby(compared["run"])
     freedom = len(compared) - groups.ngroups
     squares = (groups.var(ddof=0) * groups.size()).sum()
     return (float(squares) / freedom, freedom) if freedom else (math.nan, 0)
 
 
 def contrast(arms: list[tuple[float, np.ndarray]], pooled: tuple[float, int]) -> tuple[float, ...]:
-    """Estimate a weighted sum of accuracies: value and error in points, degrees of freedom.
+    """Estimate a weighted sum of accuracies: value, standard error (points), degrees of freedom.
 
     arms: (weight, right), right (n, N) being whether each of n seeds got each of N images right.
     pooled: variance between seeds, points squared, and its degrees of freedom.
@@ -75,17 +77,19 @@ def contrast(arms: list[tuple[float, np.ndarray]], pooled: tuple[float, int]) ->
     return float(difference.mean()), math.sqrt(variance), freedom
 
 
-def judge(frame: pd.DataFrame, group: str = "paper", recipe: str = "paper") -> pd.DataFrame:
+def judge(
+    frame: pd.DataFrame, group: str = "paper", recipe: str = "paper", measure: str = "held_out"
+) -> pd.DataFrame:
     """Judge the claims of a group of claims.yaml by the records of one comparison, a row a claim.
 
-    frame: ``results.of_paper`` or, recipe "fast", ``results.of_fast``. Columns: says, ours, sign;
-    paper and estimate, the paper's difference and ours in points; error, freedom; low and high, the
-    interval; seeds, of the run with the fewest; verdict, which is a mark with few seeds and
-    NO_RECORDS with none; provisional."""
+    frame: ``results.of_paper`` or, recipe "fast", ``results.of_fast``. measure: the accuracy, see
+    MEASURES. Columns: says, ours, sign; paper and estimate, the paper's difference and ours in
+    points; error, freedom; low and high, the interval; seeds, of the run with the fewest; verdict,
+    which is a mark with few seeds and NO_RECORDS with none; provisional."""
     claims = {name: claim for name, claim in _read("claims.yaml")[group].items() if recipe in claim}
-    pooled = pooled_variance(frame)
+    pooled = pooled_variance(frame, measure)
     folders = frame.groupby("run")["folder"]
-    right = {run: np.stack([*map(_right_answers, of_run)]) for run, of_run in folders}
+    right = {run: np.stack([_right_answers(f, measure) for f in of_run]) for run, of_run in folders}
     accuracies = published()["validation_accuracy"]
     rows = []
     for claim in claims.values():
@@ -102,10 +106,10 @@ def judge(frame: pd.DataFrame, group: str = "paper", recipe: str = "paper") -> p
     return decide(pd.DataFrame(rows, list(claims), columns))
 
 
-def _right_answers(folder: Path) -> np.ndarray:
-    """Read which of the held-out images a run got right, (N,)."""
+def _right_answers(folder: Path, measure: str) -> np.ndarray:
+    """Read which of a measure's images a run got right, (N,)."""
     answers = records.read_predictions(folder)
-    parts = ("validation", "test")
+    parts = MEASURES[measure]
     return np.concatenate([answers[p].argmax(1) == answers[f"{p}_labels"] for p in parts])
 
 
@@ -160,4 +164,5 @@ def conclusion(judged: pd.DataFrame) -> str:
 
 def points(value: float) -> str:
     """Write a difference with its sign, a true minus; a dash for nan."""
-    return "–" if math.isnan(value) else f"{value:+.2f}".replace("-", "−")
+    digits = 2 if abs(value) >= 0.005 else 3  # no −0.00
+    return "–" if math.isnan(value) else f"{value:+.{digits}f}".replace("-", "−")

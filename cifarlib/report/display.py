@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from cifarlib import InputError
 from cifarlib.device.choice import pick_device
 from cifarlib.params import did_you_mean
-from cifarlib.provenance import code_version, computed_on, device_name, package_versions
+from cifarlib.provenance import code_version, device_name, package_versions
 from cifarlib.report.figures import as_svg
 
 NUMBER = re.compile(r"[-+−–\d.,% ]*(to [-+−–\d., ]*)?(ᵃ| s)?")  # also an interval, a note, seconds
@@ -133,14 +133,17 @@ def explore(draw: Callable[..., Figure], caption: str, **controls: ValueWidget) 
 
 
 def provenance(device: str, data_sha256: str, record: dict | None = None) -> Table:
-    """Table what this notebook runs on, and what a record's run was computed on."""
+    """Tabulate what this notebook runs on and, of a record, what its run did, start by start."""
     chosen = pick_device(device)
     version = code_version()
     rows = {"device": f"{chosen.type}: {device_name(chosen)}"}
-    if record:
-        rows["the run's device"] = computed_on(record)
     rows["code"] = version["commit"] or "no commit"
     if version["dirty"]:
         rows["code"] += ", with changes that are not committed"
-    rows["packages"] = ", ".join(" ".join(package) for package in package_versions().items())
+    rows["packages"] = ", ".join(map(" ".join, package_versions().items()))
+    if record:
+        text = "{device} ({device_name}), {precision}, convolutions: {convolutions}; code {commit}"
+        made = dict.fromkeys(text.format(**session) for session in record["sessions"])
+        rows["the run was made on"] = "; then ".join(made)
+        rows["with the packages"] = ", ".join(map(" ".join, record["packages"].items()))
     return Table(rows | {"data": f"CIFAR-10, SHA-256 {data_sha256}"})

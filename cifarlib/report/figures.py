@@ -220,7 +220,7 @@ def run_panels(
     (C) and calibration (D). layout: a mosaic of these letters, rows apart by ";"."""
     right = right_answers(logits, labels)
     alt = f"Confusion, accuracy, calibration of {len(right):,} answers, {right.sum():,} correct."
-    figure = new_figure(0.4 + 2.1 * len(layout.split(";")), alt)
+    figure = new_figure(0.4 + 1.95 * len(layout.split(";")), alt)
     panels = figure.subplot_mosaic(layout)
     if "A" in panels:
         _curves(panels["A"], history, "accuracy", 100)

@@ -14,9 +14,9 @@ from cifarlib.report.claims import PAPER_RUNS, points, published
 from cifarlib.report.display import Table, Text, duration
 
 OPTIMIZERS = {"adamw": "AdamW", "sgd": "SGD", "sgd-nesterov": "Nesterov"}
-# that differ between the recipes
-SETTINGS = "epochs batch_size optimizer learning_rate schedule momentum weight_decay loss_reduction"
-SETTINGS += " label_smoothing normalization padding crop flip bias_rate lookahead"
+# settings that differ between the recipes
+DIFFERING = "epochs batch_size optimizer learning_rate schedule momentum weight_decay"
+DIFFERING += " loss_reduction label_smoothing normalization padding crop flip bias_rate lookahead"
 
 
 @contextlib.contextmanager
@@ -43,9 +43,9 @@ def number(value: float) -> str:
 def times(compared: pd.DataFrame, run: str) -> str:
     """Write the median time of a run on each device and in each precision, the shortest first."""
     of_run = compared[compared["run"] == run]
-    devices = of_run["device_name"] + " (" + of_run["precision"] + ")"
-    medians = of_run["training_seconds"].groupby(devices).median().sort_values().items()
-    return "; ".join(f"{duration(seconds)} on {name}" for name, seconds in medians) or "–"
+    groups = of_run.groupby(["device_name", "precision"])["training_seconds"]
+    medians = groups.median().sort_values().items()
+    return "; ".join(f"{duration(s)} on {name} ({how})" for (name, how), s in medians) or "–"
 
 
 def paper_runs(paper: pd.DataFrame, caption: str) -> Table:
@@ -94,9 +94,9 @@ def parts(paper: pd.DataFrame) -> pd.DataFrame:
 
 def hyperparameters(caption: str) -> Table:
     """Set the paper's settings beside those of the fast recipe and its arms with other rates."""
-    runs = ("run7", "run1", "fast", "fast-adamw", "fast-no-smoothing")
+    runs = ("run7", "run1", "fast", "fast-adamw", "fast-no-smoothing", "fast-batch1024")
     settings = {run: load_params(run).settings() for run in runs}
-    frame = pd.DataFrame(settings).loc[SETTINGS.split()].map(_setting)
+    frame = pd.DataFrame(settings).loc[DIFFERING.split()].map(_setting)
     frame.loc["momentum", frame.loc["optimizer"] == "AdamW"] = "–"  # it has none
     frame.index = frame.index.str.replace("_", " ").str.replace("lization", "lisation").rename("")
     return Table(frame.reset_index(), caption, "tbl-settings")
@@ -140,6 +140,9 @@ def all_runs(frame: pd.DataFrame, caption: str) -> Table:
     columns = ["run", "what is different", "n", *names]
     rows = pd.concat([fast, others], ignore_index=True)[columns]
     rows = rows.assign(**rows.select_dtypes("float").map(number)).rename(columns=names)
+    toys = frame["folder"][frame["toy"]].map(lambda path: f"{path.parent.name}/{path.name}")
+    if len(toys):
+        caption += f" Left out, as trained on too little or not for long enough: {', '.join(toys)}."
     return Table(rows if len(rows) else [{"run": "none"}], caption, "tbl-all")
 
 

@@ -115,6 +115,8 @@ def test_claims_around_the_fast_recipe_get_provisional_verdicts(frame):
     assert judged.loc[names, "verdict"].tolist() == words
     assert judged["provisional"].all()
     assert not claims.decide(judged.assign(seeds=8))["provisional"].any()
+    of_test = claims.judge(results.of_fast(frame), recipe="fast", measure="test")
+    assert (of_test["error"] > judged["error"]).all()  # of half the images
     found = claims.surprises(judged, dict(judged["verdict"]) | {"whitening": "contradicted"})
     assert found == ["patch whitening helps: reproduced, where the text has contradicted"]
     text = claims.conclusion(judged)

@@ -107,12 +107,12 @@ def test_what_cannot_be_drawn_is_said_in_the_pictures_place(shown):
     assert "One" in shown[1]["text/html"]
 
 
-def test_provenance_names_device_code_packages_data_and_the_runs_device():
-    session = {"device": "cpu", "device_name": "a CPU", "precision": "float32"}
-    record = {"sessions": [session | {"convolutions": "Winograd"}]}
+def test_provenance_names_device_code_packages_data_and_the_runs_own():
+    session = {"device": "cpu", "device_name": "a CPU", "precision": "float32", "commit": "abc"}
+    record = {"sessions": [session | {"convolutions": "Winograd"}], "packages": {"torch": "2.1"}}
     table = display.provenance("cpu", "0" * 64, record).frame.set_index("")["value"]
-    assert table["the run's device"] == "cpu (a CPU), float32, convolutions: Winograd"
+    made = "cpu (a CPU), float32, convolutions: Winograd; code abc"
+    assert (table["the run was made on"], table["with the packages"]) == (made, "torch 2.1")
     assert re.match(r"cpu: .*\d threads?$", table["device"])
     assert re.search(r"\btorch 2[\d.]+,", table["packages"])
     assert table["data"] == f"CIFAR-10, SHA-256 {'0' * 64}"
-    assert "the run's device" not in set(display.provenance("cpu", "0" * 64).frame[""])
