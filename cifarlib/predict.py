@@ -154,5 +154,5 @@ def predict(
     if known.any():
         shares = [accuracy(each[known], labels[known]) for each in answers]
         right = [f"{share:.2%} by {name}" for share, name in zip(shares, whose, strict=True)]
-        text += f" Right of {plural(known.sum(), 'image')} with a label: {', '.join(right)}."
+        text += f" Of {plural(known.sum(), 'labelled image')} right: {', '.join(right)}."
     return Answers(names, mean, text)

@@ -22,7 +22,7 @@ def test_a_folder_of_pictures_is_said_as_it_was_read(cifar10, tiny_run, tmp_path
     assert "8 bits a channel: 14.heic" in log
     table = pd.read_csv(tmp_path / "predictions.csv")
     right = (table["image"].str.split("/").str[0] == table["class"]).mean()
-    assert f"Right of 12 images with a label: {right:.2%} by run7/" in text
+    assert f"Of 12 labelled images right: {right:.2%} by run7/" in text
     assert np.load(tmp_path / "predictions.npy").shape == (12, 10)
     assert len((tmp_path / "predictions-submission.csv").read_text().splitlines()) == 13
 

@@ -205,10 +205,10 @@ def _calibration(axes: Axes, logits: np.ndarray, labels: np.ndarray) -> None:
     axes.plot([0, 100], [0, 100], color=BLACK, linestyle=":", label="perfect calibration")
     shown = curve[curve["count"] >= 20]  # the interval of fewer says nothing
     look = {"yerr": _share_bars(shown["right"], shown["count"]), "fmt": "o", "markersize": 4}
-    look |= {"color": BLUE, "label": f"calibration error {100 * calibration_error(curve):.1f} %"}
-    axes.errorbar(100 * shown["probability"], 100 * shown["right"], **look)
+    axes.errorbar(100 * shown["probability"], 100 * shown["right"], color=BLUE, **look)
     axes.set(xlabel="probability of the prediction (%)", ylabel="correct predictions (%)")
-    axes.set(title="Calibration", xlim=(0, 101), ylim=(0, 102))
+    error = f"Calibration (mean error {100 * calibration_error(curve):.1f} points)"
+    axes.set(title=error, xlim=(0, 101), ylim=(0, 102))
     axes.legend()
 
 
@@ -343,7 +343,7 @@ def whitening_strip(values: Tensor, vectors: Tensor, eps: float) -> Figure:
     limit = float(max(before.abs().max(), after.abs().max()))
     look = {"cmap": "PuOr_r", "vmin": -limit, "vmax": limit, "square": True}
     sns.heatmap(before, **look, cbar=False, ax=left)
-    sns.heatmap(after, **look, cbar_kws={"shrink": 0.7}, ax=right)
+    sns.heatmap(after, **look, cbar_kws={"shrink": 0.7, "label": "both covariances"}, ax=right)
     left.set(title="covariance", xticks=(2, 6, 10), xticklabels=("red", "green", "blue"), yticks=())
     right.set(title="whitened", xticks=(), yticks=())
     return figure
