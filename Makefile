@@ -18,14 +18,15 @@ BIN := $(VENV)/bin
 OUTPUTS := outputs
 REPORT := $(OUTPUTS)
 $(foreach v,AUTHORS SBATCH THROTTLE,$(eval $v :=))
-KNOWN := PYTHON VENV SETUP BIN OUTPUTS REPORT DATA DEVICE RUN RUNS SEED SEEDS EPOCHS STOP IMAGES LAYOUT VIEWS NAME AUTHORS \
-  SBATCH THROTTLE LAB MAKEFLAGS MFLAGS MAKELEVEL MAKEOVERRIDES
 # of the command line, not of the environment; a mistyped or misplaced name would be dropped: EPOCH=10 train 200 epochs
 GIVEN := $(foreach v,$(.VARIABLES),$(if $(findstring command line,$(origin $v)),$v))
-$(foreach v,$(filter-out $(KNOWN),$(GIVEN)),$(error there is no variable $v: `make` lists what can be given))
-MISPLACED := $(if $(filter train,$(MAKECMDGOALS)),RUNS SEEDS) $(if $(filter predict handin,$(MAKECMDGOALS)),RUNS SEED) \
-  $(if $(filter status table slurm,$(MAKECMDGOALS)),RUN SEED)
-$(foreach v,$(filter $(MISPLACED),$(GIVEN)),$(error make $(MAKECMDGOALS) takes no $v: `make` lists what can be given))
+GOALS := $(MAKECMDGOALS) $(if $(filter REPORT,$(GIVEN)),handin)# handin has another make make its report
+for = $(if $(filter $(1),$(GOALS)),$(2))
+TAKEN := PYTHON VENV SETUP BIN DATA OUTPUTS $(call for,train,RUN SEED) $(call for,table status slurm,RUNS SEEDS) \
+  $(call for,predict handin,RUN SEEDS IMAGES LAYOUT) $(call for,predict,VIEWS) $(call for,handin,NAME) $(call for,lab,LAB) \
+  $(call for,train table status slurm,EPOCHS STOP IMAGES) $(call for,train table slurm predict bench,DEVICE) \
+  $(call for,report notebooks handin,AUTHORS REPORT) $(call for,slurm,SBATCH THROTTLE) $(call for,run/%,$(GIVEN))
+$(foreach v,$(filter-out $(TAKEN),$(GIVEN)),$(error make $(MAKECMDGOALS) takes no $v: `make` lists what can be given))
 $(if $(filter ~%,$(OUTPUTS) $(REPORT)),$(error OUTPUTS, REPORT: give $$HOME instead of ~))
 # make exports what is given: RUN=7 becomes --RUN "$RUN" (for papermill -r run "$RUN"), whatever characters it holds
 options = $(foreach v,$(filter $(GIVEN),$(1)),$(if $($v),--$v "$$$v"))
@@ -74,6 +75,6 @@ handin: setup
 bench: setup
 	@mkdir -p "$$OUTPUTS/benchmark" && $(PAPERMILL) $(call parameter,DEVICE,device) notebooks/benchmark.ipynb "$$OUTPUTS/benchmark/benchmark.ipynb"
 lab: setup
-	@env $(KNOWN:%=-u %) JUPYTER_CONFIG_PATH="$(CURDIR)/cifarlib/report" "$(BIN)/jupyter" lab --ServerApp.root_dir="$(CURDIR)" $(LAB) notebooks/start.ipynb
+	@env $(patsubst %,-u %,$(GIVEN) OUTPUTS REPORT AUTHORS SBATCH THROTTLE MAKEFLAGS MFLAGS MAKELEVEL MAKEOVERRIDES) JUPYTER_CONFIG_PATH="$(CURDIR)/cifarlib/report" "$(BIN)/jupyter" lab --ServerApp.root_dir="$(CURDIR)" $(LAB) notebooks/start.ipynb
 lint: setup; @"$(BIN)/ruff" check && "$(BIN)/ruff" format --check
 test: lint; @"$(BIN)/python" -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder

@@ -48,13 +48,13 @@ def test_alone_it_says_what_to_type():
 
 def test_a_mistyped_or_misplaced_variable_is_refused_before_anything_runs():
     for target, variable, says in (
-        ("train", "EPOCH=10", "there is no variable EPOCH"),
+        ("train", "EPOCH=10", "make train takes no EPOCH"),
         ("train", "SEEDS=1 2", "make train takes no SEEDS"),
         ("table", "RUN=7", "make table takes no RUN"),
-        ("predict", "SEED=1", "make predict takes no SEED"),
+        ("report", "DEVICE=cuda", "make report takes no DEVICE"),
         ("report", "OUTPUTS=~/x", "give $HOME instead of ~"),
     ):
-        done = make(target, variable, "SBATCH=--a=b --c")
+        done = make(target, variable, "DATA=--a=b --c")
         assert (done.returncode, done.stdout) == (2, "")
         assert says in done.stderr
 
@@ -70,10 +70,10 @@ def test_values_come_as_they_are_from_the_command_line_and_from_nowhere_else(tmp
 
 def test_lab_and_its_terminals_know_nothing_of_make(tmp_path):
     pretend(tmp_path, "jupyter", "env; echo $*")
-    done = make("lab", "LAB=--no-browser", "RUN=3", "DATA=x", f"BIN={tmp_path}", "-j2")
+    done = make("lab", "LAB=--no-browser", "DATA=x", f"BIN={tmp_path}", "-j2")
     assert "--no-browser notebooks/start.ipynb" in done.stdout
     names = {line.partition("=")[0] for line in done.stdout.splitlines()}
-    assert not names & {"MAKEFLAGS", "MFLAGS", "MAKELEVEL", "LAB", "RUN", "DATA", "OUTPUTS"}
+    assert not names & {"MAKEFLAGS", "MFLAGS", "MAKELEVEL", "LAB", "DATA", "OUTPUTS"}
 
 
 def folder_of(run, outputs, epochs):

@@ -139,7 +139,6 @@ def test_an_own_experiment_needs_only_a_file(folder):
 
 
 def test_the_folder_names_every_override():
-    assert load_params(7).folder == "run7/seed0"
     assert load_params(7, epochs=200, train_images=40_000, stop_epoch=None).folder == "run7/seed0"
     assert load_params(7, seed=2, epochs=10).folder == "run7/seed2-epochs10"
     assert load_params("run7-mean", stop_epoch=95).folder == "run7-mean/seed0-stop95"
