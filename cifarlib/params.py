@@ -38,7 +38,7 @@ def _between(low: float, high: float, default: float | None) -> typing.Any:
 @dataclass(frozen=True)
 class RunParams:
     """One training run. The defaults are the paper's settings of run 6; params/*.yaml say what a
-    run has instead.
+    run has instead, or what it changes of another one (base: fast).
 
     Raises InputError that names the field, its value and what is allowed."""
 
@@ -197,11 +197,9 @@ def _read_yaml(text: str) -> dict:
     values = yaml.safe_load(text) or {}
     if not isinstance(values, dict):
         raise InputError("write one `name: value` a line")
-    node = yaml.compose(text)
-    keys = [key.value for key, _ in node.value] if node else []
-    for key in keys:
-        if keys.count(key) > 1:
-            raise InputError(f"{key!r} stands twice")
+    keys = [key.value for key, _ in yaml.compose(text).value] if values else []
+    if len(set(keys)) < len(keys):
+        raise InputError(f"{max(keys, key=keys.count)!r} stands twice")
     return values
 
 
@@ -232,6 +230,9 @@ def load_params(run: int | str, **overrides) -> RunParams:
     try:
         text = path.read_text(encoding="utf-8")
         values = _read_yaml(text)
+        if "base" in values:
+            base = path.with_name(f"{_file_name(values.pop('base'))}.yaml")
+            values = _read_yaml(base.read_text(encoding="utf-8")) | values
         if "seed" in values:
             raise InputError("a file holds no seed; it is given when a run is trained: seed = 3")
         _refuse_unknown(values)

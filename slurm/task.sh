@@ -5,7 +5,7 @@
 #                                    OUTPUTS, SBATCH (options of sbatch) and THROTTLE as given to make
 #   task.sh LIST COMMAND...          one task of the array: the run in line SLURM_ARRAY_TASK_ID of LIST
 # Preempted, or its node lost, Slurm starts a task again and training goes on from its checkpoint. A minute before the
-# time limit (USR1) it asks for that itself, provided that something was saved since it started: else it would for ever.
+# time limit (USR1) it asks for that itself, provided that something was saved since it started: otherwise it would do so for ever.
 set -euo pipefail
 
 submit() {

@@ -111,7 +111,7 @@ def folder(tmp_path, monkeypatch):
         ("batchsize: 64", "did you mean 'batch_size'"),
         ("learning_rate: -1.0", "learning_rate = -1.0"),
         ("learning_rate: 1e-3", "write 0.001"),
-        ("label_smoothing: 1.5", "label_smoothing = 1.5"),
+        ("base: fsat", "there is no params/fsat.yaml"),
         ("- 1", "name: value"),
         ("a: [", "not YAML"),
         ("crop: 2\nbatch_size: 64\n'crop' : 3", "'crop' stands twice"),
@@ -131,8 +131,8 @@ def test_an_own_experiment_needs_only_a_file(folder):
     p = load_params("own", seed=3)
     assert (p.question, p.batch_size, p.learning_rate) == ("Does it?", 64, 1.0)
     assert p.folder == "own/seed3"
-    (folder / "8.yaml").write_text("batch_size: 100")
-    assert load_params(8).batch_size == 100
+    (folder / "8.yaml").write_text("base: own\nbatch_size: 100")
+    assert (load_params(8).batch_size, load_params(8).epochs) == (100, 30)
     (folder / "my exp.yaml").write_text("")
     with pytest.raises(InputError, match="without blanks"):
         load_params("my exp")

@@ -66,7 +66,7 @@ def capture(function: Callable[[], None], device: torch.device) -> Callable[[], 
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream), warnings.catch_warnings():
-            # AdamW: these steps alone run uncaptured
+            # AdamW warns that it is not captured yet, as is meant for these steps
             warnings.filterwarnings("ignore", message=".*capturable=True")
             for _ in range(WARM_UP):
                 function()

@@ -143,7 +143,7 @@ def provenance(device: str, data_sha256: str, record: dict | None = None) -> Tab
     rows["packages"] = ", ".join(map(" ".join, package_versions().items()))
     if record:
         text = "{device} ({device_name}), {precision}, convolutions: {convolutions}; code {commit}"
-        made = dict.fromkeys(text.format(**session) for session in record["sessions"])
-        rows["the run was made on"] = "; then ".join(made)
+        made = map(text.format_map, record["sessions"])
+        rows["the run was made on"] = "; then ".join(dict.fromkeys(made))
         rows["with the packages"] = ", ".join(map(" ".join, record["packages"].items()))
     return Table(rows | {"data": f"CIFAR-10, SHA-256 {data_sha256}"})
