@@ -33,7 +33,7 @@ from cifarlib.preprocess import channel_statistics
 from cifarlib.records import write_text
 from cifarlib.train import build
 
-NAMES = PLAIN, BEST, BASE, ONCE = (
+NAMES = PLAIN, BEST, OURS, ONCE = (
     "DataLoader",  # of single images that torchvision transforms, as it comes: float32, no workers
     "DataLoader, best",  # with the best number of workers, our precision and channels_last
     "ours",  # as train prepares it
@@ -58,6 +58,8 @@ def measure(
     Raises InputError."""
     if type(rounds) is not int or rounds < 1:
         raise InputError(f"rounds = {rounds!r}: give a whole number from 1")
+    if images is not None and images > TRAIN_IMAGES:
+        raise InputError(f"images = {images}: give at most {TRAIN_IMAGES}")
     chosen_device = pick_device(device)
     full = CPU_IMAGES if chosen_device.type == "cpu" else TRAIN_IMAGES
     params = load_params(RUN, train_images=full if images is None else images)
@@ -132,7 +134,7 @@ def make_training(name: str, params: RunParams, split: Split, device: torch.devi
         params = replace(params, augmentation="once")
     precision = "float32" if name == PLAIN else pick_precision(device)
     training = build(params, split, channel_statistics(split.images), device, precision)
-    if name in (BASE, ONCE):
+    if name in (OURS, ONCE):
         keep_freed_memory()
         return training
     filters = training.model.first_layer.weight.detach()
@@ -192,7 +194,7 @@ def epoch_seconds(record: dict) -> pd.DataFrame:
 def ratios(record: dict) -> pd.DataFrame:
     """Return how many times as fast ours is, a column a contestant, a row a round."""
     times = epoch_seconds(record)
-    return times.div(times[BASE], axis=0)
+    return times.div(times[OURS], axis=0)
 
 
 def spread(values: pd.Series, digits: int = 2) -> str:

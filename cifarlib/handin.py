@@ -27,7 +27,6 @@ def hand_in(
     run: int | str,
     seeds: int | list[int] | None,
     images: str | Path,
-    layout: str = "auto",
     *,
     output_folder: str | Path | None = None,
     check: bool = False,
@@ -41,7 +40,7 @@ def hand_in(
         raise InputError(f"name = {name!r}: give letters, digits, - and _ alone, as in First_Last")
     folders = find_models(run, seeds, output_folder=output_folder)
     images = existing_path("images", images).resolve()
-    pixels, names = read_images(images, layout)
+    pixels, names = read_images(images)
     if check:
         asked = f"{plural(len(pixels), 'image')}, {plural(len(folders), 'network')}"
         return f"{asked}: this takes some minutes, one of them for the report"
@@ -50,7 +49,7 @@ def hand_in(
         raise InputError(f"the report is missing in {report}: `make handin` makes it")
     with tempfile.TemporaryDirectory(dir=report.parent, prefix=".") as temporary:
         root = Path(temporary) / report.name
-        options = [*_lay_out(root, folders, report), f"--layout={layout}", "--views=1"]
+        options = [*_lay_out(root, folders, report), "--views=1"]
         answers = predict(pixels, names, folders, True, "cpu")
         answers.write(root / "predictions.npy")
         readme = Path(__file__).with_suffix(".md").read_text(encoding="utf-8")

@@ -15,7 +15,6 @@ log = logging.getLogger(__name__)
 
 SHAPES = ((32, 32, 3), (3, 32, 32), (3072,))
 ACCEPTED = "expected one array of 0 to 255, (N, 32, 32, 3), (N, 3, 32, 32) or (N, 3072)"
-LAYOUTS = "chw (channel by channel, as CIFAR-10's files) or hwc (pixel by pixel)"
 
 
 def existing_path(name: str, value: str | Path) -> Path:
@@ -28,20 +27,18 @@ def existing_path(name: str, value: str | Path) -> Path:
     raise InputError(f"{name} = {str(value)!r}: there is no such file or folder")
 
 
-def read_images(path: str | Path, layout: str = "auto") -> tuple[Tensor, list[str]]:
+def read_images(path: str | Path) -> tuple[Tensor, list[str]]:
     """Read an array file, a picture or a folder of pictures; log which files are left out.
 
     An array file, .npy or .npz, holds (N, 32, 32, 3), (N, 3, 32, 32) or rows (N, 3072), numbers
-    from 0 to 255 or fractions from 0 to 1; rows are laid out as ``LAYOUTS`` says, "auto": as their
-    values tell. A picture is cut to its central square and resized. A folder is read with its
-    subfolders, in natural order (2.png before 10.png). Returns uint8 (N, 3, 32, 32) and files'
-    names below the folder or "0", "1", ... Raises InputError."""
-    if layout not in ("auto", "chw", "hwc"):
-        raise InputError(f"layout = {layout!r}: choose auto, {LAYOUTS}")
+    from 0 to 255 or fractions from 0 to 1; the values of rows tell how they are laid out. A picture
+    is cut to its central square and resized. A folder is read with its subfolders, in natural order
+    (2.png before 10.png). Returns uint8 (N, 3, 32, 32) and files' names below the folder or "0",
+    "1", ... Raises InputError."""
     path = existing_path("images", path)
     try:
         if path.suffix.lower() in (".npy", ".npz"):
-            pixels = _read_array(path, layout)
+            pixels = _read_array(path)
             names = [str(row) for row in range(len(pixels))]
         else:
             pictures = _read_pictures(path)
@@ -89,7 +86,7 @@ def _read_picture(file: Path) -> np.ndarray:
     return np.asarray(ImageOps.fit(flat, (32, 32)))
 
 
-def _read_array(file: Path, layout: str) -> np.ndarray:
+def _read_array(file: Path) -> np.ndarray:
     """Read uint8 images, (N, 3, 32, 32) or (N, 32, 32, 3)."""
     content = np.load(file, allow_pickle=False)
     arrays = {"": content} if isinstance(content, np.ndarray) else dict(content)
@@ -107,16 +104,15 @@ def _read_array(file: Path, layout: str) -> np.ndarray:
         raise ValueError(f"its values go from {low:g} to {high:g}: {ACCEPTED}; {advice}")
     pixels = np.rint(values).astype(np.uint8, order="C")
     if pixels.ndim == 2:
-        layout = _tell_layout(pixels) if layout == "auto" else layout
-        pixels = pixels.reshape((-1, 3, 32, 32) if layout == "chw" else (-1, 32, 32, 3))
+        pixels = pixels.reshape(-1, *_layout(pixels))
     return pixels
 
 
-def _tell_layout(rows: np.ndarray) -> str:
-    """Tell how uint8 rows (N, 3072) are laid out, as pixels differ least from their neighbours:
-    the pixel below is 32 values on in chw, 96 in hwc."""
+def _layout(rows: np.ndarray) -> tuple[int, int, int]:
+    """Tell which shape the images in uint8 rows (N, 3072) have, as pixels differ least from their
+    neighbours: the pixel below is 32 values on in (3, 32, 32), 96 in (32, 32, 3)."""
     some = rows[:: max(len(rows) // 1000, 1)].astype(np.float32)
     chw, hwc = (np.abs(some[:, step:] - some[:, :-step]).mean() for step in (32, 96))
     if max(chw, hwc) <= 1.2 * min(chw, hwc):
-        raise ValueError(f"its values do not tell how rows are laid out: give layout, {LAYOUTS}")
-    return "chw" if chw < hwc else "hwc"
+        raise ValueError("its rows could be in two orders: give (N, 32, 32, 3) or (N, 3, 32, 32)")
+    return (3, 32, 32) if chw < hwc else (32, 32, 3)

@@ -1,17 +1,16 @@
-"""The training loop: optimizer, one step, one epoch, logits. It runs on any device."""
+"""The training loop: optimizer, one step, one epoch. It runs on any device."""
 
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cifarlib import PlainMessage, preprocess
-from cifarlib.model import BatchNorm
+from cifarlib.model import BatchNorm, forward
 from cifarlib.params import TRAIN_IMAGES, RunParams
 from cifarlib.preprocess import Normalizer
 
@@ -62,8 +61,8 @@ class Training:
 
 class Lookahead:
     """airbench94's running average of a network's weights and statistics. After every ``IMAGES``
-    training images it moves towards the weights, by less and less, and they are set to it; at the
-    end of the schedule the average remains."""
+    training images it moves towards the weights, each time by less, and the weights are set to it;
+    after the last step the average is the network."""
 
     IMAGES = 5120  # five of its steps
 
@@ -112,15 +111,6 @@ def make_optimizer(params: RunParams, model: nn.Module) -> torch.optim.Optimizer
         # PyTorch 2.15 leaves a new buffer unwritten where the first float16 step overflows
         optimizer.state.update({p: {"momentum_buffer": torch.zeros_like(p)} for p in trained})
     return optimizer
-
-
-def forward(model: nn.Module, x: Tensor, dtype: torch.dtype) -> Tensor:
-    """Compute logits (B, 10), float32, of normalised images (B, 3, 32, 32), under autocast to
-    ``dtype``."""
-    is_mixed = dtype != torch.float32
-    with torch.autocast(x.device.type, dtype=dtype, enabled=is_mixed, cache_enabled=False):
-        logits = model(x)
-    return logits.float()
 
 
 def train_step(training: Training, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
@@ -213,65 +203,6 @@ def train_epoch(
             training.lookahead.after((epoch - 1) * steps + step + 1)
         on_step(epoch - 1 + (step + 1) / steps)
     return epoch_row(params, epoch, loss_sum, right, loss)
-
-
-@dataclass(frozen=True)
-class Predictor:
-    """A network with what it needs to answer about images."""
-
-    model: nn.Module
-    normalize: Callable[[Tensor], Tensor]  # of uint8 images: see preprocess.normalize
-    dtype: torch.dtype = torch.float32  # of autocast; after training in float16 float32 is used
-
-    @torch.no_grad()
-    def logits(self, images: Tensor, *, views: bool = False) -> Tensor:
-        """Compute logits (N, 10), float32 on the model's device, and leave the model evaluating.
-
-        images: uint8 (N, 3, 32, 32). views: with test-time augmentation, the weighted mean over
-        ``weighted_views`` of each image."""
-        dtype = torch.float32 if self.dtype == torch.float16 else self.dtype
-        images = images.to(next(self.model.parameters()).device)
-        self.model.eval()
-        logits = []
-        for part in images.split(250 if images.device.type == "cpu" else 2000):
-            x = self.normalize(part)
-            weighted = weighted_views(x) if views else [(1, x)]
-            logits.append(sum(w * forward(self.model, view, dtype) for w, view in weighted))
-        return torch.cat(logits)
-
-
-def weighted_views(x: Tensor) -> list[tuple[float, Tensor]]:
-    """Make airbench94's six views of images (B, 3, H, W), each with its weight: the images (1/4),
-    and shifted by one pixel up-left and down-right, the rim mirrored (1/8 each); and the mirror
-    image of each with the same weight."""
-    height, width = x.shape[2:]
-    padded = F.pad(x, (1, 1, 1, 1), "reflect")
-    shifted = [padded[:, :, i : i + height, i : i + width] for i in (0, 2)]
-    upright = [(1 / 4, x), *((1 / 8, view) for view in shifted)]
-    return [*upright, *((weight, view.flip(3)) for weight, view in upright)]
-
-
-def rounded(logits: Tensor) -> Tensor:
-    """Round logits to float16, as predictions.npz holds them, so that every number can be computed
-    again from there. Soon after the start they can lie beyond its range: there they are cut off."""
-    largest = torch.finfo(torch.float16).max
-    return logits.clamp(-largest, largest).half().float()
-
-
-def right_answers(logits: Tensor | np.ndarray, labels: Tensor | np.ndarray) -> np.ndarray:
-    """Tell for each image whether its largest logit (ties: the first) is its label's: (N,) bool."""
-    answers = torch.as_tensor(logits).cpu().argmax(1)
-    return (answers == torch.as_tensor(labels).cpu()).numpy()
-
-
-def accuracy(logits: Tensor | np.ndarray, labels: Tensor | np.ndarray) -> float:
-    """Compute the share of right answers; nan of none."""
-    return float(right_answers(logits, labels).mean()) if len(labels) else math.nan
-
-
-def mean_loss(logits: Tensor, labels: Tensor, label_smoothing: float) -> float:
-    """Compute the cross-entropy per image, with the smoothing that the run trained with."""
-    return float(F.cross_entropy(logits, labels, label_smoothing=label_smoothing))
 
 
 def raise_if_diverged(params: RunParams, row: dict) -> None:

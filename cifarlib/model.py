@@ -8,7 +8,6 @@ from torch import Tensor, nn
 
 WIDTHS = (64, 256, 256)  # output channels of the three blocks
 FILTERS = 24  # first layer: 12 eigenvectors of the 2x2x3 patch covariance and their negatives
-OUTPUTS = 10  # classes
 
 
 def convolution3x3(c_in: int, c_out: int, dirac: bool) -> nn.Conv2d:
@@ -74,7 +73,7 @@ class Network(nn.Module):
             Block(c2, c3, dirac),
             nn.MaxPool2d(3),
             nn.Flatten(),
-            nn.Linear(c3, OUTPUTS, bias=False),
+            nn.Linear(c3, 10, bias=False),
             Scale(),
         )
         if filters is not None:
@@ -94,3 +93,12 @@ def build_model(seed: int, filters: Tensor | None = None, dirac: bool = True) ->
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         return Network(filters, dirac)
+
+
+def forward(model: nn.Module, x: Tensor, dtype: torch.dtype) -> Tensor:
+    """Compute logits (B, 10), float32, of normalised images (B, 3, 32, 32), under autocast to
+    ``dtype``."""
+    is_mixed = dtype != torch.float32
+    with torch.autocast(x.device.type, dtype=dtype, enabled=is_mixed, cache_enabled=False):
+        logits = model(x)
+    return logits.float()

@@ -128,8 +128,7 @@ class RunParams:
 
         A parameter that did not exist when the record was made had its default, so a new parameter
         makes no record stale."""
-        defaults = {field.name: field.default for field in dataclasses.fields(self)}
-        then = defaults | {"training_version": 1} | recorded
+        then = DEFAULTS | recorded
         now = self.settings()
         changed = [f"{k} {then[k]!r}, now {v!r}" for k, v in now.items() if then[k] != v]
         return changed + unknown_settings(recorded)
@@ -147,8 +146,7 @@ class RunParams:
 
 def unknown_settings(recorded: dict) -> list[str]:
     """Name what a record was trained with and this code does not have: "cutout 8, unknown here"."""
-    known = {field.name for field in dataclasses.fields(RunParams)} | {"training_version"}
-    return [f"{k} {v!r}, unknown here" for k, v in recorded.items() if k not in known]
+    return [f"{k} {v!r}, unknown here" for k, v in recorded.items() if k not in DEFAULTS]
 
 
 def _checked(field: dataclasses.Field, hint: type, value: object) -> object:
@@ -172,6 +170,10 @@ def _checked(field: dataclasses.Field, hint: type, value: object) -> object:
         if not low <= value <= high:  # nan is in no range
             raise InputError(f"{field.name} = {value!r}: give a number from {low} to {high}")
     return value
+
+
+# what a record has that names none, as it is older than the parameter
+DEFAULTS = RunParams("").settings() | {"training_version": 1}
 
 
 def check_switches(**switches: object) -> None:
@@ -230,8 +232,12 @@ def load_params(run: int | str, **overrides) -> RunParams:
     try:
         text = path.read_text(encoding="utf-8")
         values = _read_yaml(text)
-        if "base" in values:
-            base = path.with_name(f"{_file_name(values.pop('base'))}.yaml")
+        bases = [name]
+        while "base" in values:
+            bases.append(_file_name(values.pop("base")))
+            if bases.count(bases[-1]) > 1:
+                raise InputError(f"base: {' is based on '.join(bases)}")
+            base = path.with_name(f"{bases[-1]}.yaml")
             values = _read_yaml(base.read_text(encoding="utf-8")) | values
         if "seed" in values:
             raise InputError("a file holds no seed; it is given when a run is trained: seed = 3")
@@ -249,9 +255,7 @@ def load_params(run: int | str, **overrides) -> RunParams:
 
 
 def _refuse_unknown(values: dict) -> None:
-    about_the_file = ("run", "question", "file_settings")
-    names = [field.name for field in dataclasses.fields(RunParams)]
-    known = [name for name in names if name not in about_the_file]
+    known = [name for name in DEFAULTS if name not in ("training_version", "run")]
     for key in values:
         if key not in known:
             raise InputError(f"{key!r} is unknown: {did_you_mean(str(key), known)}")

@@ -1,4 +1,4 @@
-"""Finished runs at work: which networks, what they say of images, what is written of it."""
+"""Predict with finished runs: find their networks, average what they say, write it."""
 
 import os
 from collections.abc import Sequence
@@ -15,8 +15,8 @@ from cifarlib import InputError, outputs_folder, plural, records, user_path
 from cifarlib.data import CLASSES
 from cifarlib.device.choice import pick_device, pick_precision
 from cifarlib.device.convolutions import use_fast
+from cifarlib.evaluate import Predictor, accuracy
 from cifarlib.images import existing_path
-from cifarlib.loop import Predictor, accuracy
 from cifarlib.model import Network
 from cifarlib.params import load_params
 from cifarlib.preprocess import normalize
@@ -54,7 +54,7 @@ def find_models(
     missing = [str(seed) for seed in seeds if seed not in longest]
     if missing:
         text = f"{outputs_folder(output_folder)} has no finished {run} with its network of seed"
-        command = f"`make train RUN={run} SEED={missing[0]}` makes one"
+        command = f"`make train RUN={run} SEED={missing[0]}` makes one, and its record anew"
         raise InputError(f"{text} {', '.join(missing)}: {command}")
     return [longest[seed] for seed in seeds]
 

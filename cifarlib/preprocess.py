@@ -73,7 +73,7 @@ def draw_crops(seed: int, epoch: int, n: int, crop: int = 4, cutout: int = 0) ->
     shift = generator.integers(-crop, crop + 1, (n, 2))
     columns = [shift, generator.integers(0, 2, (n, 1))]
     if cutout:
-        generator = np.random.default_rng((seed, epoch, 3))  # 0: crops; 1: draw_order
+        generator = np.random.default_rng((seed, epoch, 3))  # 0: crops, 1: order, 3: cutouts
         columns.append(generator.integers(0, SIDE - cutout + 1, (n, 2)))
     return torch.from_numpy(np.concatenate(columns, axis=1))
 

@@ -204,7 +204,7 @@ def read_record(folder: str | Path) -> dict:
         files = dict(record["files"])
         _ = record["run"], record["seed"], dict(record["parameters"])  # each, or it is damaged
     except FileNotFoundError:
-        is_begun = (folder / "unfinished").is_dir()
+        is_begun = (folder / "unfinished" / "history.csv").exists()
         state = "is unfinished: run it again to complete it" if is_begun else "has no record"
         raise InputError(f"{folder} {state}") from None
     except (OSError, ValueError, KeyError, TypeError) as error:

@@ -1,5 +1,5 @@
-"""Which runs are done, running, unfinished, stale or missing, as their folders say, without torch:
-make asks many times."""
+"""Which runs are done, running, unfinished, stale or missing, read from their folders. torch is not
+imported, as make asks often."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -64,11 +64,12 @@ def _changes(folder: Path) -> list[str]:
 
 
 def overview(wanted: Sequence[RunParams], output_folder: Path) -> str:
-    """List all records there are, of whatever length, then the wanted runs that have none: at the
-    length that is asked for or, where none is, at any."""
+    """List all records there are, of whatever length, then the wanted runs without a record: of the
+    length that is asked for or, where none is asked for, of any length."""
     rows = []
     there = set()  # folders, and of each seed the one of the params file's own schedule
-    for folder in sorted(path for path in output_folder.glob("*/seed*") if path.is_dir()):
+    folders = [path for path in output_folder.glob("*/seed*") if path.is_dir()]
+    for folder in sorted(folders, key=lambda p: (p.parent, len(p.name), p.name)):  # 10 after 2
         state, reason = read(folder)
         if state != "missing":
             seed, _, settings = folder.name.removeprefix("seed").partition("-")

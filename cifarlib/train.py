@@ -12,7 +12,16 @@ import torch
 from filelock import Timeout
 from torch import Tensor
 
-from cifarlib import InputError, PlainMessage, checkpoint, loop, provenance, records, whitening
+from cifarlib import (
+    InputError,
+    PlainMessage,
+    checkpoint,
+    evaluate,
+    loop,
+    provenance,
+    records,
+    whitening,
+)
 from cifarlib.data import Cifar10, Split
 from cifarlib.device import choice, convolutions
 from cifarlib.device.cuda_graph import CapturedStep
@@ -23,8 +32,7 @@ from cifarlib.preprocess import channel_statistics, make_normalizer, normalize
 log = logging.getLogger(__name__)
 
 PRECISIONS = ("auto", "float32", "bfloat16", "float16")
-# between two checkpoints, at least; a CPU saves every epoch
-CHECKPOINT_SECONDS = 10
+CHECKPOINT_SECONDS = 10  # between two checkpoints, at least; a CPU saves every epoch
 # in record.json, where a reader looks first; `parameters` below has all
 NAMED_FIRST = ["run", "question", "seed", "epochs", "stop_epoch", "train_images", "loss_reduction"]
 
@@ -43,7 +51,7 @@ class Run:
     folder: Path
     data: Cifar10
     training: loop.Training
-    predictor: loop.Predictor
+    predictor: evaluate.Predictor
     statistics: Statistics
     identity: dict  # what a checkpoint must share with a run that resumes it
     sessions: list[dict]  # one for each start; the last is this one
@@ -133,7 +141,7 @@ def prepare(
     params: RunParams, data: Cifar10, folder: Path, saved: dict, device: torch.device
 ) -> Run:
     """Make the run as it stands before its next step, after the epochs of a checkpoint (``saved``)
-    or at its start, where precision "auto" becomes what is fast on the device."""
+    or before its first step. A new run's "auto" becomes the precision that is fast there."""
     if device.type == "cpu":
         choice.keep_freed_memory()
     precision = saved["identity"]["precision"]
@@ -161,7 +169,7 @@ def prepare(
         folder=folder,
         data=data,
         training=training,
-        predictor=loop.Predictor(training.model, as_trained, training.dtype),
+        predictor=evaluate.Predictor(training.model, as_trained, training.dtype),
         statistics=statistics,
         identity=saved["identity"] | {"precision": precision},
         sessions=[*saved["sessions"], session],
@@ -183,9 +191,9 @@ def fit(run: Run, progress: OnProgress, capture: bool) -> None:
         start = time.perf_counter()
         row = loop.train_epoch(run.training, epoch, lambda done: progress(done, history), update)
         trained = time.perf_counter()
-        logits = loop.rounded(run.predictor.logits(images))
-        row["validation_loss"] = loop.mean_loss(logits, labels, params.label_smoothing)
-        row["validation_accuracy"] = loop.accuracy(logits, labels)
+        logits = evaluate.rounded(run.predictor.logits(images))
+        row["validation_loss"] = evaluate.mean_loss(logits, labels, params.label_smoothing)
+        row["validation_accuracy"] = evaluate.accuracy(logits, labels)
         row["train_seconds"] = round(trained - start, 4)
         row["validation_seconds"] = round(time.perf_counter() - trained, 4)
         loop.raise_if_diverged(params, row)
@@ -208,16 +216,16 @@ def leave_record(run: Run) -> None:
     results = {}
     predictions = {}
     for part, split in splits.items():
-        logits = loop.rounded(run.predictor.logits(split.images))
+        logits = evaluate.rounded(run.predictor.logits(split.images))
         predictions[part] = logits.half().cpu().numpy()
         predictions[f"{part}_labels"] = split.labels.numpy().astype(np.uint8)
         share = loss = with_views = None
         if len(split):  # where all images train, none validate
-            share = loop.accuracy(logits, split.labels)
-            loss = loop.mean_loss(logits.cpu(), split.labels, params.label_smoothing)
+            share = evaluate.accuracy(logits, split.labels)
+            loss = evaluate.mean_loss(logits.cpu(), split.labels, params.label_smoothing)
             if params.train_images >= TRAIN_IMAGES:
-                by_views = loop.rounded(run.predictor.logits(split.images, views=True))
-                with_views = loop.accuracy(by_views, split.labels)
+                by_views = evaluate.rounded(run.predictor.logits(split.images, views=True))
+                with_views = evaluate.accuracy(by_views, split.labels)
         results[f"{part}_accuracy"] = share
         results[f"{part}_loss"] = loss
         results[f"{part}_accuracy_views"] = with_views

@@ -32,8 +32,8 @@ def eigenpatches(covariance: Tensor) -> tuple[Tensor, Tensor]:
     """Return eigenvalues (D,), largest first, and eigenvectors (D, D), one a row, of a covariance
     (D, D).
 
-    An eigenvector's sign is arbitrary. Here the first component that comes near the largest in size
-    is positive: of two equally large ones, as symmetry makes them, rounding must not choose."""
+    An eigenvector's sign is arbitrary. Here the first component within 10 % of the largest in size
+    is positive: symmetry makes components equally large, and rounding must not choose."""
     ascending_values, ascending_columns = torch.linalg.eigh(covariance.double())
     values = ascending_values.flip(0)
     vectors = ascending_columns.T.flip(0)

@@ -100,7 +100,7 @@ def test_a_failing_cell_is_one_line(tmp_path, monkeypatch):
 
 
 def test_ctrl_c_says_what_is_saved_and_the_same_command_goes_on(tmp_path):
-    given = ("--run", 7, "--epochs", 50, "--images", 128, "--outputs", tmp_path)
+    given = ("--run", 7, "--epochs", 50, "--train_images", 128, "--outputs", tmp_path)
     options = {"cwd": project_root(), "stdout": subprocess.PIPE, "text": True}
     # pytest itself may run where it is ignored, as behind a shell's "&"
     options["preexec_fn"] = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)
@@ -155,7 +155,7 @@ def test_training_takes_this_interpreter_and_nothing_of_an_edited_cell(copy_of_p
     environment = {**os.environ, "JUPYTER_PATH": str(tmp_path), "PYTHONIOENCODING": "latin-1"}
     options = {"cwd": project, "env": environment | {"PYTHONPATH": str(project)}}
     options |= {"capture_output": True, "encoding": "latin-1"}
-    given = ("--run", "7", "--stop", "1", "--images", "256", "--seed", "3", "--outputs", outputs)
+    given = ["--run=7", "--stop=1", "--train_images=256", "--seed=3", f"--outputs={outputs}"]
     done = subprocess.run(command("train", *given), **options)
     assert done.returncode == 0, done.stderr
     folder = outputs / "run7" / "seed3-stop1-images256"

@@ -50,7 +50,7 @@ def test_the_zip_holds_all_and_the_mean_over_the_seeds_by_views(outputs, private
     answers = predict.predict(*asked).probabilities
     np.testing.assert_allclose(np.load(root / "predictions.npy"), answers, atol=1e-6)
     readme = (root / "README.md").read_text()
-    assert f"--model=../saved_models/{models[1]} --layout=auto --views=1" in readme
+    assert f"--model=../saved_models/{models[1]} --views=1" in readme
     assert text.splitlines()[0] in readme
     assert (
         f"Class probabilities by run7/{folders[0].name}, run7/{folders[1].name}, averaged" in readme

@@ -13,7 +13,7 @@ PACKAGE = Path(cifarlib.__file__).parent
 # A module imports modules of earlier levels and, without a cycle, of its own.
 LEVELS = (
     "__init__ params records provenance data preprocess whitening model device.choice",
-    "loop checkpoint device",
+    "loop evaluate checkpoint device",
     "train train_notebook images predict status benchmark",
     "report handin",
     "cli __main__",

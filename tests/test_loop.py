@@ -1,51 +1,16 @@
 from functools import partial
 
-import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 
-from cifarlib import loop
+from cifarlib import evaluate, loop
 from cifarlib.model import build_model
 from cifarlib.params import load_params
 from cifarlib.preprocess import channel_statistics, normalize
 from cifarlib.train import build
 
-LOGITS = np.array([[5.0, 0, 0], [0, 1, 0], [9, 0, 0], [0, 2, 2]], np.float32)
-LABELS = np.array([0, 2, 1, 1])
 BY_LENGTH = partial(normalize, mode="length", statistics=())
-
-
-@pytest.mark.parametrize("kind", [np.asarray, torch.from_numpy], ids=["arrays", "tensors"])
-def test_right_answers_have_their_label_on_the_first_of_the_largest_logits(kind):
-    logits, labels = kind(LOGITS), kind(LABELS)
-    assert loop.right_answers(logits, labels).tolist() == [True, False, False, True]
-    assert loop.accuracy(logits, labels) == 0.5
-
-
-def test_the_mean_loss_is_per_image_and_smoothed_as_in_training():
-    logits = torch.log_softmax(torch.tensor([[1.0, 2, 3], [3, 0, 1]]), 1)
-    labels = torch.tensor([2, 1])
-    plain = -(logits[0, 2] + logits[1, 1]) / 2
-    assert loop.mean_loss(logits, labels, 0.0) == pytest.approx(float(plain))
-    assert loop.mean_loss(logits, labels, 0.3) == pytest.approx(
-        float(0.7 * plain - 0.3 * logits.mean())
-    )
-
-
-def test_views_are_the_weighted_mean_of_six_predictions(device):
-    """Centre 1/2, the two shifts 1/4 each, and of each of them the mean of the image and its mirror
-    image; in parts."""
-    model = build_model(0).to(device).train()
-    images = torch.randint(0, 256, (252, 3, 32, 32), dtype=torch.uint8, device=device)
-    ours = loop.Predictor(model, BY_LENGTH).logits(images, views=True)
-    padded = F.pad(BY_LENGTH(images), (1, 1, 1, 1), "reflect")
-    expected = 0
-    with torch.no_grad():
-        for weight, dy, dx in ((0.5, 1, 1), (0.25, 0, 0), (0.25, 2, 2)):
-            x = padded[:, :, dy : dy + 32, dx : dx + 32]
-            expected = expected + weight * (model(x) + model(x.flip(3))) / 2
-    torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-4)
 
 
 def test_an_epochs_plan_flips_each_image_every_other_time():
@@ -127,30 +92,30 @@ def test_a_step_whose_gradients_overflow_float16_is_left_out(small, device):
 def test_after_training_in_float16_prediction_is_in_float32(small, device):
     training = training_on(small.train.head(128), load_params(7), device, "float32")
     half, full = (
-        loop.Predictor(training.model, BY_LENGTH, dtype).logits(training.images)
+        evaluate.Predictor(training.model, BY_LENGTH, dtype).logits(training.images)
         for dtype in (torch.float16, torch.float32)
     )
     assert torch.equal(half, full)
 
 
 def test_lookahead_is_its_authors_update():
-    """Every five steps of 1,024 images: average.lerp_(w, 1 - d), w = average, d = 0.95^5 (t / T)^3;
-    d = 1 at the end."""
-    p = load_params("fast-batch1024", epochs=1, train_images=12 * 1024)
+    """Every 20 steps of 256 images: average.lerp_(w, 1 - d), w = average, d = 0.95^5 (t / T)^3;
+    d = 1 at the schedule's end."""
+    p = load_params("fast", epochs=2, stop_epoch=1, train_images=48 * 256)
     model = torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.BatchNorm1d(2))
     lookahead = loop.Lookahead(p, model)
     weight = average = model[0].weight.detach().clone()
-    for step in range(1, 13):
+    for step in range(1, 97):
         weight = weight + step
         with torch.no_grad():
             model[0].weight += step
             model[1].running_mean += step
         model[1].num_batches_tracked += 1
         lookahead.after(step)
-        if step % 5 == 0 or step == 12:
-            d = 1 if step == 12 else 0.95**5 * (step / 12) ** 3
+        if step % 20 == 0 or step == 96:
+            d = 1 if step == 96 else 0.95**5 * (step / 96) ** 3
             weight = average = d * average + (1 - d) * weight
         torch.testing.assert_close(model[0].weight, weight)
-    assert model[1].num_batches_tracked == 12
+    assert model[1].num_batches_tracked == 96
     assert model[1].running_mean[0] == pytest.approx(lookahead.averages["1.running_mean"][0])
-    assert model[1].running_mean[0] < sum(range(1, 11))
+    assert model[1].running_mean[0] < sum(range(1, 81))

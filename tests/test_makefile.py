@@ -46,6 +46,12 @@ def test_alone_it_says_what_to_type():
     subprocess.run(["bash", "-n"], input=make("notebooks", "-n").stdout, text=True, check=True)
 
 
+def test_a_notebook_is_given_no_parameter_that_it_does_not_have():
+    shown = make("notebooks", "-n", "OUTPUTS=/x", "DATA=/y").stdout.splitlines()
+    (explore,) = [line for line in shown if "explore.ipynb" in line]
+    assert [word for word in explore.split() if "_folder" in word] == ["data_folder"]
+
+
 def test_a_mistyped_or_misplaced_variable_is_refused_before_anything_runs():
     for target, variable, says in (
         ("train", "EPOCH=10", "make train takes no EPOCH"),
@@ -81,7 +87,7 @@ def folder_of(run, outputs, epochs):
 
 
 def table(outputs, runs, epochs):
-    return ("table", f"RUNS={runs}", f"EPOCHS={epochs}", "IMAGES=128", f"OUTPUTS={outputs}")
+    return ("table", f"RUNS={runs}", f"EPOCHS={epochs}", "TRAIN_IMAGES=128", f"OUTPUTS={outputs}")
 
 
 def test_a_failure_stops_no_other_run_and_the_second_call_repairs_it_alone(tmp_path):

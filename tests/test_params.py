@@ -2,6 +2,7 @@ import pytest
 
 from cifarlib import InputError, params
 from cifarlib.params import load_params, run_names
+from cifarlib.report.claims import arms_of
 
 COLUMNS = "batch_size whitening padding optimizer normalization label_smoothing loss_reduction"
 TABLE1 = {  # the paper's, as decoded
@@ -44,7 +45,8 @@ def test_runs_are_the_rows_of_table_1(run):
 
 
 def test_a_variant_differs_from_its_run_in_one_thing():
-    assert {name for name in run_names() if "-" in name} <= set(DIFFERENCES)
+    compared = (*arms_of("fast"), *arms_of("paper"))  # not a file of one's own
+    assert {name for name in compared if "-" in name} <= set(DIFFERENCES)
     for variant, (run, differs) in DIFFERENCES.items():
         ours, base = load_params(variant).settings(), load_params(run).settings()
         assert {k for k in ours if ours[k] != base[k]} == differs | {"run"}, variant
@@ -112,6 +114,7 @@ def folder(tmp_path, monkeypatch):
         ("learning_rate: -1.0", "learning_rate = -1.0"),
         ("learning_rate: 1e-3", "write 0.001"),
         ("base: fsat", "there is no params/fsat.yaml"),
+        ("base: own", "base: own is based on own"),
         ("- 1", "name: value"),
         ("a: [", "not YAML"),
         ("crop: 2\nbatch_size: 64\n'crop' : 3", "'crop' stands twice"),
@@ -132,7 +135,9 @@ def test_an_own_experiment_needs_only_a_file(folder):
     assert (p.question, p.batch_size, p.learning_rate) == ("Does it?", 64, 1.0)
     assert p.folder == "own/seed3"
     (folder / "8.yaml").write_text("base: own\nbatch_size: 100")
-    assert (load_params(8).batch_size, load_params(8).epochs) == (100, 30)
+    (folder / "9.yaml").write_text("base: 8\nmomentum: 0.5")  # of a base that has one itself
+    p = load_params(9)
+    assert (p.momentum, p.batch_size, p.epochs) == (0.5, 100, 30)
     (folder / "my exp.yaml").write_text("")
     with pytest.raises(InputError, match="without blanks"):
         load_params("my exp")

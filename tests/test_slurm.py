@@ -131,7 +131,7 @@ def slurm(tmp_path_factory):
 
 def make(slurm, target, outputs, runs, **variables):
     """Return a command for subprocess, with what it needs."""
-    given = {"RUNS": runs, "EPOCHS": 2, "IMAGES": 256, "OUTPUTS": outputs, "SETUP": ""}
+    given = {"RUNS": runs, "EPOCHS": 2, "TRAIN_IMAGES": 256, "OUTPUTS": outputs, "SETUP": ""}
     given |= {"BIN": Path(sys.executable).parent, **variables}
     options = {"cwd": project_root(), "env": slurm.environment, "text": True}
     options |= {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}

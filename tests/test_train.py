@@ -15,7 +15,8 @@ import torch.nn.functional as F
 from test_loop import training_on
 
 from cifarlib import InputError, records, status
-from cifarlib.loop import Diverged, Lookahead, accuracy, mean_loss, train_step
+from cifarlib.evaluate import accuracy, mean_loss
+from cifarlib.loop import Diverged, Lookahead, train_step
 from cifarlib.model import build_model
 from cifarlib.params import load_params, run_names
 from cifarlib.predict import load_model

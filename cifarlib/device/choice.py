@@ -26,7 +26,7 @@ def pick_device(name: str = "auto") -> torch.device:
 
 def usable_gpus(name: str = "auto") -> Iterator[str]:
     """Find the GPUs that PyTorch can compute on, "cuda:0" and so on or only that of this name, and
-    warn of the others. One by one, as a look at a GPU takes memory on it."""
+    warn of the others. One at a time, as looking at a GPU takes memory on it."""
     gpus = [f"cuda:{index}" for index in range(torch.cuda.device_count())]
     for device in [name] if name in gpus else gpus:
         try:

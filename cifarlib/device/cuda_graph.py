@@ -10,7 +10,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from cifarlib.loop import Training, batch_step
+from cifarlib.loop import Training, batch_step, epoch_plan
 
 # ordinary steps before: a first call loads libraries and makes buffers, which a capture forbids
 WARM_UP = 3
@@ -24,9 +24,8 @@ class CapturedStep:
         self.training = training
         device = training.images.device
         size = training.params.batch_size
-        columns = 5 if training.params.cutout else 3  # see draw_crops
-        self.index = torch.arange(size, device=device)
-        self.crops = torch.zeros(size, columns, dtype=torch.int64, device=device)
+        plan = epoch_plan(training.params, 1, size)  # for its shapes
+        self.index, self.crops = (part.to(device) for part in plan)
         self.groups = training.optimizer.param_groups
         self.rates = [torch.zeros((), device=device) for _ in self.groups]
         for group, rate in zip(self.groups, self.rates, strict=True):

@@ -1,8 +1,8 @@
 """The paper's numbers and claims (params/published/), and the verdicts that records give on them.
 
-One measure: the accuracy over all held-out images, validation and test together, as no run picks
-its epoch by either. One interval: it is about other seeds and other images at once. One rule: the
-intervals of a family of claims hold together (Bonferroni), and a claim is reproduced where its
+One measure: the accuracy over all held-out images, validation and test together, as no run uses
+either to choose an epoch. One interval: it is about other seeds and other images at once. One rule:
+the intervals of a family of claims hold together (Bonferroni), and a claim is reproduced where its
 interval lies wholly on the paper's side of zero, contradicted where wholly on the other."""
 
 import math
@@ -20,7 +20,7 @@ LEVEL = 0.95  # at which all intervals of a family hold together
 MEASURES = {"validation": ["validation"], "test": ["test"], "held_out": ["validation", "test"]}
 MARGIN = 0.5  # points within which "alike" holds
 VERDICT_SEEDS = 3  # of each run, for a verdict
-FINAL_SEEDS = 8  # 0 to 7 are judged, declared beforehand; with fewer a verdict is provisional
+JUDGED_SEEDS = 8  # 0 to 7, declared before the last of them were trained
 PAPER_RUNS = tuple(f"run{number}" for number in range(1, 8))  # Table 1
 # what is said on the paper's side of zero (1), on the other side (-1), and of neither (0)
 VERDICTS = {1: "reproduced", -1: "contradicted", 0: "not resolved"}
@@ -85,11 +85,11 @@ def judge(
     frame: ``results.of_paper`` or, recipe "fast", ``results.of_fast``. measure: the accuracy, see
     MEASURES. Columns: says, ours, sign; paper and estimate, the paper's difference and ours in
     points; error, freedom; low and high, the interval; seeds, of the run with the fewest; verdict,
-    which is a mark with few seeds and NO_RECORDS with none; provisional."""
+    which is a mark with few seeds and NO_RECORDS with none."""
     claims = {name: claim for name, claim in _read("claims.yaml")[group].items() if recipe in claim}
     pooled = pooled_variance(frame, measure)
     folders = frame.groupby("run")["folder"]
-    right = {run: np.stack([_right_answers(f, measure) for f in of_run]) for run, of_run in folders}
+    right = {run: np.stack([read_right(f, measure) for f in of_run]) for run, of_run in folders}
     accuracies = published()["validation_accuracy"]
     rows = []
     for claim in claims.values():
@@ -106,8 +106,8 @@ def judge(
     return decide(pd.DataFrame(rows, list(claims), columns))
 
 
-def _right_answers(folder: Path, measure: str) -> np.ndarray:
-    """Read which of a measure's images a run got right, (N,)."""
+def read_right(folder: Path, measure: str) -> np.ndarray:
+    """Read which of a measure's images (see MEASURES) a run got right, (N,) bool."""
     answers = records.read_predictions(folder)
     parts = MEASURES[measure]
     return np.concatenate([answers[p].argmax(1) == answers[f"{p}_labels"] for p in parts])
@@ -120,8 +120,7 @@ def decide(judged: pd.DataFrame) -> pd.DataFrame:
     tails = judged["sign"] + 1
     half = judged["error"] * stats.t.ppf(1 - (1 - LEVEL) / family / tails, judged["freedom"])
     judged = judged.assign(low=judged["estimate"] - half, high=judged["estimate"] + half)
-    judged["verdict"] = [_verdict(row) for row in judged.itertuples()]
-    return judged.assign(provisional=judged["seeds"].between(VERDICT_SEEDS, FINAL_SEEDS - 1))
+    return judged.assign(verdict=[_verdict(row) for row in judged.itertuples()])
 
 
 def _verdict(row: tuple) -> str:
@@ -135,11 +134,6 @@ def _verdict(row: tuple) -> str:
     if row.seeds >= VERDICT_SEEDS:
         return (OUR_VERDICTS if row.ours else VERDICTS)[side]
     return (OUR_MARKS if row.ours else MARKS)[side]
-
-
-def starred(judged: pd.DataFrame) -> pd.Series:
-    """Return the verdicts as they are shown: the provisional ones with a star."""
-    return judged["verdict"] + judged["provisional"].map({True: "*", False: ""})
 
 
 def surprises(judged: pd.DataFrame, expected: dict[str, str]) -> list[str]:
@@ -157,8 +151,6 @@ def conclusion(judged: pd.DataFrame) -> str:
     claims = asked["says"] + " (" + ours + " points, the paper " + theirs + ")"
     groups = claims.groupby(asked["verdict"], sort=False)
     lines = [f"- **{len(texts)} {verdict}**: {'; '.join(texts)}" for verdict, texts in groups]
-    if judged["provisional"].any():
-        lines.append(f"\nThese verdicts are provisional until each run has {FINAL_SEEDS} seeds.")
     return "\n".join(lines)
 
 

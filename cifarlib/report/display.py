@@ -19,7 +19,7 @@ from cifarlib.params import did_you_mean
 from cifarlib.provenance import code_version, device_name, package_versions
 from cifarlib.report.figures import as_svg
 
-NUMBER = re.compile(r"[-+−–\d.,% ]*(to [-+−–\d., ]*)?(ᵃ| s)?")  # also an interval, a note, seconds
+NUMBER = re.compile(r"[-+−–\d.,% ]*(to [-+−–\d., ]*)?( s)?")  # also an interval, or seconds
 PARAMETERS = re.compile(r"# Parameters\n|\w+: .* = ")  # papermill's cell, the notebook's
 _shown = {"Figure": 0, "Table": 0}
 

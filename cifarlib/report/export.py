@@ -130,21 +130,18 @@ class Paper(Article):
     options = (f"--template={FOLDER / 'article.typ'}",)
 
     def write(self, page: str, resources: dict, folder: Path) -> bytes:
-        self.name_missing(page, _typst_codes(), "; pip install manimgx-fonts-cjk brings CJK")
+        text = unescape(re.sub(r"<script.*?</script>|<[^>]*>", "", page, flags=re.DOTALL))
+        rare = {ord(c) for c in text if c > "\u024f" and unicodedata.category(c)[0] not in "CMZ"}
+        names = [f"{chr(code)} (U+{code:04X})" for code in sorted(rare - _typst_codes())]
+        if names:
+            hint = "pip install manimgx-fonts-cjk brings CJK"
+            self.log.warning("no font for %s; %s", " ".join(names), hint)
         media = f"--extract-media={folder}"
         try:
             return _set(self.pandoc(page, resources, folder, media), folder)
         except RuntimeError as error:
             self.log.warning("Typst failed, so formulas are shown as source: %s", error)
             return _set(self.pandoc(page, resources, folder, media, "-Mspelled:true"), folder)
-
-    def name_missing(self, page: str, known: set[int], hint: str = "") -> None:
-        """Log the characters of the text that no font has: boxes stand in their place."""
-        text = unescape(re.sub(r"<script.*?</script>|<[^>]*>", "", page, flags=re.DOTALL))
-        rare = {c for c in text if ord(c) > 0x24F and unicodedata.category(c)[0] not in "CMZ"}
-        names = [f"{c} (U+{ord(c):04X})" for c in sorted(rare) if ord(c) not in known]
-        if names:
-            self.log.warning("no font for %s%s", " ".join(names), hint)
 
 
 class PaperTex(Paper):
@@ -156,9 +153,6 @@ class PaperTex(Paper):
     options = (f"--template={FOLDER / 'article.tex'}", "--syntax-highlighting=none")
 
     def write(self, page: str, resources: dict, folder: Path) -> str:
-        template = (FOLDER / "article.tex").read_text(encoding="utf-8")
-        codes = re.findall(r"UnicodeCharacter{(\w+)}", template)
-        self.name_missing(page, {int(code, 16) for code in codes})
         text = self.pandoc(page, resources, folder, f"--extract-media={folder}")
         sheet = "#set document(date: none)\n#set page(width: auto, height: auto, margin: 0pt)\n"
         for file in sorted(folder.glob("*-*")):

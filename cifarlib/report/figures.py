@@ -14,15 +14,15 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
-from scipy import special, stats
+from scipy import stats
 from torch import Tensor, nn
 from torchvision.utils import make_grid
 
+from cifarlib import evaluate
 from cifarlib.data import CLASSES
-from cifarlib.loop import right_answers
 from cifarlib.params import RunParams
 from cifarlib.preprocess import crop_and_flip, draw_crops, make_normalizer
-from cifarlib.report.claims import LEVEL, MARGIN, points, starred
+from cifarlib.report.claims import LEVEL, MARGIN, points
 
 WIDTH = 6.3  # inches: the text of the PDF, so that type has its printed size
 # the colours of Okabe and Ito, 2008, and a grey
@@ -52,44 +52,6 @@ def as_svg(figure: Figure) -> str:
     return file.getvalue()
 
 
-def confusion_matrix(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Count answers, (10, 10): row the true class, column the predicted one."""
-    pairs = len(CLASSES) * np.asarray(labels, int) + np.asarray(logits).argmax(1)
-    return np.bincount(pairs, minlength=len(CLASSES) ** 2).reshape(len(CLASSES), -1)
-
-
-def probabilities(logits: np.ndarray) -> np.ndarray:
-    """Compute the probability (N, 10) of each class."""
-    return special.softmax(np.asarray(logits, np.float64), axis=1)
-
-
-def most_confident(logits: np.ndarray, labels: np.ndarray, n: int, right: bool) -> np.ndarray:
-    """Find the n right or wrong answers of highest probability: indices, highest first."""
-    wanted = np.flatnonzero(right_answers(logits, labels) == right)
-    order = np.argsort(-probabilities(logits)[wanted].max(1), kind="stable")
-    return wanted[order[:n]]
-
-
-def calibration_curve(logits: np.ndarray, labels: np.ndarray, bins: int = 15) -> pd.DataFrame:
-    """Bin answers by probability: their mean, share of right ones and count (Guo et al., 2017)."""
-    probability = probabilities(logits).max(1)
-    answers = pd.DataFrame({"probability": probability, "right": right_answers(logits, labels)})
-    groups = answers.groupby((probability * bins).astype(int).clip(max=bins - 1))
-    return groups.mean().assign(count=groups.size())
-
-
-def calibration_error(curve: pd.DataFrame) -> float:
-    """Average the distance between an answer's probability and the share of right ones."""
-    return float(np.average((curve["probability"] - curve["right"]).abs(), weights=curve["count"]))
-
-
-def smoothing_floor(label_smoothing: float) -> float:
-    """Compute the least loss per image (nats) that smoothed labels allow: their own entropy."""
-    shares = np.full(len(CLASSES), label_smoothing / len(CLASSES))
-    shares[0] += 1 - label_smoothing
-    return float(special.entr(shares).sum())
-
-
 def _curves(axes: Axes, history: Sequence[dict], measure: str, factor: float = 1) -> None:
     """Draw training and, where images validate, validation over the epochs."""
     names = {f"train_{measure}": "training", f"validation_{measure}": "validation"}
@@ -105,12 +67,13 @@ def training_curves(history: Sequence[dict], epochs: int, label_smoothing: float
     end = 100 * history[-1]["train_accuracy"]
     figure = new_figure(2.4, f"Loss and accuracy by epoch; training ends at {end:.1f} %.")
     left, right = figure.subplots(1, 2, sharex=True)
-    floor = smoothing_floor(label_smoothing)
+    floor = evaluate.smoothing_floor(label_smoothing)
     left.axhline(floor, color=BLACK, linestyle=":", linewidth=1, label=f"floor {floor:.3f}")
     _curves(left, history, "loss")
     _curves(right, history, "accuracy", 100)
     left.set(ylabel="cross-entropy per image (nats)")
-    right.set(ylabel="accuracy (%)", xlim=(1 - 0.03 * epochs, 1.03 * max(epochs, 2)), ylim=(0, 100))
+    right.set(ylabel="accuracy (%)", xlim=(1 - 0.03 * epochs, 1.03 * max(epochs, 2)))
+    right.set_ylim(10 * (right.dataLim.ymin // 10), 100)
     return figure
 
 
@@ -124,7 +87,7 @@ def loss_curves(histories: pd.DataFrame) -> Figure:
     means = histories.groupby(["run", "epoch"])[measures].mean().unstack("run")
     last = means.loc[means.index.max() * 2 // 3 :]
     rows = [means["train_loss"], means["validation_accuracy"], last["validation_accuracy"]]
-    floors = histories.groupby("run")["label_smoothing"].first().map(smoothing_floor)
+    floors = histories.groupby("run")["label_smoothing"].first().map(evaluate.smoothing_floor)
     figure = new_figure(3.2, f"Loss and accuracy by epoch, of {', '.join(floors.index)}.")
     grid = figure.subplots(3, len(floors), sharex="row", sharey="row", squeeze=False)
     for panels, (run, floor) in zip(grid.T, floors.items(), strict=True):
@@ -154,7 +117,7 @@ def claims(judged: pd.DataFrame) -> Figure:
     figure = new_figure(0.8 + 0.17 * len(rows), f"Differences in points of accuracy: {alt}.")
     axes = figure.subplots()
     alike = y[rows["sign"] == 0]
-    axes.barh(alike, 2 * MARGIN, left=-MARGIN, color=GREY, label=f"±{MARGIN:g} points")
+    axes.barh(alike, 2 * MARGIN, left=-MARGIN, color=GREY, label=f"alike: ±{MARGIN:g} points")
     axes.axvline(0, color=BLACK, linewidth=0.8)
     axes.axhline((~rows["ours"]).sum() - 0.5, color=BLACK, linestyle=":", linewidth=0.8)
     axes.plot(rows["paper"], y, "|", color=ORANGE, ms=11, mew=2.5, label="paper")
@@ -164,7 +127,7 @@ def claims(judged: pd.DataFrame) -> Figure:
     axes.set(xlabel="points of accuracy", xticks=(-1, -0.5, 0, 0.5, 1, 2, 4))
     axes.set(yticks=y, yticklabels=rows["says"])
     right = axes.secondary_yaxis("right")
-    right.set_yticks(y, rows["estimate"].map(points).astype(str) + "  " + starred(rows))
+    right.set_yticks(y, rows["estimate"].map(points).astype(str) + "  " + rows["verdict"])
     right.tick_params(length=0)
     axes.invert_yaxis()
     axes.grid(axis="y", visible=False)
@@ -181,7 +144,7 @@ def _share_bars(shares: pd.Series, counts: pd.Series) -> np.ndarray:
 
 def _confusion(axes: Axes, logits: np.ndarray, labels: np.ndarray) -> None:
     """Draw counts; the colour is the share of the true class that is mistaken for the other."""
-    matrix = confusion_matrix(logits, labels)
+    matrix = evaluate.confusion_matrix(logits, labels)
     mistaken = (matrix - np.diag(np.diag(matrix))) / matrix.sum(1, keepdims=True).clip(1)
     look = {"cmap": "Blues", "cbar": False, "linewidths": 0.5, "annot_kws": {"size": 7}}
     look |= {"vmin": 0, "fmt": "d", "xticklabels": CLASSES, "yticklabels": CLASSES}
@@ -192,7 +155,7 @@ def _confusion(axes: Axes, logits: np.ndarray, labels: np.ndarray) -> None:
 
 def _class_accuracy(axes: Axes, logits: np.ndarray, labels: np.ndarray) -> None:
     """Draw the accuracy of each class that occurs, lowest first, with its 95 % interval."""
-    right = pd.Series(right_answers(logits, labels)).groupby([CLASSES[c] for c in labels])
+    right = pd.Series(evaluate.right_answers(logits, labels)).groupby([CLASSES[c] for c in labels])
     rows = right.agg(["mean", "size"]).sort_values("mean")
     bars = _share_bars(rows["mean"], rows["size"])
     axes.errorbar(100 * rows["mean"], rows.index, xerr=bars, color=BLUE, fmt="o", markersize=4)
@@ -201,15 +164,15 @@ def _class_accuracy(axes: Axes, logits: np.ndarray, labels: np.ndarray) -> None:
 
 def _calibration(axes: Axes, logits: np.ndarray, labels: np.ndarray) -> None:
     """Draw how often answers of a given probability are right, with 95 % intervals."""
-    curve = calibration_curve(logits, labels)
+    curve = evaluate.calibration_curve(logits, labels)
     axes.plot([0, 100], [0, 100], color=BLACK, linestyle=":", label="perfect calibration")
     shown = curve[curve["count"] >= 20]  # the interval of fewer says nothing
     look = {"yerr": _share_bars(shown["right"], shown["count"]), "fmt": "o", "markersize": 4}
     axes.errorbar(100 * shown["probability"], 100 * shown["right"], color=BLUE, **look)
     axes.set(xlabel="probability of the prediction (%)", ylabel="correct predictions (%)")
-    error = f"Calibration (mean error {100 * calibration_error(curve):.1f} points)"
-    axes.set(title=error, xlim=(0, 101), ylim=(0, 102))
-    axes.legend()
+    error = f"Calibration (mean error {100 * evaluate.calibration_error(curve):.1f} points)"
+    axes.set(title=error, xlim=(0, 101), ylim=(0, 105))
+    axes.legend(loc="lower right")
 
 
 @styled
@@ -218,7 +181,7 @@ def run_panels(
 ) -> Figure:
     """Draw accuracy over the epochs (A), and of the answers confusion (B), accuracy of each class
     (C) and calibration (D). layout: a mosaic of these letters, rows apart by ";"."""
-    right = right_answers(logits, labels)
+    right = evaluate.right_answers(logits, labels)
     alt = f"Confusion, accuracy, calibration of {len(right):,} answers, {right.sum():,} correct."
     figure = new_figure(0.4 + 1.95 * len(layout.split(";")), alt)
     panels = figure.subplot_mosaic(layout)
@@ -282,7 +245,7 @@ def gallery(
 def answers(images: Tensor, logits: np.ndarray, names: Sequence[str]) -> Figure:
     """Show images, uint8, with their names and what the network says of them."""
     titles = []
-    for name, shares in zip(names, probabilities(logits), strict=True):
+    for name, shares in zip(names, evaluate.probabilities(logits), strict=True):
         short = name if len(name) <= 20 else f"{name[:6]}…{name[-10:]}"  # above a picture
         titles.append(f"{short}\n{CLASSES[shares.argmax()]}\n{100 * shares.max():.0f} %")
     alt = f"{len(images)} pictures with answers, the first: {titles[0]}."
@@ -291,7 +254,7 @@ def answers(images: Tensor, logits: np.ndarray, names: Sequence[str]) -> Figure:
 
 def mistakes(images: Tensor, logits: np.ndarray, labels: np.ndarray, n: int = 12) -> Figure:
     """Show the n wrong answers of the highest probability; images: uint8 (N, 3, 32, 32)."""
-    chosen = most_confident(logits, labels, n, right=False)
+    chosen = evaluate.most_confident(logits, labels, n, right=False)
     names = [f"{CLASSES[label]} taken for" for label in labels[chosen]]
     return answers(images[chosen], logits[chosen], names)
 

@@ -8,16 +8,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from cifarlib import params, plural, records
-from cifarlib.params import PAPER_EPOCHS, TRAIN_IMAGES, RunParams, load_params, run_names
+from cifarlib import InputError, params, plural, records
+from cifarlib.params import DEFAULTS, PAPER_EPOCHS, TRAIN_IMAGES, load_params, run_names
 from cifarlib.provenance import MADE_ON
-from cifarlib.report.claims import FINAL_SEEDS, PAPER_RUNS, arms_of, published
+from cifarlib.report.claims import JUDGED_SEEDS, PAPER_RUNS, arms_of, published
 
-# what a record counts as having where it names none
-SETTINGS = RunParams("").settings() | {"training_version": 1}
 SHARES = ["validation_accuracy", "test_accuracy", "held_out_accuracy", "test_accuracy_views"]
 # that a frame has, beside the parameters, even where there is no record
-COLUMNS = [*SETTINGS, *SHARES, *MADE_ON, "epochs_trained", "training_seconds", "train_loss", "toy"]
+COLUMNS = [*DEFAULTS, *SHARES, *MADE_ON, "epochs_trained", "training_seconds", "train_loss", "toy"]
 COLUMNS += ["trained_for", "changes", "finished", "commit", "packages", "data_sha256", "folder"]
 LENGTH = ("seed", "epochs", "stop_epoch", "train_images")  # no change of a run's settings
 
@@ -37,7 +35,7 @@ def table(output_folder: str | Path | None = None) -> pd.DataFrame:
 
 
 def _row(record: dict) -> dict:
-    row = SETTINGS | record["parameters"] | record
+    row = DEFAULTS | record["parameters"] | record
     images = [record["validation_images"], record["test_images"]]
     # without validation images the share is None, and that of both becomes nan
     shares = np.array([record["validation_accuracy"], record["test_accuracy"]], float)
@@ -71,22 +69,22 @@ def _trained_for(row: dict) -> str:
 
 def of_paper(frame: pd.DataFrame) -> pd.DataFrame:
     """Choose Table 1's runs and their variants in the claims, on the schedule of 200 epochs, all
-    trained equally long: of several lengths that with most runs, then the longest."""
+    trained equally long: of several lengths that with most runs, then the longest. Seeds of one's
+    own, such as 100, are in neither comparison: they change no verdict."""
     named = _comparable(frame, [*PAPER_RUNS, *arms_of("paper")], PAPER_EPOCHS)
     runs = named.groupby("epochs_trained")["run"].nunique()
     return named[named["epochs_trained"] == runs[runs == runs.max()].index.max()]
 
 
 def of_fast(frame: pd.DataFrame) -> pd.DataFrame:
-    """Choose the records of the fast recipe and of its arms, trained to the end, of the seeds that
-    were declared beforehand: a seed of one's own, such as 100, changes no verdict."""
+    """Choose the records of the fast recipe and of its arms, trained to the end."""
     named = _comparable(frame, ["fast", *arms_of("fast")], load_params("fast").epochs)
-    return named[(named["epochs_trained"] == named["epochs"]) & (named["seed"] < FINAL_SEEDS)]
+    return named[named["epochs_trained"] == named["epochs"]]
 
 
 def _comparable(frame: pd.DataFrame, runs: list[str], epochs: int) -> pd.DataFrame:
-    chosen = frame[(frame["changes"] == "") & ~frame["toy"] & frame["run"].isin(runs)]
-    chosen = chosen[(chosen["epochs"] == epochs) & (chosen["train_images"] == TRAIN_IMAGES)]
+    chosen = frame[(frame["changes"] == "") & ~frame["toy"] & (frame["seed"] < JUDGED_SEEDS)]
+    chosen = chosen.query("run in @runs and epochs == @epochs and train_images == @TRAIN_IMAGES")
     order = np.lexsort([chosen["seed"].astype(int), chosen["run"].map(runs.index).astype(int)])
     return chosen.iloc[order]
 
@@ -98,11 +96,28 @@ def others(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def summary(frame: pd.DataFrame) -> pd.DataFrame:
-    """Summarise the seeds of each run, per cent: their number n, mean accuracies (views: of the
-    test images with test-time augmentation), the standard deviation sd of the held-out one, and the
-    paper's validation accuracy; nan where there is none, or where a seed has none."""
-    groups = frame.groupby(["run", "changes", "trained_for"], sort=False)
+    """Summarise the seeds of each run, one's own apart, per cent: number n, mean accuracies (views:
+    averaged over six), deviation sd of the held-out one, the paper's validation; nan: has none."""
+    is_judged = (frame["seed"] < JUDGED_SEEDS).rename("judged")
+    groups = frame.groupby(["run", "changes", "trained_for", is_judged], sort=False)
     rows = 100 * groups[SHARES].agg(lambda shares: shares.mean(skipna=False))
     rows.columns = ["validation", "test", "held_out", "views"]
     rows = rows.assign(n=groups.size(), sd=100 * groups["held_out_accuracy"].std()).reset_index()
     return rows.assign(paper=rows["run"].map(published()["validation_accuracy"]))
+
+
+def first_of(compared: pd.DataFrame, run: str) -> pd.Series:
+    """Choose the run's record of the lowest seed; InputError where there is none."""
+    of_run = compared[compared["run"] == run]
+    if of_run.empty:
+        raise InputError(f"there is no record of {run} yet")
+    return of_run.iloc[0]
+
+
+def histories(compared: pd.DataFrame) -> pd.DataFrame:
+    """Read what figures.loss_curves draws: the histories of Table 1's runs, one after the other."""
+    rows = compared[compared["run"].isin(PAPER_RUNS)]
+    if rows.empty:
+        raise InputError("there is no record of the paper's seven runs yet")
+    read = [pd.DataFrame(records.read_history(path)).assign(folder=path) for path in rows["folder"]]
+    return pd.concat(read).merge(rows[["folder", "run", "seed", "label_smoothing"]])

@@ -22,12 +22,12 @@ CAPTION = (
 
 
 def finished_before(params: RunParams, output_folder: str | Path | None = None) -> dict | None:
-    """Read the record of a finished run where JupyterLab runs the notebook: there all cells are run
-    again for many reasons. papermill trains whenever it is called."""
+    """Read the record of a finished run where JupyterLab runs the notebook: there, running
+    all cells again seldom means training again; papermill always trains."""
     folder = outputs_folder(output_folder) / params.folder
     in_lab = "JPY_SESSION_NAME" in os.environ  # which Jupyter's server sets for its kernels
     is_done = in_lab and status.read(folder) == ("done", "")  # and none is begun afresh
-    return records.read_record(folder) if is_done else None
+    return records.read_record(folder) | {"folder": folder} if is_done else None
 
 
 def source(thing: Callable) -> None:

@@ -21,7 +21,8 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 from cifarlib import checkpoint, loop
 from cifarlib.device import cuda_graph
 from cifarlib.device.cuda_graph import CapturedStep
-from cifarlib.loop import Lookahead, Predictor, Training, make_optimizer, train_epoch
+from cifarlib.evaluate import Predictor
+from cifarlib.loop import Lookahead, Training, make_optimizer, train_epoch
 from cifarlib.model import build_model
 from cifarlib.params import load_params
 from cifarlib.preprocess import Normalizer, channel_statistics, make_normalizer, normalize

@@ -107,28 +107,24 @@ def frame(tmp_path_factory):
     return results.table(folder)
 
 
-def test_claims_around_the_fast_recipe_get_provisional_verdicts(frame):
+def test_claims_around_the_fast_recipe_get_verdicts(frame):
     judged = claims.judge(results.of_fast(frame), recipe="fast")
     assert judged.loc["augmentation", ["estimate", "paper"]].tolist() == pytest.approx([1.0, 4.0])
     names = ["augmentation", "batch-size", "normalisation", "image-channel"]
     words = ["reproduced", "reproduced", "not resolved", "below zero"]
     assert judged.loc[names, "verdict"].tolist() == words
-    assert judged["provisional"].all()
-    assert not claims.decide(judged.assign(seeds=8))["provisional"].any()
     of_test = claims.judge(results.of_fast(frame), recipe="fast", measure="test")
     assert (of_test["error"] > judged["error"]).all()  # of half the images
     found = claims.surprises(judged, dict(judged["verdict"]) | {"whitening": "contradicted"})
     assert found == ["patch whitening helps: reproduced, where the text has contradicted"]
     text = claims.conclusion(judged)
     assert "channel beats length normalisation (+0.10 points, the paper +0.60)" in text
-    assert "provisional" in text
 
 
 def test_the_papers_schedule_with_one_seed_gets_marks(frame):
     asked = claims.judge(results.of_paper(frame))
     assert asked.loc["optimizer", ["verdict", "seeds"]].tolist() == ["agrees", 1]
     assert asked.loc["augmentation", ["verdict", "seeds"]].tolist() == ["without records", 0]
-    assert not asked["provisional"].any()
     assert "- **1 without records**: fresh augmentation" in claims.conclusion(asked)
 
 
