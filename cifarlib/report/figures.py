@@ -207,7 +207,7 @@ def architecture(model: nn.Module) -> Figure:
             count = sum(p.numel() for p in stage.parameters())
             stages.append((names[type(stage).__name__], output.shape[1:], count))
     alt = "The network's layers from left to right, from the image to ten logits."
-    figure = new_figure(1.7, alt)
+    figure = new_figure(1.3, alt)
     axes = figure.subplots()
     for x, (name, shape, count) in enumerate(stages):
         width = 0.25 + 0.06 * np.log2(shape[0])
