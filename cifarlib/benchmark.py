@@ -58,11 +58,11 @@ def measure(
     Raises InputError."""
     if type(rounds) is not int or rounds < 1:
         raise InputError(f"rounds = {rounds!r}: give a whole number from 1")
-    if images is not None and images > TRAIN_IMAGES:
-        raise InputError(f"images = {images}: give at most {TRAIN_IMAGES}")
     chosen_device = pick_device(device)
     full = CPU_IMAGES if chosen_device.type == "cpu" else TRAIN_IMAGES
     params = load_params(RUN, train_images=full if images is None else images)
+    if params.train_images > TRAIN_IMAGES:
+        raise InputError(f"images = {images}: give at most {TRAIN_IMAGES}")
     record = {
         "device": chosen_device.type,
         "device_name": provenance.device_name(chosen_device),

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import click
 
-from cifarlib import InputError, outputs_folder
+from cifarlib import InputError, outputs_folder, records
 from cifarlib.params import load_params, run_names
 from cifarlib.status import overview, read
 
@@ -101,7 +101,7 @@ def results(output_folder: str | None, figure: str | None) -> None:
     click.echo(claims.conclusion(judged).replace("*", "") + "\n")
     click.echo(results.summary(frame).to_string(index=False, na_rep="-", float_format="%.2f"))
     if figure:
-        Path(figure).write_text(figures.as_svg(figures.claims(judged)), "utf-8")
+        records.write_text(Path(figure), figures.as_svg(figures.claims(judged)))
 
 
 @commands.command(params=options("run seeds views device output_folder"))
