@@ -147,6 +147,8 @@ def prepare(
     precision = saved["identity"]["precision"]
     if precision == "auto":
         precision = choice.pick_precision(device)
+    if precision == "bfloat16" and device.type == "cpu" and not choice.cpu_multiplies_bfloat16():
+        log.warning("precision = bfloat16 is very slow on this CPU, which has no units for it")
     if params.train_images > TRAIN_IMAGES:
         data = data.all_for_training()
     split = data.train.head(params.train_images)

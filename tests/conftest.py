@@ -25,9 +25,8 @@ collect_ignore = []
 if not torch.__version__.startswith(("2.11.", "2.15.")):
     # it replaces PyTorch's inside, tried in these versions; on a GPU others test the same
     collect_ignore.append("device/test_fake_cuda.py")
-DEVICES = (
-    ["cpu"] + ["cuda"] * torch.cuda.is_available() + ["mps"] * torch.backends.mps.is_available()
-)
+GPUS = {"cuda": torch.cuda.is_available, "mps": torch.backends.mps.is_available}
+DEVICES = ["cpu", *(name for name, is_there in GPUS.items() if is_there())]
 
 
 @pytest.fixture(scope="session")

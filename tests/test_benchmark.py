@@ -61,9 +61,8 @@ def test_a_loader_makes_our_crops(made, small):
     split = small.train.head(16)
     every = torch.cartesian_prod(*(torch.arange(*ends) for ends in ((16,), (-4, 5), (-4, 5), (2,))))
     images = split.images.contiguous(memory_format=torch.channels_last)
-    ours = crop_and_flip(
-        images, made[PLAIN].normalizer, every[:, 0], every[:, 1:], "reflect"
-    ).flatten(1)
+    chosen = every[:, 0], every[:, 1:]
+    ours = crop_and_flip(images, made[PLAIN].normalizer, *chosen, "reflect").flatten(1)
     loader = benchmark.make_loader(split, made[PLAIN], 0)
     seen = set()
     for x, y in [*loader, *loader]:

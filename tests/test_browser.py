@@ -1,6 +1,8 @@
 """JupyterLab as `make lab` starts it from a fresh copy of the project, used as a person would, in
 headless Chromium."""
 
+import io
+import json
 import os
 import re
 import shutil
@@ -8,7 +10,9 @@ import signal
 import subprocess
 import sys
 import time
+import zipfile
 from pathlib import Path
+from urllib.request import Request, urlopen
 
 import nbformat
 import pytest
@@ -16,9 +20,8 @@ import pytest
 from cifarlib import project_root, records
 
 sync_api = pytest.importorskip("playwright.sync_api")
-CHROMIUM = next(
-    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
-)
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+CHROMIUM = next(filter(None, map(shutil.which, BROWSERS)), None)
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
 
 MINUTES = 60_000  # of playwright's milliseconds
@@ -269,3 +272,37 @@ def test_the_stop_button_interrupts_training_and_the_next_run_resumes(opened, pa
     assert_clean(again)
     assert "**This run is finished**" in str(outputs(again)[0])
     assert records.read_record(folder) == record
+
+
+ENDINGS = {"article": "html", "paper": "pdf", "paper_tex": "tex"}
+
+
+def test_all_that_labs_menu_offers_works_and_gives_the_command_lines_bytes(lab, project, tmp_path):
+    shutil.copy(project_root() / "outputs" / "notebooks" / "explore.ipynb", project)
+    server, token = re.match(r"(.+?)/lab/.*token=(\w+)", lab).groups()
+
+    def get(path: str) -> bytes:
+        headers = {"Authorization": f"token {token}"}
+        with urlopen(Request(f"{server}/{path}", headers=headers)) as answer:
+            return answer.read()
+
+    offered = set(json.loads(get("api/nbconvert")))
+    assert {"article", "paper", "paper_tex", "html", "latex", "rst", "asciidoc"} <= offered
+    assert not {"webpdf", "qtpdf", "qtpng"} & offered
+    assert ("pdf" in offered) == bool(shutil.which("xelatex"))
+    for name in sorted(offered - {"custom", "pdf", *ENDINGS}):
+        get(f"nbconvert/{name}/explore.ipynb?download=true")
+    for name, ending in ENDINGS.items():
+        answer = get(f"nbconvert/{name}/explore.ipynb?download=true")
+        elsewhere = tmp_path / "deep" / name
+        elsewhere.mkdir(parents=True)
+        shutil.copy(project / "explore.ipynb", elsewhere)
+        command = [sys.executable, "-m", "nbconvert", f"--to={name}", "explore.ipynb"]
+        environment = os.environ | {"TZ": "Asia/Tokyo", "PYTHONPATH": str(project)}
+        subprocess.run(command, cwd=elsewhere, env=environment, check=True)
+        if name == "paper_tex":
+            parts = zipfile.ZipFile(io.BytesIO(answer))
+            assert len(parts.namelist()) >= 3
+            assert (elsewhere / "explore-1.pdf").exists()
+            answer = parts.read("explore.tex")
+        assert (elsewhere / f"explore.{ending}").read_bytes() == answer

@@ -5,7 +5,6 @@ import torch
 import torch.nn.functional as F
 
 from cifarlib import evaluate, loop
-from cifarlib.model import build_model
 from cifarlib.params import load_params
 from cifarlib.preprocess import channel_statistics, normalize
 from cifarlib.train import build
@@ -34,11 +33,15 @@ def test_images_augmented_once_keep_crop_flip_and_cutout():
     assert torch.equal(*kept)
 
 
-def test_batchnorms_biases_learn_faster_and_decay_as_much_less():
-    p, model = load_params("fast"), build_model(0, torch.zeros(24, 3, 2, 2))
-    weights, biases = loop.make_optimizer(p, model).param_groups
+def test_batchnorms_biases_learn_faster_and_decay_as_much_less(small):
+    p = load_params("fast", train_images=256)
+    training = training_on(small.train.head(256), p, "cpu", "float32")
+    loop.train_epoch(training, 1)
+    model = training.model
+    weights, biases = training.optimizer.param_groups
+    assert weights["lr"] == p.learning_rate_at(0)
+    assert biases["lr"] == 64 * weights["lr"]
     assert [b.shape for b in biases["params"]] == [(64,), (64,), (256,), (256,), (256,), (256,)]
-    assert (weights["times_rate"], biases["times_rate"]) == (1, 64)
     assert biases["weight_decay"] == pytest.approx(weights["weight_decay"] / 64)
     assert len(weights["params"]) + 6 == sum(p.requires_grad for p in model.parameters())
     (only,) = loop.make_optimizer(load_params(7), model).param_groups

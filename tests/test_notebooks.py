@@ -7,10 +7,14 @@ import sys
 import time
 
 import nbformat
+import numpy as np
+import pandas as pd
 import psutil
 import pytest
+from PIL import Image
 
 from cifarlib import project_root, records
+from cifarlib.data import CLASSES
 
 NOTEBOOKS = sorted((project_root() / "notebooks").glob("*.ipynb"))
 TRAIN = project_root() / "notebooks" / "train.ipynb"
@@ -51,17 +55,16 @@ def test_notebooks_are_stored_clean_and_thin(path):
 
 
 def test_each_notebook_leads_to_the_next_and_the_first_to_all():
-    linked = {
-        path.stem: set(re.findall(r"\((\w+)\.ipynb\)", path.read_text())) for path in NOTEBOOKS
-    }
+    link = re.compile(r"\((\w+)\.ipynb\)")
+    linked = {path.stem: set(link.findall(path.read_text())) for path in NOTEBOOKS}
     assert linked["start"] == {path.stem for path in NOTEBOOKS} - {"start"}
     chain = ("start", "explore", "whitening", "train", "predict", "report")
     assert all(following in linked[this] for this, following in itertools.pairwise(chain))
 
 
-@pytest.mark.parametrize("name", ["start", "explore", "whitening"])
+@pytest.mark.parametrize("name", ["start", "explore", "whitening", "report"])
 def test_each_notebook_is_an_article_in_under_two_minutes(name, tmp_path):
-    folders = {"output_folder": tmp_path} if name != "explore" else {}
+    folders = {"output_folder": tmp_path} if name in ("start", "whitening") else {}
     done = execute(name, tmp_path, **folders)
     assert done.returncode == 0, done.stdout
     path = tmp_path / f"{name}.ipynb"
@@ -70,6 +73,8 @@ def test_each_notebook_is_an_article_in_under_two_minutes(name, tmp_path):
     assert_figures_are_numbered(path)
     if name == "whitening":
         assert "There is no record of run 3" in forms(path, "text/markdown")
+    if name == "report":  # of the committed records
+        assert "written for other" not in forms(path, "text/markdown") + forms(path, "text/html")
 
 
 def assert_figures_are_numbered(path):
@@ -155,6 +160,35 @@ def test_bad_input_is_one_clear_error_before_any_work(parameters, says, tmp_path
     assert "cifarlib/params.py" not in done.stdout  # no traceback through the package
     assert not list(tmp_path.glob("out/**/*.*"))
     assert not (tmp_path / "nowhere").exists()
+
+
+def test_a_folder_of_pictures_is_said_as_it_was_read(cifar10, tiny_run, tmp_path):
+    for i, label in enumerate(cifar10.test.labels[:12].tolist()):
+        folder = tmp_path / "mine" / CLASSES[label]
+        folder.mkdir(parents=True, exist_ok=True)
+        pixels = cifar10.test.images[i].permute(1, 2, 0).numpy()
+        Image.fromarray(pixels).save(folder / f"{i + 1}.png")
+    (tmp_path / "mine" / "14.heic").write_bytes(b"a cat")
+    done = execute("predict", tmp_path, images="mine", model=tiny_run, submission=True)
+    assert done.returncode == 0, done.stdout
+    text = forms(tmp_path / "predict.ipynb", "text/markdown")
+    log = "".join(o.get("text", "") for o in outputs(tmp_path / "predict.ipynb"))
+    assert "8 bits a channel: 14.heic" in log
+    table = pd.read_csv(tmp_path / "predictions.csv")
+    right = (table["image"].str.split("/").str[0] == table["class"]).mean()
+    assert f"Of 12 labelled images right: {right:.2%} by run7/" in text
+    assert np.load(tmp_path / "predictions.npy").shape == (12, 10)
+    assert len((tmp_path / "predictions-submission.csv").read_text().splitlines()) == 13
+
+
+def test_images_that_cannot_be_read_are_one_clear_error_before_any_work(tmp_path):
+    np.save(tmp_path / "small.npy", np.full((2, 3072), -0.5))
+    done = execute("predict", tmp_path, data_folder="none", images="small.npy")
+    assert done.returncode == 1
+    says = "InputError: images = 'small.npy': its values go from -0.5 to -0.5: expected"
+    assert says in done.stdout
+    # no data fetched, either
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["predict.ipynb", "small.npy"]
 
 
 def test_the_executed_copies_are_of_the_notebooks_as_they_are():

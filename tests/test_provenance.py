@@ -47,7 +47,6 @@ def test_the_code_of_one_checkout_does_not_run_in_another(tmp_path, monkeypatch)
     (tmp_path / "params" / "run1.yaml").touch()
     (tmp_path / "notebooks").mkdir()
     monkeypatch.chdir(tmp_path / "notebooks")
-    with pytest.raises(
-        InputError, match=f"runs in {tmp_path}, but the code of cifarlib comes from"
-    ):
+    says = f"runs in {tmp_path}, but the code of cifarlib comes from"
+    with pytest.raises(InputError, match=says):
         project_root()

@@ -9,7 +9,7 @@ import pytest
 import torch
 from made_up import make_record
 
-from cifarlib import InputError, project_root, provenance, records
+from cifarlib import InputError, evaluate, project_root, provenance, records
 from cifarlib.params import load_params
 
 
@@ -123,5 +123,10 @@ def test_the_committed_records_are_whole_and_done():
         now = load_params(record["run"], **schedule)
         assert now.changes_since(record["parameters"]) == [], path
         assert "training_version" in record["parameters"]
+        answers = records.read_predictions((root / path).parent)
+        for part in ("validation", "test"):
+            if record[f"{part}_images"]:
+                share = evaluate.accuracy(answers[part], answers[f"{part}_labels"])
+                assert share == record[f"{part}_accuracy"], path
         assert set(provenance.MADE_ON) <= set(record), path
         assert all(set(provenance.MADE_ON) <= set(session) for session in record["sessions"]), path

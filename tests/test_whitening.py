@@ -2,7 +2,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from cifarlib.model import build_model
+from cifarlib.params import load_params
 from cifarlib.preprocess import channel_statistics, make_normalizer, normalize
+from cifarlib.train import build
 from cifarlib.whitening import eigenpatches, patch_covariance, whitening_filters
 
 
@@ -35,6 +38,7 @@ def test_whitened_patches_have_covariance_l_over_l_plus_eps(images, covariance, 
     values, _ = eigenpatches(covariance)
     expected = torch.diag(values / (values + eps))
     torch.testing.assert_close(torch.cov(responses), expected, rtol=0, atol=1e-3)
+    assert torch.equal(-filters, whitening_filters(covariance, eps)[12:].double())
 
 
 def test_eigenpatches_are_ordered_orthonormal_and_signed(covariance):
@@ -52,12 +56,13 @@ def test_rounding_and_chunks_do_not_choose_a_sign(images, covariance):
         torch.testing.assert_close(again, vectors, rtol=0, atol=1e-4)
 
 
-@pytest.mark.parametrize("mode", ["channel", "length"])
-def test_filters_are_those_of_all_normalised_images(cifar10, mode):
-    raw = cifar10.train.images[:1500]
-    statistics = channel_statistics(raw)
-    normalizer = make_normalizer(raw, mode, statistics)
-    parts = (normalize(part, mode, statistics) for part in raw.split(170))
-    ours = whitening_filters(patch_covariance(parts), 1e-3)
-    expected = whitening_filters(torch.cov(patches_of(normalizer.apply(raw))), 1e-3)
-    torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-4)
+@pytest.mark.parametrize("run", ["fast-length", "fast-no-dirac"])
+def test_a_run_begins_with_the_filters_of_all_its_normalised_images(cifar10, run):
+    p = load_params(run, seed=3, whitening_eps=1e-3)
+    split = cifar10.train.head(1500)
+    statistics = channel_statistics(split.images)
+    normalised = normalize(split.images, p.normalization, statistics)
+    filters = whitening_filters(torch.cov(patches_of(normalised)), 1e-3)
+    expected = build_model(3, filters, dirac=run != "fast-no-dirac").state_dict()
+    ours = build(p, split, statistics, torch.device("cpu"), "float32").model.state_dict()
+    torch.testing.assert_close(dict(ours), dict(expected), rtol=1e-4, atol=1e-4)

@@ -176,19 +176,14 @@ def _calibration(axes: Axes, logits: np.ndarray, labels: np.ndarray) -> None:
 
 
 @styled
-def run_panels(
-    logits: np.ndarray, labels: np.ndarray, history: Sequence[dict] = (), layout: str = "BC;BD"
-) -> Figure:
-    """Draw accuracy over the epochs (A), and of the answers confusion (B), accuracy of each class
-    (C) and calibration (D). layout: a mosaic of these letters, rows apart by ";"."""
+def run_panels(logits: np.ndarray, labels: np.ndarray, layout: str = "AB;AC") -> Figure:
+    """Draw answers' confusion (A), accuracy of each class (B) and calibration (C). layout: a mosaic
+    of these letters, rows apart by ";"."""
     right = evaluate.right_answers(logits, labels)
     alt = f"Confusion, accuracy, calibration of {len(right):,} answers, {right.sum():,} correct."
     figure = new_figure(0.4 + 1.95 * len(layout.split(";")), alt)
     panels = figure.subplot_mosaic(layout)
-    if "A" in panels:
-        _curves(panels["A"], history, "accuracy", 100)
-        panels["A"].set(ylabel="accuracy (%)", title="Accuracy in training")
-    for letter, draw in {"B": _confusion, "C": _class_accuracy, "D": _calibration}.items():
+    for letter, draw in {"A": _confusion, "B": _class_accuracy, "C": _calibration}.items():
         if letter in panels:
             draw(panels[letter], logits, labels)
     return figure

@@ -30,6 +30,8 @@ def test_the_seeds_part_is_students_with_the_pooled_deviation():
     students = stats.ttest_ind(*shares)
     assert (estimate, freedom) == (pytest.approx(shares[0].mean() - shares[1].mean()), 6)
     assert estimate / error == pytest.approx(students.statistic)
+    doubled = claims.contrast([(1, right[0]), (-2, right[1])], pooled)
+    assert doubled[1] == pytest.approx(math.sqrt(pooled[0] * (1 / 4 + 2**2 / 4)))
 
 
 def test_one_seed_is_compared_image_by_image():
@@ -39,6 +41,17 @@ def test_one_seed_is_compared_image_by_image():
     paired = stats.ttest_rel(one[0].astype(float), other[0].astype(float))
     assert estimate / error == pytest.approx(paired.statistic)
     assert freedom == math.inf
+    of_several = claims.contrast([(1, one), (-1, rng.random((3, 500)) < 0.8)], (0.1, 9))
+    assert of_several[2] == math.inf
+
+
+def test_only_the_seeds_part_of_the_variance_has_few_degrees_of_freedom():
+    weighted = list(zip((1, -2, 1), simulate(np.random.default_rng(3), (4, 3, 2)), strict=True))
+    estimate, error, freedom = claims.contrast(weighted, (0.5, 9))
+    assert estimate == pytest.approx(100 * sum(w * right.mean() for w, right in weighted))
+    of_seeds = 0.5 * (1 / 4 + 2**2 / 3 + 1 / 2)
+    assert freedom == pytest.approx(9 * (error**2 / of_seeds) ** 2)
+    assert freedom > 9
 
 
 def simulate(rng, seeds, images=1500, gain=0.0):
@@ -97,6 +110,13 @@ def test_the_verdict_is_where_the_interval_lies(low, high, sign, expected):
     assert claims.decide(judged).loc[0, ["low", "high"]].tolist() == pytest.approx([low, high])
     assert claims.decide(judged)["verdict"].tolist() == [expected]
     assert claims.decide(judged.assign(seeds=2))["verdict"].isin(claims.MARKS.values()).all()
+
+
+def test_intervals_hold_together_within_the_papers_claims_and_within_ours():
+    row = {"estimate": 0.0, "error": 1.0, "freedom": 7, "seeds": 8, "sign": 1, "says": ""}
+    rows = [row | {"ours": ours} for ours in [False] * 8 + [True] * 3]
+    expected = [stats.t.ppf(1 - 0.05 / 2 / size, 7) for size in [8] * 8 + [3] * 3]
+    assert claims.decide(pd.DataFrame(rows))["high"].tolist() == pytest.approx(expected)
 
 
 @pytest.fixture(scope="module")

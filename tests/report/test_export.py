@@ -1,23 +1,16 @@
 """Exporters: notebooks of every kind keep their words in both formats, on a terminal and in Lab."""
 
 import base64
-import contextlib
 import io
-import json
 import logging
-import os
 import re
 import shutil
-import socket
 import subprocess
 import sys
 import threading
-import time
-import zipfile
 from html import unescape
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
-from urllib.request import Request, urlopen
 
 import nbformat
 import pandas as pd
@@ -322,60 +315,3 @@ def test_a_committed_notebook_is_a_paper_and_fits_a_phone(name, tmp_path, caplog
         summary.click()
         assert tab.locator("details pre").first.is_visible()
         browser.close()
-
-
-@pytest.fixture
-def server(tmp_path):
-    """The address of a server as `make lab` starts it in the test's folder."""
-    shutil.copy(ROOT / "outputs" / "notebooks" / "explore.ipynb", tmp_path)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    options = f"--port={port} --no-browser --allow-root --IdentityProvider.token=known".split()
-    command = [sys.executable, "-m", "jupyterlab", *options, f"--ServerApp.root_dir={tmp_path}"]
-    (tmp_path / "tmp").mkdir()
-    ours = {"JUPYTER_CONFIG_PATH": str(ROOT / "cifarlib" / "report")}
-    ours |= {"TZ": "Asia/Tokyo", "TMPDIR": str(tmp_path / "tmp"), "PYTHONPATH": str(ROOT)}
-    quiet = {"stderr": subprocess.DEVNULL}
-    process = subprocess.Popen(command, env=os.environ | ours, cwd=tmp_path, **quiet)
-    address = f"http://127.0.0.1:{port}"
-    end = time.monotonic() + 90
-    while time.monotonic() < end:
-        with contextlib.suppress(OSError):
-            urlopen(f"{address}/api").close()
-            break
-        time.sleep(0.3)
-    yield address
-    process.terminate()
-    process.wait(30)
-
-
-ENDINGS = {"article": "html", "paper": "pdf", "paper_tex": "tex"}
-
-
-def test_all_that_labs_menu_offers_works_and_gives_the_command_lines_bytes(server, tmp_path):
-    def get(path: str) -> bytes:
-        headers = {"Authorization": "token known"}
-        with urlopen(Request(f"{server}/{path}", headers=headers)) as answer:
-            return answer.read()
-
-    offered = set(json.loads(get("api/nbconvert")))
-    assert {"article", "paper", "paper_tex", "html", "latex", "rst", "asciidoc"} <= offered
-    assert not {"webpdf", "qtpdf", "qtpng"} & offered
-    assert ("pdf" in offered) == bool(shutil.which("xelatex"))
-    for name in sorted(offered - {"custom", "pdf", *ENDINGS}):
-        get(f"nbconvert/{name}/explore.ipynb?download=true")
-    for name, ending in ENDINGS.items():
-        answer = get(f"nbconvert/{name}/explore.ipynb?download=true")
-        elsewhere = tmp_path / "deep" / name
-        elsewhere.mkdir(parents=True)
-        shutil.copy(tmp_path / "explore.ipynb", elsewhere)
-        command = [sys.executable, "-m", "nbconvert", f"--to={name}", "explore.ipynb"]
-        environment = os.environ | {"TZ": "America/Lima", "PYTHONPATH": str(ROOT)}
-        subprocess.run(command, cwd=elsewhere, env=environment, check=True)
-        if name == "paper_tex":
-            parts = zipfile.ZipFile(io.BytesIO(answer))
-            assert len(parts.namelist()) >= 3
-            assert (elsewhere / "explore-1.pdf").exists()
-            answer = parts.read("explore.tex")
-        assert (elsewhere / f"explore.{ending}").read_bytes() == answer
