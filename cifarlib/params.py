@@ -190,7 +190,7 @@ def run_names() -> list[str]:
 
 def did_you_mean(name: str, known: Sequence[str]) -> str:
     """Suggest the known name that is closest, else list all of them."""
-    close = difflib.get_close_matches(name, known, n=1)
+    close = difflib.get_close_matches(name.lower(), known, n=1)
     return f"did you mean {close[0]!r}?" if close else f"there are {', '.join(known)}"
 
 

@@ -82,6 +82,8 @@ def overview(wanted: Sequence[RunParams], output_folder: Path) -> str:
     if rows:
         groups = frame.groupby(["run", "settings", "state", "reason"], sort=False, as_index=False)
         lines.append(groups.agg({"seeds": " ".join})[columns].to_string(index=False))
+    else:
+        lines.append(f"no record in {output_folder}")
     if missing:
         lines.append(f"missing: {', '.join(missing)}")
     counts = Counter(frame["state"]) + Counter(missing=len(missing))

@@ -41,7 +41,7 @@ def test_the_version_and_without_a_command_the_help():
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (("status", "--runs", "fsat"), "did you mean 'fast'?"),
+        (("status", "--runs", "Fsat"), "did you mean 'fast'?"),
         (("train", "--seed", "0,1"), "Invalid value for '--seed': '0,1' is not a valid integer"),
         (("status", "--seeds", "a"), "Invalid value for '--seeds'"),
         (("status", "--epochs", "0"), "epochs = 0: give a number from 1"),

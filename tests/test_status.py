@@ -69,6 +69,7 @@ def test_what_exists_is_listed_at_whatever_length_before_what_is_missing(tmp_pat
     ]
     wanted = [load_params("run7", stop_epoch=stop) for stop in (94, 95)]
     assert "missing: run7/0\n" in status.overview(wanted, tmp_path)
+    assert report(tmp_path / "none", "run7").startswith(f"no record in {tmp_path}/none\nmissing:")
 
 
 def test_a_copy_is_no_run_and_is_named_once(folder):
