@@ -225,14 +225,15 @@ def gallery(
     starts = range(0, len(images), columns)
     title_lines = sum(max(t.count("\n") + bool(t) for t in titles[i : i + columns]) for i in starts)
     figure = new_figure(len(starts) * WIDTH / columns + 0.14 * title_lines, alt)
-    grid = figure.subplots(len(starts), columns, squeeze=False).ravel()
-    for axes in grid:
-        axes.set_axis_off()
+    bare = {"xticks": [], "yticks": [], "frame_on": False}
+    grid = figure.subplots(len(starts), columns, squeeze=False, subplot_kw=bare).ravel()
     for axes, image, title in zip(grid, images, titles, strict=False):
         if image.is_floating_point() and image.dim() == 3:
             image = (image / 5 + 0.5).clamp(0, 1)
         image = image.permute(1, 2, 0) if image.dim() == 3 else image
         axes.imshow(image.numpy(), interpolation="nearest", cmap="PuOr_r", vmin=-limit, vmax=limit)
+        axes.set_frame_on(bool(image.isfinite().all()))  # white on white would be lost
+        axes.spines[:].set_visible(True)
         axes.set_title(title, fontsize=7, parse_math=False)  # a file's name may hold dollars
     return figure
 
