@@ -336,11 +336,13 @@ def test_a_damaged_checkpoint_is_refused(unfinished, small, tmp_path, damage):
     assert len(records.read_history(unfinished)) == 3
 
 
-def test_a_checkpoint_of_other_parameters_is_refused(unfinished, small, tmp_path):
+def test_a_checkpoint_of_other_parameters_precision_or_data_is_refused(unfinished, small, tmp_path):
     p = dataclasses.replace(load_params(7, train_images=128, epochs=3), momentum=0.8)
     unfinished.rename(tmp_path / p.folder)  # as if the params file had been edited since
-    with pytest.raises(InputError, match=r"other settings .momentum 0.9, now 0.8"):
+    with pytest.raises(InputError, match=r"other settings .momentum 0.9, now 0.8\)"):
         on_cpu(p, small, tmp_path)
+    with pytest.raises(InputError, match=r"precision 'float32', now 'bfloat16'; data_sha256 '"):
+        on_cpu(p, dataclasses.replace(small, sha256="0"), tmp_path, precision="bfloat16")
 
 
 def test_two_processes_do_not_write_to_one_folder(small, tmp_path):
