@@ -77,10 +77,10 @@ def test_a_loader_makes_our_crops(made, small):
 def test_a_contestant_ends_with_a_measurement_that_is_killed():
     code = "from cifarlib import benchmark; benchmark.measure('cpu', images=128, rounds=10**6)"
     with subprocess.Popen([sys.executable, "-c", code]) as process:
-        children = []
-        while len(children) < 2:  # one is multiprocessing's own
+        while len(psutil.Process(process.pid).children()) < 2:  # one is multiprocessing's own
+            assert process.poll() is None
             time.sleep(0.1)
-            children = psutil.Process(process.pid).children()
+        children = psutil.Process(process.pid).children()
         process.kill()
     assert psutil.wait_procs(children, timeout=300)[1] == []
 

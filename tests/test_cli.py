@@ -100,7 +100,7 @@ def test_a_failing_cell_is_one_line(tmp_path, monkeypatch):
 
 
 def test_ctrl_c_says_what_is_saved_and_the_same_command_goes_on(tmp_path):
-    given = ("--run", 7, "--epochs", 50, "--train_images", 128, "--outputs", tmp_path)
+    given = ("--run=7", "--epochs=50", "--train_images=128", "--device=cpu", "--outputs", tmp_path)
     options = {"cwd": project_root(), "stdout": subprocess.PIPE, "text": True}
     # pytest itself may run where it is ignored, as behind a shell's "&"
     options["preexec_fn"] = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)

@@ -18,7 +18,7 @@ from cifarlib.data import CLASSES
 
 NOTEBOOKS = sorted((project_root() / "notebooks").glob("*.ipynb"))
 TRAIN = project_root() / "notebooks" / "train.ipynb"
-SMALL = {"run": 7, "epochs": 2, "train_images": 128}
+SMALL = {"run": 7, "epochs": 2, "train_images": 128, "device": "cpu"}
 FOLDER = "run7/seed0-epochs2-images128"
 
 
