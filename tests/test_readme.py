@@ -5,7 +5,7 @@ import re
 import pytest
 
 from cifarlib import project_root
-from cifarlib.report import claims, results, tables
+from cifarlib.report import claims, figures, results, tables
 
 README = (project_root() / "README.md").read_text(encoding="utf-8")
 
@@ -15,7 +15,7 @@ def frame():
     return results.table()
 
 
-def test_the_verdicts_are_those_of_the_records(frame):
+def test_the_verdicts_and_the_figure_are_those_of_the_records(frame):
     judged = claims.judge(results.of_fast(frame), "paper", "fast")
     lines = [line for line in claims.conclusion(judged).splitlines() if line.startswith("- ")]
     assert [line for line in README.splitlines() if re.match(r"- \*\*\d", line)] == lines
@@ -26,6 +26,10 @@ def test_the_verdicts_are_those_of_the_records(frame):
     text = " ".join(README[:2000].split())
     assert f"{good} of {words[len(asked)]} claims are reproduced" in text
     assert f"{open_} are not resolved, {bad} is contradicted" in text
+    svg = (project_root() / "docs" / "results.svg").read_text(encoding="utf-8")
+    drawn = [svg, figures.as_svg(figures.claims(judged))]
+    shown, expected = (re.findall(r"<!-- (.*) -->", text) for text in drawn)
+    assert shown == expected != []
 
 
 def test_the_table_holds_the_records_means(frame):
