@@ -35,7 +35,7 @@ def test_the_verdicts_and_the_figure_are_those_of_the_records(frame):
 def test_the_table_holds_the_records_means(frame):
     rows = re.findall(r"^\| `(\w+)` \|(.*?)((?: \| [\d.–]+){4}) \|$", README, re.MULTILINE)
     assert len(rows) == 10
-    summary = results.summary(frame).set_index("run")
+    summary = results.summary(frame[frame["seed"] < claims.JUDGED_SEEDS]).set_index("run")
     for run, text, numbers in rows:
         row = summary.loc[run]
         values = row[["paper", "validation", "test", "views"]].astype(float)
